@@ -1,0 +1,75 @@
+//! What happened, as the audit log, the bus and the API tell it. Field names are a contract.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EndReason, Identity, Revision, SegmentName, SessionId, WallInstant};
+
+/// What happened. The code is stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventKind {
+    /// A session was admitted.
+    #[serde(rename = "session.opened")]
+    SessionOpened,
+    /// A session was refused.
+    #[serde(rename = "session.refused")]
+    SessionRefused,
+    /// A client was told of a deadline.
+    #[serde(rename = "session.warned")]
+    SessionWarned,
+    /// A lease moved on fresh proof.
+    #[serde(rename = "session.renewed")]
+    SessionRenewed,
+    /// A session ended.
+    #[serde(rename = "session.ended")]
+    SessionEnded,
+    /// Audit mode: it would have been refused.
+    #[serde(rename = "session.would_refuse")]
+    SessionWouldRefuse,
+    /// Audit mode: it would have ended.
+    #[serde(rename = "session.would_end")]
+    SessionWouldEnd,
+    /// An order was given.
+    #[serde(rename = "revocation.created")]
+    RevocationCreated,
+    /// A block was lifted.
+    #[serde(rename = "revocation.lifted")]
+    RevocationLifted,
+    /// A policy set took effect.
+    #[serde(rename = "policy.applied")]
+    PolicyApplied,
+    /// A binding was made or refreshed.
+    #[serde(rename = "binding.changed")]
+    BindingChanged,
+    /// The process started.
+    #[serde(rename = "enforcer.started")]
+    EnforcerStarted,
+    /// The process stopped in order.
+    #[serde(rename = "enforcer.stopped")]
+    EnforcerStopped,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, for people; the order is the log's.
+    pub at: WallInstant,
+    /// What.
+    pub event: EventKind,
+    /// The session concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// Its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Identity>,
+    /// Its segments, the most sensitive first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentName>,
+    /// Why it ended or was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<EndReason>,
+    /// The revision that it was decided on.
+    pub revision: Revision,
+    /// What set it off: a rule, a signal, an order, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}

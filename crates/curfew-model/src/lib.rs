@@ -1,0 +1,31 @@
+//! The words of Curfew as types: ids, instants, segments, subjects, limits, leases, reasons, revocations, events.
+//!
+//! Plain data and arithmetic on it. No I/O, no clock, no randomness, no protocol or database types may live here:
+//! every function that needs the time takes it as a parameter.
+
+mod event;
+mod facts;
+mod id;
+mod lease;
+mod limits;
+mod reason;
+mod revocation;
+mod segment;
+mod subject;
+mod time;
+
+pub use event::{Event, EventKind};
+pub use facts::{Facts, Target};
+pub use id::{
+    DeviceId, EnforcerId, InvalidName, PolicyName, Revision, RevocationId, SegmentName,
+    ServiceName, SessionId,
+};
+pub use lease::{Bound, Deadline, Lease, Provenance};
+pub use limits::{Credential, Limits, Reconnect};
+pub use reason::{EndReason, UnknownReason};
+pub use revocation::{Block, Revocation, Scope};
+pub use segment::{Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, Sensitivity};
+pub use subject::{Binding, BindingKey, Identity, Issuer, Kind, Proof};
+pub use time::{
+    BootInstant, Clock, Now, ParseDurationError, WallInstant, format_duration, parse_duration,
+};

@@ -1,0 +1,154 @@
+//! Who holds a session: identities, how well they are proven, and the bindings that tie addresses to them.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// What an identity names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A person.
+    User,
+    /// A program: a service account, a SPIFFE id, a cgroup.
+    Workload,
+    /// A machine.
+    Device,
+    /// A login name inside a protocol, written `SERVICE/NAME`.
+    Role,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Workload => "workload",
+            Self::Device => "device",
+            Self::Role => "role",
+        })
+    }
+}
+
+/// How well an identity is known. Ordered, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proof {
+    /// A verified credential.
+    Proven,
+    /// A binding.
+    Bound,
+    /// The client said so.
+    Asserted,
+}
+
+/// Who vouches for an identity: an issuer URL, or `local` for this installation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Issuer(pub String);
+
+impl Issuer {
+    /// The issuer of bindings and bare names.
+    #[must_use]
+    pub fn local() -> Self {
+        Self("local".to_owned())
+    }
+}
+
+/// Who or what holds a session. The *subject* is the first identity by proof, then by kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// First, so that the derived order is the order of the subject: proof, then kind.
+    pub proof: Proof,
+    /// What it names.
+    pub kind: Kind,
+    /// Who vouches.
+    pub issuer: Issuer,
+    /// The name, unique within issuer and kind.
+    pub id: String,
+    /// For people to read; decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display: Option<String>,
+}
+
+impl fmt::Display for Identity {
+    /// `kind:ISSUER#ID`, the issuer left out when it is local.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.issuer == Issuer::local() {
+            write!(f, "{}:{}", self.kind, self.id)
+        } else {
+            write!(f, "{}:{}#{}", self.kind, self.issuer.0, self.id)
+        }
+    }
+}
+
+/// What a binding is looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BindingKey {
+    /// A source address or range; the longest prefix wins.
+    Address(IpNet),
+    /// The user id that owns the client's socket on this host.
+    Uid(u32),
+    /// The cgroup path of the client on this host.
+    Cgroup(String),
+}
+
+impl BindingKey {
+    /// Whether `address` falls under this key; v4-mapped addresses count as IPv4.
+    #[must_use]
+    pub fn covers(&self, address: IpAddr) -> bool {
+        matches!(self, Self::Address(net) if net.contains(&address.to_canonical()))
+    }
+}
+
+/// Ties an address, uid or cgroup to a subject for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// What is bound.
+    pub key: BindingKey,
+    /// To whom; its proof is `Bound`.
+    pub identity: Identity,
+    /// Groups of the subject as the binding's source knows them.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// When it ends; none for a binding of the configuration.
+    #[serde(default)]
+    pub until: Option<crate::WallInstant>,
+    /// When its source last confirmed it: the proof that `reauthEvery` counts from. None for the configuration's.
+    #[serde(default)]
+    pub refreshed_at: Option<crate::WallInstant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(proof: Proof, kind: Kind) -> Identity {
+        Identity {
+            proof,
+            kind,
+            issuer: Issuer::local(),
+            id: "x".to_owned(),
+            display: None,
+        }
+    }
+
+    #[test]
+    fn the_subject_is_the_least() {
+        let mut all = [
+            identity(Proof::Asserted, Kind::User),
+            identity(Proof::Bound, Kind::Role),
+            identity(Proof::Bound, Kind::Workload),
+        ];
+        all.sort();
+        assert_eq!(all[0], identity(Proof::Bound, Kind::Workload));
+    }
+
+    #[test]
+    fn v4_mapped_addresses_are_v4() {
+        let key = BindingKey::Address("10.0.0.0/8".parse().unwrap());
+        assert!(key.covers("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(!key.covers("11.0.0.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,230 @@
+//! Instants and durations. Deadlines live on CLOCK_BOOTTIME; wall time is for people and for credentials (I6).
+//!
+//! Reading a clock may not live here: the [`Clock`] trait is implemented once, in the binary.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Nanoseconds on CLOCK_BOOTTIME: since boot, suspend included.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct BootInstant(pub u64);
+
+impl BootInstant {
+    /// Later than every instant that occurs (584 years after boot).
+    pub const NEVER: Self = Self(u64::MAX);
+
+    /// This instant plus `duration`, at most [`BootInstant::NEVER`].
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
+    }
+
+    /// Time from `earlier` until this instant; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Milliseconds since 1970-01-01 UTC. Written as RFC 3339 with milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WallInstant(pub i64);
+
+impl WallInstant {
+    /// Time from `earlier` until this instant; zero if `earlier` is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for WallInstant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(timestamp) => write!(f, "{timestamp:.3}"),
+            Err(_) => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+impl Serialize for WallInstant {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for WallInstant {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let timestamp: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        Ok(Self(timestamp.as_millisecond()))
+    }
+}
+
+/// Both clocks, read together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// What deadlines are compared with.
+    pub boot: BootInstant,
+    /// What credentials, grants and time windows are compared with.
+    pub wall: WallInstant,
+}
+
+impl Now {
+    /// The boot instant at which the wall clock, running on undisturbed, shows `wall`; now if that is past.
+    #[must_use]
+    pub fn boot_at(self, wall: WallInstant) -> BootInstant {
+        self.boot.after(wall.since(self.wall))
+    }
+
+    /// What the wall clock, undisturbed, shows at `boot`; earlier instants count back.
+    #[must_use]
+    pub fn wall_at(self, boot: BootInstant) -> WallInstant {
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let ahead = millis(boot.since(self.boot));
+        let behind = millis(self.boot.since(boot));
+        WallInstant(self.wall.0.saturating_add(ahead).saturating_sub(behind))
+    }
+}
+
+/// The one source of time. Implemented once, in the binary; tests bring a virtual one.
+pub trait Clock: Send + Sync {
+    /// Both clocks, read together.
+    fn now(&self) -> Now;
+}
+
+/// Why a text is not a duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseDurationError {
+    /// Not a sequence of numbers with units.
+    #[error("{0:?} is not a duration: write it like 500ms, 60s, 15m, 1h30m or 7d")]
+    Malformed(String),
+    /// A duration of nothing limits nothing.
+    #[error("the duration {0:?} is zero: it must be longer")]
+    Zero(String),
+    /// More than about 100 years.
+    #[error("the duration {0:?} is too long: at most 36500d")]
+    TooLong(String),
+}
+
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+/// Parses `500ms`, `60s`, `15m`, `1h30m`, `7d`: whole numbers with units, each unit once, largest first.
+///
+/// # Errors
+/// [`ParseDurationError`] when malformed, zero (negative is malformed), or longer than 36500 days.
+pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
+    let malformed = || ParseDurationError::Malformed(text.to_owned());
+    let too_long = || ParseDurationError::TooLong(text.to_owned());
+    let mut rest = text;
+    let mut total: u64 = 0;
+    let mut smallest = u64::MAX;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .ok_or_else(malformed)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_len = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_len);
+        let &(_, factor) = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(malformed)?;
+        if number.is_empty() || factor >= smallest {
+            return Err(malformed());
+        }
+        let number: u64 = number.parse().map_err(|_| too_long())?;
+        total = number
+            .checked_mul(factor)
+            .and_then(|n| total.checked_add(n))
+            .ok_or_else(too_long)?;
+        smallest = factor;
+        rest = tail;
+    }
+    match total {
+        0 if text.is_empty() => Err(malformed()),
+        0 => Err(ParseDurationError::Zero(text.to_owned())),
+        millis if millis > 36_500 * 86_400_000 => Err(too_long()),
+        millis => Ok(Duration::from_millis(millis)),
+    }
+}
+
+/// Writes a duration the way [`parse_duration`] reads it; below a millisecond it is cut off.
+#[must_use]
+pub fn format_duration(duration: Duration) -> String {
+    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    for (unit, factor) in UNITS {
+        let count = rest / factor;
+        if count > 0 {
+            text.push_str(&format!("{count}{unit}"));
+        }
+        rest %= factor;
+    }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_back() {
+        for text in ["500ms", "60s", "15m", "1h30m", "7d", "1d2h3m4s5ms"] {
+            let duration = parse_duration(text).unwrap();
+            assert_eq!(
+                parse_duration(&format_duration(duration)).unwrap(),
+                duration
+            );
+        }
+        for bad in [
+            "",
+            "15",
+            "m",
+            "-5m",
+            "5 m",
+            "1m1h",
+            "1m1m",
+            "0s",
+            "99999999999999999999s",
+            "36501d",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn wall_and_boot_convert() {
+        let now = Now {
+            boot: BootInstant(5_000_000_000),
+            wall: WallInstant(1_000_000),
+        };
+        assert_eq!(
+            now.boot_at(WallInstant(1_002_000)),
+            BootInstant(7_000_000_000)
+        );
+        assert_eq!(now.boot_at(WallInstant(1)), now.boot);
+        assert_eq!(
+            now.wall_at(BootInstant(4_000_000_000)),
+            WallInstant(999_000)
+        );
+        assert_eq!(WallInstant(0).to_string(), "1970-01-01T00:00:00.000Z");
+    }
+}

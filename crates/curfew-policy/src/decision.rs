@@ -1,0 +1,72 @@
+//! What a decision is: a grant with its lease and provenance, or a refusal. The contract between policy and engine.
+//!
+//! Parsing, matching and CEL may not live here.
+
+use std::sync::Arc;
+
+use curfew_model::{
+    BootInstant, EndReason, Facts, Lease, LossRule, Mode, Now, PolicyName, Provenance, Reconnect, Revision,
+    SegmentName, Sensitivity,
+};
+
+/// Whatever decides about sessions: a compiled policy set. The engine knows no more of policy than this.
+pub trait Decide: Send + Sync {
+    /// The revision of the desired state that holds this set.
+    fn revision(&self) -> Revision;
+
+    /// Decides about a session from its facts. Pure: the same facts, set and time give the same decision, at
+    /// admission and at every later look (rule 16).
+    fn decide(&self, facts: &Facts, now: Now) -> Decision;
+}
+
+/// What a decision says, and what it was made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Every destination segment that contains the target, the most sensitive first.
+    pub segments: Vec<MatchedSegment>,
+    /// Every session policy that matched, admitting or only limiting, sorted by name.
+    pub policies: Vec<PolicyName>,
+    /// Admitted with a lease, or refused.
+    pub verdict: Verdict,
+    /// The earliest instant from which a time window or the end of a grant could change this decision.
+    pub look_again_at: Option<BootInstant>,
+}
+
+/// A destination segment, with what the engine keeps to for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatchedSegment {
+    /// Its name.
+    pub name: SegmentName,
+    /// Its sensitivity.
+    pub sensitivity: Sensitivity,
+    /// Whether its decisions act.
+    pub mode: Mode,
+    /// The lowest limit of open sessions of one subject into it, and what set it.
+    pub max_concurrent: Option<(u32, Arc<Provenance>)>,
+    /// What a reconnect after an end by lifetime needs.
+    pub reconnect: Reconnect,
+    /// What a loss of the control plane does.
+    pub on_control_plane_loss: LossRule,
+}
+
+/// Admitted or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Admitted with this lease, counted from `facts.opened_at`.
+    Admit(Lease),
+    /// Refused.
+    Refuse(Refusal),
+}
+
+/// Why a session is not admitted. In a set whose refusing segments are all in audit mode, it is only recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason.
+    pub reason: EndReason,
+    /// The segment or policy that refuses, in words for operators.
+    pub cause: String,
+    /// The lease that the limits alone would give: what an audit-mode segment goes on with.
+    pub lease: Lease,
+    /// Whether only audit-mode segments refuse: recorded as `session.would_refuse`, not acted on.
+    pub audit_only: bool,
+}

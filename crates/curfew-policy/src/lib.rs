@@ -1,0 +1,5 @@
+//! Policy documents: parse with places, validate, compile, decide, explain.
+
+mod decision;
+
+pub use decision::{Decide, Decision, MatchedSegment, Refusal, Verdict};
