@@ -1,0 +1,325 @@
+//! The writing side of the files: opening and recovering a log, committing a batch, rotation and retention.
+//!
+//! One thread owns it. Queues and waiting are in `writer.rs`.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::Write as _,
+    os::unix::fs::DirBuilderExt as _,
+    path::Path,
+};
+
+use curfew_model::WallInstant;
+use ed25519_dalek::SigningKey;
+
+use crate::{
+    AuditError, Digest, Entry, Head, LogEvent, Options, head,
+    record::{self, LineError},
+    segment,
+};
+
+/// The open segment, and the place reached on disk.
+#[derive(Debug)]
+pub(crate) struct Files {
+    options: Options,
+    key: SigningKey,
+    /// None between a rotation and the next record.
+    file: Option<File>,
+    /// Bytes of the open segment that are known to be on disk.
+    len: u64,
+    /// A write failed: bytes after `len` have to go first.
+    dirty: bool,
+    /// The last record on disk.
+    pub(crate) seq: u64,
+    /// Its hash.
+    pub(crate) hash: Digest,
+    /// The latest time that a record brought.
+    at: WallInstant,
+    /// The log's own records, for the next batch.
+    own: Vec<Entry>,
+    /// Holds the lock for as long as the log is open.
+    _lock: File,
+}
+
+impl Files {
+    /// Opens or makes the log, cuts off a torn last line, and signs the place reached.
+    pub(crate) fn open(options: Options, now: WallInstant) -> Result<Self, AuditError> {
+        let dir = options.dir.clone();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(AuditError::io("create", &dir))?;
+        let lock = lock(&dir)?;
+        let heads = segment::read_small(&dir, segment::HEADS)?;
+        let key_path = dir.join("audit.key");
+        if !heads.is_empty() && !key_path.exists() {
+            return Err(AuditError::BadKey { path: key_path });
+        }
+        let key = head::load_or_make_key(&dir)?;
+        let last_head = heads
+            .lines()
+            .filter_map(|line| line.parse::<Head>().ok())
+            .next_back();
+        if let Some(head) = &last_head
+            && head.key.0 != key.verifying_key().to_bytes()
+        {
+            return Err(AuditError::Damaged {
+                path: dir.join(segment::HEADS),
+                line: u64::try_from(heads.lines().count()).unwrap_or(u64::MAX),
+                problem: "the log was signed by another key than audit.key".to_owned(),
+            });
+        }
+        let mut files = Self {
+            options,
+            key,
+            file: None,
+            len: 0,
+            dirty: false,
+            seq: 0,
+            hash: Digest::GENESIS,
+            at: now,
+            own: Vec::new(),
+            _lock: lock,
+        };
+        files.recover()?;
+        if let Some(head) = last_head
+            && head.seq > files.seq
+        {
+            return Err(AuditError::Damaged {
+                path: dir.join(segment::HEADS),
+                line: u64::try_from(heads.lines().count()).unwrap_or(u64::MAX),
+                problem: format!(
+                    "a signed head names record {}, but the log ends with record {}",
+                    head.seq, files.seq
+                ),
+            });
+        }
+        if !files.own.is_empty() {
+            files.commit(&[])?;
+        }
+        segment::append_head(&dir, &files.head(now))?;
+        Ok(files)
+    }
+
+    /// Finds the end of the log.
+    fn recover(&mut self) -> Result<(), AuditError> {
+        let dir = self.options.dir.clone();
+        if let Ok(anchor) = segment::read_small(&dir, segment::ANCHOR)?.parse::<Head>() {
+            remove_through(&dir, anchor.seq)?;
+            (self.seq, self.hash) = (anchor.seq, anchor.hash);
+        }
+        let mut segments = segment::list(&dir)?;
+        let Some((first, path)) = segments.pop() else {
+            return Ok(());
+        };
+        if let Some((_, before)) = segments.last() {
+            let damaged = |problem: &str| AuditError::Damaged {
+                path: before.clone(),
+                line: 0,
+                problem: problem.to_owned(),
+            };
+            let record = segment::last_record(before)?
+                .ok_or_else(|| damaged("the last record of this segment cannot be read"))?;
+            (self.seq, self.hash) = (record.seq, record.hash);
+        }
+        let bytes = fs::read(&path).map_err(AuditError::io("read", &path))?;
+        let whole = bytes
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |end| end + 1);
+        let (kept, torn) = bytes.split_at_checked(whole).unwrap_or((&bytes, &[]));
+        let mut number = 0;
+        for line in kept.split_inclusive(|&byte| byte == b'\n') {
+            number += 1;
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            let damaged = |problem: String| AuditError::Damaged {
+                path: path.clone(),
+                line: number,
+                problem,
+            };
+            let record = record::read_line(line).map_err(|error| {
+                damaged(match error {
+                    LineError::Malformed(text) => text,
+                    LineError::Altered => "the record was altered".to_owned(),
+                })
+            })?;
+            if record.seq != self.seq + 1 || record.prev != self.hash {
+                return Err(damaged(format!(
+                    "record {} does not follow record {}",
+                    record.seq, self.seq
+                )));
+            }
+            (self.seq, self.hash) = (record.seq, record.hash);
+            self.at = self.at.max(record.entry.at);
+        }
+        if number == 0 && first != self.seq + 1 {
+            return Err(AuditError::Damaged {
+                path,
+                line: 1,
+                problem: format!(
+                    "the segment is empty and does not follow record {}",
+                    self.seq
+                ),
+            });
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .map_err(AuditError::io("open", &path))?;
+        self.len = u64::try_from(whole).unwrap_or(u64::MAX);
+        if !torn.is_empty() {
+            file.set_len(self.len)
+                .map_err(AuditError::io("cut the torn end of", &path))?;
+            self.own.push(
+                Entry::of_log(self.at, LogEvent::Recovered)
+                    .with("cut_bytes", torn.len())
+                    .with("cut_sha256", Digest::of(torn)),
+            );
+        }
+        // What a killed process wrote may not be on disk yet, and the head names it.
+        file.sync_data().map_err(AuditError::io("sync", &path))?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// The signed place reached on disk.
+    pub(crate) fn head(&self, at: WallInstant) -> Head {
+        Head::sign(&self.key, self.seq, self.hash, at)
+    }
+
+    /// The key, to sign heads elsewhere.
+    pub(crate) fn key(&self) -> SigningKey {
+        self.key.clone()
+    }
+
+    /// Whether records of the log's own wait for a batch.
+    pub(crate) fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Writes records (JSON objects with their times) and returns when they are on disk. On an error nothing of the
+    /// batch counts as written, and the same batch may be tried again.
+    pub(crate) fn commit(&mut self, batch: &[(WallInstant, String)]) -> Result<(), AuditError> {
+        let own = self.own.iter().filter_map(|entry| {
+            serde_json::to_string(entry)
+                .ok()
+                .map(|json| (entry.at, json))
+        });
+        let (mut seq, mut hash, mut at) = (self.seq, self.hash, self.at);
+        let mut bytes = Vec::new();
+        for (when, json) in own.chain(batch.iter().cloned()) {
+            seq += 1;
+            at = at.max(when);
+            hash = record::write_line(&mut bytes, seq, &json, hash);
+        }
+        let path = segment::path_of(&self.options.dir, self.seq + 1);
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new()
+                    .append(true)
+                    .create(true)
+                    .open(&path)
+                    .map_err(AuditError::io("create", &path))?;
+                segment::sync_dir(&self.options.dir)?;
+                (self.len, self.dirty) = (0, true);
+                self.file.insert(file)
+            }
+        };
+        if self.dirty {
+            file.set_len(self.len)
+                .map_err(AuditError::io("cut a failed write from", &path))?;
+        }
+        self.dirty = true;
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_data())
+            .map_err(AuditError::io("write", &path))?;
+        self.dirty = false;
+        self.len += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        (self.seq, self.hash, self.at) = (seq, hash, at);
+        self.own.clear();
+        Ok(())
+    }
+
+    /// Starts a new segment if the open one is full, and removes what need not be kept.
+    pub(crate) fn rotate_if_full(&mut self) -> Result<(), AuditError> {
+        if self.file.is_none() || self.len < self.options.max_segment {
+            return Ok(());
+        }
+        segment::append_head(&self.options.dir, &self.head(self.at))?;
+        self.file = None;
+        self.prune()
+    }
+
+    /// Signs the place reached; the last act of a log.
+    pub(crate) fn finish(&self) -> Result<(), AuditError> {
+        segment::append_head(&self.options.dir, &self.head(self.at))
+    }
+
+    /// Removes the oldest segments: all but `keep_segments`, and those whose last record is older than `keep_for`.
+    /// The anchor is on disk before the first file goes.
+    fn prune(&mut self) -> Result<(), AuditError> {
+        let segments = segment::list(&self.options.dir)?;
+        let over = self
+            .options
+            .keep_segments
+            .map_or(0, |keep| segments.len().saturating_sub(keep.get()));
+        let mut last = None;
+        for (index, (_, path)) in segments.iter().enumerate() {
+            let Some(record) = segment::last_record(path)? else {
+                break;
+            };
+            let old = self
+                .options
+                .keep_for
+                .is_some_and(|keep| self.at.since(record.entry.at) > keep);
+            // Never the whole log: its last record stays readable.
+            if (index >= over && !old) || record.seq >= self.seq {
+                break;
+            }
+            last = Some(record);
+        }
+        let Some(record) = last else { return Ok(()) };
+        let dir = &self.options.dir;
+        let anchor = Head::sign(&self.key, record.seq, record.hash, self.at);
+        segment::replace(dir, segment::ANCHOR, &format!("{anchor}\n"))?;
+        self.own
+            .push(Entry::of_log(self.at, LogEvent::Pruned).with("through", record.seq));
+        let heads = segment::read_small(dir, segment::HEADS)?;
+        let kept: String = heads
+            .split_inclusive('\n')
+            .filter(|line| {
+                line.parse::<Head>()
+                    .is_ok_and(|head| head.seq >= record.seq)
+            })
+            .collect();
+        segment::replace(dir, segment::HEADS, &kept)?;
+        remove_through(dir, record.seq)
+    }
+}
+
+/// Removes the segments that hold only records up to `through`.
+fn remove_through(dir: &Path, through: u64) -> Result<(), AuditError> {
+    let segments = segment::list(dir)?;
+    for ((_, path), (next, _)) in segments.iter().zip(segments.iter().skip(1)) {
+        if *next > through.saturating_add(1) {
+            break;
+        }
+        fs::remove_file(path).map_err(AuditError::io("remove", path))?;
+    }
+    segment::sync_dir(dir)
+}
+
+fn lock(dir: &Path) -> Result<File, AuditError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(AuditError::io("open", &path))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| AuditError::Locked { path })?;
+    Ok(file)
+}

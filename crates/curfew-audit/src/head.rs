@@ -1,0 +1,124 @@
+//! Heads: the place that a log has reached, signed. And the signing key, a file of mode 0600 in the log's directory.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+    str::FromStr,
+};
+
+use curfew_model::WallInstant;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AuditError, Digest,
+    record::{from_hex, to_hex},
+};
+
+/// The place that a log had reached at some time, signed. Exported, it proves later that nothing up to there was cut
+/// off. Prints as one JSON line, and reads back from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// The last record; zero for an empty log.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Digest,
+    /// When the head was made.
+    pub at: WallInstant,
+    /// The public key, as 64 hexadecimal digits.
+    pub key: Digest,
+    /// The Ed25519 signature, as 128 hexadecimal digits.
+    pub signature: String,
+}
+
+fn message(seq: u64, hash: Digest, at: WallInstant) -> String {
+    format!("curfew audit head 1\n{seq}\n{hash}\n{at}\n")
+}
+
+impl Head {
+    /// Signs a place. The time is written to the millisecond.
+    pub(crate) fn sign(key: &SigningKey, seq: u64, hash: Digest, at: WallInstant) -> Self {
+        let signature = key.sign(message(seq, hash, at).as_bytes());
+        Self {
+            seq,
+            hash,
+            at,
+            key: Digest(key.verifying_key().to_bytes()),
+            signature: to_hex(&signature.to_bytes()),
+        }
+    }
+
+    /// Whether the signature is that of the head's own key. Whose key it is, the reader has to know.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(&self.key.0) else {
+            return false;
+        };
+        from_hex::<64>(&self.signature).is_some_and(|bytes| {
+            key.verify_strict(
+                message(self.seq, self.hash, self.at).as_bytes(),
+                &Signature::from_bytes(&bytes),
+            )
+            .is_ok()
+        })
+    }
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for Head {
+    type Err = AuditError;
+
+    fn from_str(text: &str) -> Result<Self, AuditError> {
+        let head: Self = serde_json::from_str(text.trim_end_matches('\n'))
+            .map_err(|error| AuditError::BadHead(error.to_string()))?;
+        Ok(head)
+    }
+}
+
+/// Reads the signing key of the log in `dir`, or makes one.
+pub(crate) fn load_or_make_key(dir: &Path) -> Result<SigningKey, AuditError> {
+    let path = dir.join("audit.key");
+    if !path.exists() {
+        make_key(dir, &path)?;
+    }
+    let file = File::open(&path).map_err(AuditError::io("open", &path))?;
+    let metadata = file.metadata().map_err(AuditError::io("read", &path))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(AuditError::OpenKey { path, mode });
+    }
+    let mut text = String::new();
+    file.take(128)
+        .read_to_string(&mut text)
+        .map_err(AuditError::io("read", &path))?;
+    let seed = from_hex::<32>(text.trim_end()).ok_or(AuditError::BadKey { path })?;
+    Ok(SigningKey::from_bytes(&seed))
+}
+
+/// Made under another name and renamed, so that a crash leaves no half key.
+fn make_key(dir: &Path, path: &Path) -> Result<(), AuditError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| AuditError::Randomness(error.to_string()))?;
+    let new = dir.join("audit.key.new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .map_err(AuditError::io("create", &new))?;
+    file.write_all(format!("{}\n", to_hex(&seed)).as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(AuditError::io("write", &new))?;
+    std::fs::rename(&new, path).map_err(AuditError::io("rename", &new))?;
+    crate::segment::sync_dir(dir)
+}

@@ -1,0 +1,109 @@
+//! The files of a log: segments named by their first record, the heads beside them, the anchor of what was removed.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+};
+
+use crate::{AuditError, Head, MAX_RECORD, Record, record};
+
+/// Signed heads, one a line, the oldest first.
+pub(crate) const HEADS: &str = "heads.jsonl";
+/// The signed head of the last record that retention removed.
+pub(crate) const ANCHOR: &str = "anchor.json";
+
+/// The file of the segment whose first record is `seq`.
+pub(crate) fn path_of(dir: &Path, seq: u64) -> PathBuf {
+    dir.join(format!("{seq:020}.jsonl"))
+}
+
+/// Every segment with its first sequence number, the oldest first.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, AuditError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(AuditError::io("list", dir))? {
+        let path = entry.map_err(AuditError::io("list", dir))?.path();
+        let seq = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_suffix(".jsonl"))
+            .filter(|digits| digits.len() == 20)
+            .and_then(|digits| digits.parse().ok());
+        if let Some(seq) = seq {
+            found.push((seq, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Makes names in `dir` durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), AuditError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(AuditError::io("sync", dir))
+}
+
+/// The last record of a segment, read from its end; none when there is no whole readable one.
+pub(crate) fn last_record(path: &Path) -> Result<Option<Record>, AuditError> {
+    let mut file = File::open(path).map_err(AuditError::io("open", path))?;
+    let len = file.metadata().map_err(AuditError::io("read", path))?.len();
+    let window = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) * 2;
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(len.saturating_sub(window)))
+        .and_then(|_| file.read_to_end(&mut bytes))
+        .map_err(AuditError::io("read", path))?;
+    let last = bytes
+        .strip_suffix(b"\n")
+        .and_then(|bytes| bytes.rsplit(|&byte| byte == b'\n').next());
+    Ok(last.and_then(|line| record::read_line(line).ok()))
+}
+
+/// Appends a head and makes it durable.
+pub(crate) fn append_head(dir: &Path, head: &Head) -> Result<(), AuditError> {
+    repair_heads(dir)?;
+    let path = dir.join(HEADS);
+    let new = !path.exists();
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .map_err(AuditError::io("open", &path))?;
+    file.write_all(format!("{head}\n").as_bytes())
+        .and_then(|()| file.sync_data())
+        .map_err(AuditError::io("write", &path))?;
+    if new { sync_dir(dir) } else { Ok(()) }
+}
+
+/// Replaces a small file at once, durably.
+pub(crate) fn replace(dir: &Path, name: &str, text: &str) -> Result<(), AuditError> {
+    let new = dir.join(format!("{name}.new"));
+    File::create(&new)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        .map_err(AuditError::io("write", &new))?;
+    fs::rename(&new, dir.join(name)).map_err(AuditError::io("rename", &new))?;
+    sync_dir(dir)
+}
+
+/// A small file as text; empty when it does not exist.
+pub(crate) fn read_small(dir: &Path, name: &str) -> Result<String, AuditError> {
+    let path = dir.join(name);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(AuditError::io("read", &path)(error)),
+    }
+}
+
+/// Brings the heads file back to whole lines after a crash or a full disk.
+fn repair_heads(dir: &Path) -> Result<(), AuditError> {
+    let text = read_small(dir, HEADS)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    match text.split_at_checked(whole) {
+        Some((kept, torn)) if !torn.is_empty() => replace(dir, HEADS, kept),
+        _ => Ok(()),
+    }
+}

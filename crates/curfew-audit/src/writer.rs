@@ -1,0 +1,365 @@
+//! The handle that others append with, and the one thread that writes: a bounded queue, group commit, waiting.
+//!
+//! A full queue or disk never makes `append` wait: the record is counted as lost, and the log records the gap.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use curfew_model::WallInstant;
+use ed25519_dalek::SigningKey;
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    AppendError, AuditError, Digest, DurableError, Entry, Head, LogEvent, MAX_RECORD, files::Files,
+};
+
+/// Records written with one fdatasync, at most.
+const BATCH: usize = 1024;
+/// Bytes that wait in the queue, at most.
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// After the disk refused, the next try comes this much later.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Where a log is, and how much of it is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its directory; made if it does not exist.
+    pub dir: PathBuf,
+    /// Records that may wait for the disk.
+    pub queue: NonZeroUsize,
+    /// Bytes after which a new segment starts.
+    pub max_segment: u64,
+    /// Segments that are kept; none for all.
+    pub keep_segments: Option<NonZeroUsize>,
+    /// How long a segment is kept after its last record; none for ever.
+    pub keep_for: Option<Duration>,
+}
+
+impl Options {
+    /// 65,536 records in the queue, segments of 64 MiB, everything kept.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            queue: NonZeroUsize::MIN.saturating_add(65_535),
+            max_segment: 64 * 1024 * 1024,
+            keep_segments: None,
+            keep_for: None,
+        }
+    }
+}
+
+/// One accepted record, in the order of acceptance; what [`Log::durable`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// How the log is. What `onFull` decides on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// No more records are taken: the queue is full.
+    pub full: bool,
+    /// What the disk said at the last try; none when it took everything.
+    pub error: Option<String>,
+    /// Records that wait for the disk.
+    pub waiting: u64,
+    /// Records lost since the log was opened.
+    pub lost: u64,
+    /// The last record on disk.
+    pub seq: u64,
+}
+
+impl Health {
+    /// Whether every record finds its way to the disk: what `onFull: refuse-new` looks at.
+    #[must_use]
+    pub fn keeps_records(&self) -> bool {
+        !self.full && self.error.is_none()
+    }
+}
+
+type Callback = Box<dyn FnOnce(Result<(), DurableError>) + Send>;
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<(WallInstant, String)>,
+    queued_bytes: usize,
+    accepted: u64,
+    durable: u64,
+    /// Lost and not yet recorded, with the time of the last.
+    gap: Option<(u64, WallInstant)>,
+    lost: u64,
+    error: Option<String>,
+    seq: u64,
+    hash: Option<Digest>,
+    waiting: BTreeMap<u64, Vec<Callback>>,
+    closing: bool,
+    closed: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    capacity: usize,
+    work: Condvar,
+    done: Condvar,
+}
+
+/// An open log. Dropping it writes what waits, signs a last head and ends the thread.
+pub struct Log {
+    shared: Arc<Shared>,
+    key: SigningKey,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log")
+            .field("health", &self.health())
+            .finish()
+    }
+}
+
+impl Log {
+    /// Opens or makes a log. A line torn by a crash is cut off, and that is recorded.
+    ///
+    /// # Errors
+    /// [`AuditError`] when the directory, the lock, the key or the end of the log is not usable.
+    pub fn open(options: Options, now: WallInstant) -> Result<Self, AuditError> {
+        let capacity = options.queue.get();
+        let dir = options.dir.clone();
+        let files = Files::open(options, now)?;
+        let key = files.key();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                seq: files.seq,
+                hash: Some(files.hash),
+                ..State::default()
+            }),
+            capacity,
+            work: Condvar::new(),
+            done: Condvar::new(),
+        });
+        let thread = std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || write(&shared, files)
+            })
+            .map_err(AuditError::io("start the thread for", &dir))?;
+        Ok(Self {
+            shared,
+            key,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands a record to the writer. Never waits for the disk.
+    ///
+    /// # Errors
+    /// [`AppendError`] when the record was not taken; then it counts as lost.
+    pub fn append(&self, entry: &Entry) -> Result<Ticket, AppendError> {
+        let json = serde_json::to_string(entry)
+            .ok()
+            .filter(|json| json.len() <= MAX_RECORD - 256);
+        let mut state = self.shared.state.lock();
+        let refused = match &json {
+            _ if state.closing || state.closed => Some(AppendError::Closed),
+            None => Some(AppendError::TooLong),
+            Some(_) if is_full(&state, self.shared.capacity) => Some(AppendError::Full),
+            Some(_) => None,
+        };
+        match (refused, json) {
+            (None, Some(json)) => {
+                state.queued_bytes += json.len();
+                state.queue.push_back((entry.at, json));
+                state.accepted += 1;
+                self.shared.work.notify_one();
+                Ok(Ticket(state.accepted))
+            }
+            (refused, _) => {
+                state.lost += 1;
+                let gap = state.gap.map_or(0, |(lost, _)| lost);
+                state.gap = Some((gap + 1, entry.at));
+                self.shared.work.notify_one();
+                Err(refused.unwrap_or(AppendError::TooLong))
+            }
+        }
+    }
+
+    /// Waits until a record is on disk, at most for `timeout`.
+    ///
+    /// # Errors
+    /// [`DurableError`] when it is not known to be there.
+    pub fn durable(&self, ticket: Ticket, timeout: Duration) -> Result<(), DurableError> {
+        let mut state = self.shared.state.lock();
+        let timed_out = self
+            .shared
+            .done
+            .wait_while_for(
+                &mut state,
+                |state| state.durable < ticket.0 && !state.closed,
+                timeout,
+            )
+            .timed_out();
+        match () {
+            () if state.durable >= ticket.0 => Ok(()),
+            () if timed_out => Err(DurableError::TimedOut),
+            () => Err(DurableError::Closed),
+        }
+    }
+
+    /// Calls `then` once when the record is on disk, or the log closed before. It runs on the writer's thread, or at
+    /// once on this one, and has to be short.
+    pub fn when_durable(
+        &self,
+        ticket: Ticket,
+        then: impl FnOnce(Result<(), DurableError>) + Send + 'static,
+    ) {
+        let mut state = self.shared.state.lock();
+        if state.durable < ticket.0 && !state.closed {
+            state
+                .waiting
+                .entry(ticket.0)
+                .or_default()
+                .push(Box::new(then));
+            return;
+        }
+        let result = if state.durable >= ticket.0 {
+            Ok(())
+        } else {
+            Err(DurableError::Closed)
+        };
+        drop(state);
+        then(result);
+    }
+
+    /// How the log is.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let state = self.shared.state.lock();
+        Health {
+            full: is_full(&state, self.shared.capacity),
+            error: state.error.clone(),
+            waiting: state.accepted - state.durable,
+            lost: state.lost,
+            seq: state.seq,
+        }
+    }
+
+    /// Signs the place reached on disk, to print or export.
+    #[must_use]
+    pub fn head(&self, at: WallInstant) -> Head {
+        let (seq, hash) = {
+            let state = self.shared.state.lock();
+            (state.seq, state.hash.unwrap_or(Digest::GENESIS))
+        };
+        Head::sign(&self.key, seq, hash, at)
+    }
+}
+
+fn is_full(state: &State, capacity: usize) -> bool {
+    state.queue.len() >= capacity || state.queued_bytes >= QUEUE_BYTES
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.shared.state.lock().closing = true;
+        self.shared.work.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer shows as `closed`; there is nobody to hand it to here.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Marks the log closed however the writer ends, so that nobody waits for ever.
+struct Closed<'a>(&'a Shared);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut state = self.0.state.lock();
+            state.closed = true;
+            std::mem::take(&mut state.waiting)
+        };
+        self.0.done.notify_all();
+        for callback in waiting.into_values().flatten() {
+            callback(Err(DurableError::Closed));
+        }
+    }
+}
+
+/// The writer's thread.
+fn write(shared: &Shared, mut files: Files) {
+    let _closed = Closed(shared);
+    let mut batch: Vec<(WallInstant, String)> = Vec::new();
+    let mut records = 0;
+    loop {
+        let mut state = shared.state.lock();
+        if state.error.is_some() {
+            shared
+                .work
+                .wait_while_for(&mut state, |state| !state.closing, RETRY);
+        } else {
+            shared.work.wait_while(&mut state, |state| {
+                state.queue.is_empty() && state.gap.is_none() && !state.closing
+            });
+        }
+        let last_try = state.closing;
+        if batch.is_empty() {
+            let count = state.queue.len().min(BATCH);
+            batch.extend(state.queue.drain(..count));
+            state.queued_bytes -= batch.iter().map(|(_, json)| json.len()).sum::<usize>();
+            records = u64::try_from(count).unwrap_or(u64::MAX);
+            if state.queue.is_empty()
+                && let Some((lost, at)) = state.gap.take()
+            {
+                let gap = Entry::of_log(at, LogEvent::Gap).with("lost", lost);
+                batch.extend(serde_json::to_string(&gap).ok().map(|json| (at, json)));
+            }
+        }
+        let emptied = state.queue.is_empty();
+        drop(state);
+
+        let mut result = Ok(());
+        if !batch.is_empty() || files.has_own() {
+            result = files.commit(&batch);
+        }
+        if result.is_ok() {
+            batch.clear();
+            let callbacks = {
+                let mut state = shared.state.lock();
+                state.durable += std::mem::take(&mut records);
+                (state.seq, state.hash) = (files.seq, Some(files.hash));
+                let first_later = state.durable + 1;
+                let later = state.waiting.split_off(&first_later);
+                std::mem::replace(&mut state.waiting, later)
+            };
+            shared.done.notify_all();
+            for callback in callbacks.into_values().flatten() {
+                callback(Ok(()));
+            }
+            result = files.rotate_if_full();
+        }
+        let failed = result.is_err();
+        let finished = last_try && (failed || (emptied && !files.has_own()));
+        if finished && !failed {
+            result = files.finish();
+        }
+        shared.state.lock().error = result.err().map(|error| describe(&error));
+        if finished {
+            return;
+        }
+    }
+}
+
+fn describe(error: &AuditError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

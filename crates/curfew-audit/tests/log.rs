@@ -1,0 +1,416 @@
+//! The log as its users see it: what is written verifies, what is changed is found, a killed writer loses nothing
+//! that it called durable, a full disk is said and recorded.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test asserts by panicking"
+)]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use curfew_audit::{
+    AppendError, AuditError, Entry, Head, Log, Options, Problem, Record, Truncation, export, tail,
+    verify,
+};
+use curfew_model::{EnforcerId, Event, EventKind, Revision, WallInstant};
+use proptest::prelude::*;
+
+const NOW: WallInstant = WallInstant(1_800_000_000_000);
+const LONG: Duration = Duration::from_secs(60);
+
+fn entry(n: u64) -> Entry {
+    Entry::new(Event {
+        at: WallInstant(NOW.0 + i64::try_from(n).unwrap()),
+        event: EventKind::SessionEnded,
+        session: None,
+        subject: None,
+        segments: vec!["payments-db".parse().unwrap()],
+        reason: Some(curfew_model::EndReason::LifetimeExpired),
+        revision: Revision(n),
+        cause: Some(format!("event {n} \"quoted\" \u{1b}[31m,\"hash\":\"x\"")),
+    })
+    .by(EnforcerId::new("gw-1").unwrap(), n)
+}
+
+fn small(dir: &Path) -> Options {
+    Options {
+        max_segment: 2_000,
+        ..Options::new(dir)
+    }
+}
+
+/// Writes `count` records one commit at a time and gives the exported head.
+fn fill(options: Options, count: u64) -> Head {
+    let log = Log::open(options, NOW).unwrap();
+    for n in 1..=count {
+        let ticket = log.append(&entry(n)).unwrap();
+        log.durable(ticket, LONG).unwrap();
+    }
+    log.head(NOW)
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with('0'))
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn what_is_written_verifies_and_reads_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = fill(small(dir.path()), 25);
+    assert!(segments(dir.path()).len() > 2);
+    let report = verify(dir.path(), None).unwrap();
+    assert!(report.is_ok(), "{:?}", report.findings);
+    assert_eq!((report.records, report.first), (25, Some(1)));
+    assert_eq!(report.truncation, Truncation::NotExcludedAfter(25));
+    assert_eq!(report.enforcer_gaps, 0);
+    let report = verify(dir.path(), Some(&head)).unwrap();
+    assert_eq!(report.truncation, Truncation::ExcludedThrough(25));
+    assert_eq!(head.to_string().parse::<Head>().unwrap(), head);
+
+    let all: Vec<Record> = export(dir.path(), 1)
+        .unwrap()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    assert_eq!(all.len(), 25);
+    assert_eq!(all[6].entry, entry(7));
+    let from: Vec<String> = export(dir.path(), 12)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(from[0].starts_with("{\"seq\":12,"));
+    let last = tail(dir.path(), 9).unwrap();
+    assert_eq!(last.len(), 9);
+    assert!(last[0].starts_with("{\"seq\":17,"));
+}
+
+#[test]
+fn a_log_goes_on_where_it_ended_with_the_same_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = fill(small(dir.path()), 3);
+    let second = fill(small(dir.path()), 3);
+    assert_eq!((first.seq, second.seq), (3, 6));
+    assert_eq!(first.key, second.key);
+    assert!(verify(dir.path(), Some(&first)).unwrap().is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_changed_byte_is_found(place in any::<prop::sample::Index>(), change in 1..=255_u8) {
+        let dir = tempfile::tempdir().unwrap();
+        fill(small(dir.path()), 8);
+        let mut files = segments(dir.path());
+        files.push(dir.path().join("heads.jsonl"));
+        let sizes: Vec<usize> = files.iter().map(|f| fs::read(f).unwrap().len()).collect();
+        let mut at = place.index(sizes.iter().sum());
+        let file = sizes.iter().position(|&size| { let here = at < size; if !here { at -= size; } here }).unwrap();
+        let mut bytes = fs::read(&files[file]).unwrap();
+        bytes[at] ^= change;
+        fs::write(&files[file], &bytes).unwrap();
+        let report = verify(dir.path(), None).unwrap();
+        prop_assert!(!report.is_ok(), "byte {at} of {:?} ^ {change}", files[file]);
+        let name = files[file].file_name().unwrap().to_string_lossy();
+        prop_assert!(report.findings.iter().any(|finding| finding.place.file == name));
+    }
+
+    #[test]
+    fn dropped_swapped_and_repeated_records_are_found(a in 0..7_usize, b in 0..7_usize, how in 0..3) {
+        let dir = tempfile::tempdir().unwrap();
+        fill(Options::new(dir.path()), 8);
+        let file = segments(dir.path()).remove(0);
+        let text = fs::read_to_string(&file).unwrap();
+        let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let first = match how {
+            0 => { lines.remove(a); a }
+            1 => { prop_assume!(a != b); lines.swap(a, b); a.min(b) }
+            _ => { prop_assume!(b != a + 1); lines.insert(a + 1, lines[b]); a + 1 }
+        };
+        fs::write(&file, lines.concat()).unwrap();
+        let report = verify(dir.path(), None).unwrap();
+        let finding = report.findings.first().cloned();
+        prop_assert_eq!(finding.map(|f| f.place.line), Some(first as u64 + 1));
+    }
+}
+
+#[test]
+fn a_rewritten_chain_and_a_cut_end_are_found_against_an_exported_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = fill(Options::new(dir.path()), 8);
+    let file = segments(dir.path()).remove(0);
+    let text = fs::read_to_string(&file).unwrap();
+    let cut: String = text.split_inclusive('\n').take(6).collect();
+    fs::write(&file, cut).unwrap();
+    // The last head of the log itself says so too; the forger takes it away.
+    assert!(!verify(dir.path(), None).unwrap().is_ok());
+    let heads = fs::read_to_string(dir.path().join("heads.jsonl")).unwrap();
+    fs::write(
+        dir.path().join("heads.jsonl"),
+        heads.split_inclusive('\n').next().unwrap(),
+    )
+    .unwrap();
+    let report = verify(dir.path(), None).unwrap();
+    assert!(report.is_ok());
+    assert_eq!(report.truncation, Truncation::NotExcludedAfter(6));
+    let report = verify(dir.path(), Some(&head)).unwrap();
+    assert_eq!(report.findings[0].problem, Problem::Truncated(8));
+    assert_eq!(report.truncation, Truncation::NotExcludedAfter(6));
+    // Writing on from the cut gives a chain that is whole, but not the one of the head.
+    fill(Options::new(dir.path()), 8);
+    let report = verify(dir.path(), Some(&head)).unwrap();
+    assert_eq!(report.findings[0].problem, Problem::Rewritten(8));
+}
+
+#[test]
+fn heads_of_another_key_are_found() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fill(Options::new(dir.path()), 4);
+    let head = fill(Options::new(other.path()), 4);
+    let report = verify(dir.path(), Some(&head)).unwrap();
+    assert_eq!(report.findings[0].problem, Problem::OtherKey);
+    fs::copy(other.path().join("audit.key"), dir.path().join("audit.key")).unwrap();
+    assert!(matches!(
+        Log::open(Options::new(dir.path()), NOW),
+        Err(AuditError::Damaged { .. })
+    ));
+    fs::remove_file(dir.path().join("audit.key")).unwrap();
+    assert!(matches!(
+        Log::open(Options::new(dir.path()), NOW),
+        Err(AuditError::BadKey { .. })
+    ));
+}
+
+#[test]
+fn the_key_is_private_and_one_process_writes() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(Options::new(dir.path()), NOW).unwrap();
+    let key = dir.path().join("audit.key");
+    assert_eq!(
+        fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    assert!(matches!(
+        Log::open(Options::new(dir.path()), NOW),
+        Err(AuditError::Locked { .. })
+    ));
+    drop(log);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(
+        Log::open(Options::new(dir.path()), NOW),
+        Err(AuditError::OpenKey { .. })
+    ));
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_recorded() {
+    for torn in (1..400).step_by(13) {
+        let dir = tempfile::tempdir().unwrap();
+        fill(Options::new(dir.path()), 3);
+        let file = segments(dir.path()).remove(0);
+        let text = fs::read(&file).unwrap();
+        let mut cut = text.clone();
+        cut.extend_from_slice(&text[..torn.min(text.len() / 3 - 1)]);
+        fs::write(&file, &cut).unwrap();
+        let report = verify(dir.path(), None).unwrap();
+        assert_eq!(report.findings[0].problem, Problem::Torn);
+        drop(Log::open(Options::new(dir.path()), NOW).unwrap());
+        let report = verify(dir.path(), None).unwrap();
+        assert!(report.is_ok(), "{:?}", report.findings);
+        assert!(tail(dir.path(), 1).unwrap()[0].contains("\"event\":\"log.recovered\""));
+    }
+}
+
+#[test]
+fn retention_keeps_the_rest_verifiable() {
+    let dir = tempfile::tempdir().unwrap();
+    let head = fill(
+        Options {
+            keep_segments: NonZeroUsize::new(3),
+            ..small(dir.path())
+        },
+        60,
+    );
+    assert!(segments(dir.path()).len() <= 4);
+    let report = verify(dir.path(), Some(&head)).unwrap();
+    assert!(report.is_ok(), "{:?}", report.findings);
+    assert!(report.first.unwrap() > 20);
+    assert!(
+        export(dir.path(), 1)
+            .unwrap()
+            .any(|line| line.unwrap().contains("log.pruned"))
+    );
+    fill(
+        Options {
+            keep_for: Some(Duration::ZERO),
+            ..small(dir.path())
+        },
+        30,
+    );
+    assert!(segments(dir.path()).len() <= 2);
+    assert!(verify(dir.path(), None).unwrap().is_ok());
+    // Removing one more by hand is found.
+    fs::remove_file(&segments(dir.path())[0]).unwrap();
+    assert!(!verify(dir.path(), None).unwrap().is_ok());
+}
+
+#[test]
+fn callbacks_come_once_and_too_long_records_leave_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(Options::new(dir.path()), NOW).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let ticket = log.append(&entry(1)).unwrap();
+    log.when_durable(ticket, move |result| sender.send(result).unwrap());
+    assert_eq!(receiver.recv_timeout(LONG).unwrap(), Ok(()));
+    assert!(receiver.recv_timeout(LONG).is_err(), "called twice");
+    let long = entry(2).with("more", "x".repeat(70_000));
+    assert_eq!(log.append(&long), Err(AppendError::TooLong));
+    assert_eq!(log.health().lost, 1);
+    drop(log);
+    let report = verify(dir.path(), None).unwrap();
+    assert!(report.is_ok());
+    assert_eq!((report.records, report.lost), (2, 1));
+}
+
+/// Not a test of its own: the child that `a_killed_writer_…` kills.
+#[test]
+fn child_that_writes_until_killed() {
+    let Some(dir) = std::env::var_os("AUDIT_CHILD_DIR") else {
+        return;
+    };
+    let log = Log::open(
+        Options {
+            max_segment: 20_000,
+            ..Options::new(dir)
+        },
+        NOW,
+    )
+    .unwrap();
+    let mut out = std::io::stdout();
+    for n in 1.. {
+        let mut ticket = None;
+        for _ in 0..5 {
+            ticket = Some(log.append(&entry(n)).unwrap());
+        }
+        log.durable(ticket.unwrap(), LONG).unwrap();
+        writeln!(out, "durable {}", log.health().seq).unwrap();
+        out.flush().unwrap();
+    }
+}
+
+#[test]
+fn a_killed_writer_loses_nothing_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut durable = 0;
+    for round in 0..12 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_writes_until_killed", "--nocapture"])
+            .env("AUDIT_CHILD_DIR", dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut seen = 0;
+        for line in lines {
+            let line = line.unwrap();
+            let Some((_, seq)) = line.split_once("durable ") else {
+                continue;
+            };
+            durable = seq.parse().unwrap();
+            seen += 1;
+            if seen == 1 + round * 7 {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert!(seen > 0, "the child wrote nothing in round {round}");
+        let log = Log::open(Options::new(dir.path()), NOW).unwrap();
+        let head = log.head(NOW);
+        assert!(head.seq >= durable, "durable {durable}, found {}", head.seq);
+        drop(log);
+        let report = verify(dir.path(), Some(&head)).unwrap();
+        assert!(report.is_ok(), "{:?}", report.findings);
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_counted_and_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "none"])
+        .arg(dir.path())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !mounted {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "mounting a tmpfs needs root"
+        );
+        eprintln!("SKIPPED: mounting a tmpfs needs root");
+        return;
+    }
+    let result = std::panic::catch_unwind(|| full_disk(dir.path()));
+    assert!(
+        Command::new("umount")
+            .arg(dir.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+    result.unwrap();
+}
+
+fn full_disk(dir: &Path) {
+    let options = Options {
+        queue: NonZeroUsize::new(50).unwrap(),
+        max_segment: 30_000,
+        ..Options::new(dir)
+    };
+    let log = Log::open(options, NOW).unwrap();
+    let ballast = dir.join("ballast");
+    let mut file = fs::File::create(&ballast).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    let mut n = 0;
+    let mut last = None;
+    while log.health().lost < 10 {
+        n += 1;
+        match log.append(&entry(n)) {
+            Ok(ticket) => last = Some(ticket),
+            Err(error) => assert_eq!(error, AppendError::Full),
+        }
+        assert!(n < 10_000_000, "the disk never filled");
+    }
+    assert!(!log.health().keeps_records());
+    drop(file);
+    fs::remove_file(&ballast).unwrap();
+    log.durable(last.unwrap(), LONG).unwrap();
+    let lost = log.health().lost;
+    let ticket = loop {
+        if let Ok(ticket) = log.append(&entry(n + 1)) {
+            break ticket;
+        }
+    };
+    log.durable(ticket, LONG).unwrap();
+    assert_eq!(log.health().error, None);
+    drop(log);
+    let report = verify(dir, None).unwrap();
+    assert!(report.is_ok(), "{:?}", report.findings);
+    assert!(report.lost >= lost);
+}
