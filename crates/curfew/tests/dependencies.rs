@@ -10,7 +10,11 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("curfew-engine", &["curfew-model", "curfew-policy"]),
         ("curfew-state", &["curfew-model"]),
         ("curfew-audit", &["curfew-model"]),
-        ("curfew-gateway", &["curfew-model"]),
+        (
+            "curfew-enforcer",
+            &["curfew-engine", "curfew-model", "curfew-policy"],
+        ),
+        ("curfew-gateway", &["curfew-enforcer", "curfew-model"]),
         ("curfew-testkit", &["curfew-model"]),
         (
             "curfew",

@@ -1,0 +1,172 @@
+//! `curfew audit`: tail, verify and export a log's directory. Writing a log may not happen here.
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Subcommand};
+use curfew_audit::{Head, Report, Truncation};
+use serde_json::json;
+
+use crate::cli::{FINDINGS, Output};
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Print the last records, as JSON lines
+    Tail {
+        /// The log's directory
+        dir: PathBuf,
+        /// How many records
+        #[arg(short = 'n', long, default_value_t = 10)]
+        lines: usize,
+    },
+    /// Prove that no record was altered, dropped or moved
+    Verify(Verify),
+    /// Print every record, as JSON lines, oldest first
+    Export {
+        /// The log's directory
+        dir: PathBuf,
+        /// The first record's number
+        #[arg(long, value_name = "SEQ", default_value_t = 1)]
+        from: u64,
+    },
+}
+
+/// The arguments of `audit verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The log's directory
+    dir: PathBuf,
+    /// A head exported earlier, as a file; without one, records cut off the end are not found
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+    /// The form of the report
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Audit {
+    /// Carries the subcommand out.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or standard output is gone.
+    pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        match self {
+            Self::Tail { dir, lines } => {
+                print_lines(curfew_audit::tail(&dir, lines)?.into_iter().map(Ok))
+            }
+            Self::Export { dir, from } => print_lines(curfew_audit::export(&dir, from)?),
+            Self::Verify(verify) => verify.run(),
+        }
+    }
+}
+
+fn print_lines(
+    lines: impl Iterator<Item = Result<String, curfew_audit::AuditError>>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for line in lines {
+        match writeln!(out, "{}", line?) {
+            // `| head` has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return Ok(ExitCode::SUCCESS);
+            }
+            other => other?,
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Verify {
+    fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        let head = self.head.map(read_head).transpose()?;
+        let report = curfew_audit::verify(&self.dir, head.as_ref())?;
+        match self.output {
+            Output::Table => print_report(&report),
+            Output::Json => println!("{:#}", as_json(&report)),
+        }
+        Ok(if report.is_ok() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(FINDINGS)
+        })
+    }
+}
+
+fn read_head(path: PathBuf) -> Result<Head, Box<dyn Error>> {
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(text
+        .trim()
+        .parse::<Head>()
+        .map_err(|error| format!("{}: {error}", path.display()))?)
+}
+
+fn print_report(report: &Report) {
+    for finding in &report.findings {
+        println!("{finding}");
+    }
+    if report.more > 0 {
+        println!("and {} more", report.more);
+    }
+    let verdict = if report.is_ok() {
+        "nothing was altered, dropped or moved"
+    } else {
+        "the log does NOT verify"
+    };
+    println!("{} records: {verdict}", report.records);
+    println!("{}", truncation(report.truncation));
+    if report.lost > 0 {
+        println!(
+            "the log itself says that {} records were lost before they could be written",
+            report.lost
+        );
+    }
+    if report.enforcer_gaps > 0 {
+        println!(
+            "{} events are missing from the enforcers' own counts",
+            report.enforcer_gaps
+        );
+    }
+}
+
+fn truncation(end: Truncation) -> String {
+    match end {
+        Truncation::ExcludedThrough(seq) => {
+            format!("nothing up to record {seq} was cut off: the given head names it")
+        }
+        Truncation::NotExcludedAfter(seq) => {
+            format!(
+                "truncation after record {seq} cannot be excluded: give a head exported earlier with --head"
+            )
+        }
+    }
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    let findings: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            let place = &finding.place;
+            json!({"file": place.file, "line": place.line, "seq": place.seq, "problem": finding.problem.to_string()})
+        })
+        .collect();
+    json!({
+        "ok": report.is_ok(),
+        "records": report.records,
+        "first": report.first,
+        "last": report.last.as_ref().map(|(seq, hash)| json!({"seq": seq, "hash": hash})),
+        "key": report.key,
+        "findings": findings,
+        "more": report.more,
+        "truncation": truncation(report.truncation),
+        "lost": report.lost,
+        "enforcer_gaps": report.enforcer_gaps,
+    })
+}
