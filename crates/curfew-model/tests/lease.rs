@@ -1,5 +1,7 @@
 //! Properties of lease arithmetic: I3, strictest wins, whatever the order.
 
+#![cfg(test)]
+
 use std::{sync::Arc, time::Duration};
 
 use curfew_model::{BootInstant, Bound, EndReason, Lease, Provenance};

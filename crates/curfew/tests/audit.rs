@@ -1,5 +1,7 @@
 //! `curfew audit` from the outside: the real binary on a log of the real writer.
 
+#![cfg(test)]
+
 use std::{path::Path, process::Command, time::Duration};
 
 use curfew_audit::{Entry, Log, Options};
