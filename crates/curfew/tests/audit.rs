@@ -19,10 +19,10 @@ fn write_log(dir: &Path, records: u64) -> String {
         revision: Revision(1),
         cause: Some("alice".to_owned()),
     };
-    let last = (0..records)
-        .map(|_| log.append(&Entry::new(event.clone())).unwrap())
-        .last()
-        .unwrap();
+    for _ in 1..records {
+        log.append(&Entry::new(event.clone())).unwrap();
+    }
+    let last = log.append(&Entry::new(event)).unwrap();
     log.durable(last, Duration::from_secs(10)).unwrap();
     log.head(WallInstant(2_000)).to_string()
 }
