@@ -1,1 +1,20 @@
-//! curfew-state
+//! The desired state and the bus: the traits that the rest of Curfew is written against, and the embedded engine.
+//!
+//! [`Store`] keeps what sessions are decided on, under one increasing revision; [`Bus`] carries what happened. The
+//! embedded store is one SQLite file and one writer thread; the embedded bus is in process. No database or runtime
+//! type may appear in a public signature, and no clock may live here: times come in with the changes.
+
+mod bus;
+pub mod conformance;
+mod embedded;
+mod sqlite;
+mod state;
+mod store;
+
+pub use bus::{
+    Acknowledgement, Bus, EnforcerEvent, Inventory, LocalBus, Message, OpenSession, Received,
+    Subscription,
+};
+pub use embedded::EmbeddedStore;
+pub use state::{ApiToken, EndKey, Hash, Owner, PolicyPointer, Role, State, Subject, SubjectKey};
+pub use store::{Change, Commit, CommitError, Committed, Store, StoreError, Watch, WatchError};

@@ -1,0 +1,360 @@
+//! The desired state as a value, and what each change does to it. Pure: no storage, no clock.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+
+use curfew_model::{
+    Binding, BindingKey, Identity, Issuer, Kind, Revision, Revocation, RevocationId, SegmentName,
+    WallInstant,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Change, CommitError};
+
+/// Entries of each kind, at most.
+const ENTRIES: usize = 100_000;
+/// Bytes of one policy set, at most.
+const POLICY_BYTES: usize = 4 * 1024 * 1024;
+/// Applied policy sets in the history, at most.
+const HISTORY: usize = 256;
+
+/// A SHA-256 value: of a policy set's text, or of an API token. Written as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// The hash of bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Hash> for String {
+    fn from(hash: Hash) -> Self {
+        hash.to_string()
+    }
+}
+
+impl TryFrom<String> for Hash {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Hash {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || format!("{text:?} is not 64 lower-case hexadecimal digits");
+        let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() != 64 || !text.as_bytes().iter().all(is_digit) {
+            return Err(error());
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().as_chunks::<2>().0) {
+            *byte = std::str::from_utf8(pair)
+                .ok()
+                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+                .ok_or_else(error)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// Who a policy set belongs to; each owner has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// The files of the node configuration.
+    Files,
+    /// The API.
+    Api,
+}
+
+/// One application of a policy set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyPointer {
+    /// Whose set.
+    pub owner: Owner,
+    /// The hash of its text.
+    pub hash: Hash,
+    /// Since which revision.
+    pub revision: Revision,
+    /// When it was applied.
+    pub at: WallInstant,
+    /// Who applied it.
+    pub by: String,
+}
+
+/// What a caller of the API may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Look, cancel and revoke.
+    Operator,
+    /// Everything.
+    Admin,
+    /// Make bindings.
+    Binder,
+}
+
+/// An API token: only its hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiToken {
+    /// Its name, unique.
+    pub name: String,
+    /// The hash of the token.
+    pub hash: Hash,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made.
+    pub created_at: WallInstant,
+}
+
+/// What a subject is known by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SubjectKey {
+    /// What it names.
+    pub kind: Kind,
+    /// Who vouches.
+    pub issuer: Issuer,
+    /// The name.
+    pub id: String,
+}
+
+impl From<&Identity> for SubjectKey {
+    fn from(identity: &Identity) -> Self {
+        Self {
+            kind: identity.kind,
+            issuer: identity.issuer.clone(),
+            id: identity.id.clone(),
+        }
+    }
+}
+
+/// What is known of a subject apart from its bindings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Who.
+    pub key: SubjectKey,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// Typed attributes for conditions, by their dotted name.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What a last end is kept by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EndKey {
+    /// Whose session.
+    pub subject: SubjectKey,
+    /// Into which segment.
+    pub segment: SegmentName,
+}
+
+/// The desired state at one revision. Cloning it is cheap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Its revision; zero before any change.
+    pub revision: Revision,
+    /// The policy set in force, by owner.
+    pub policies: BTreeMap<Owner, (PolicyPointer, Arc<str>)>,
+    /// Applied sets, the oldest first; the last 256.
+    pub policy_history: Arc<Vec<PolicyPointer>>,
+    /// Orders.
+    pub revocations: Arc<BTreeMap<RevocationId, Revocation>>,
+    /// Bindings.
+    pub bindings: Arc<BTreeMap<BindingKey, Binding>>,
+    /// Subjects.
+    pub subjects: Arc<BTreeMap<SubjectKey, Subject>>,
+    /// API tokens by name.
+    pub tokens: Arc<BTreeMap<String, ApiToken>>,
+    /// The last end by lifetime of each subject into each segment.
+    pub last_ends: Arc<BTreeMap<EndKey, WallInstant>>,
+    /// The highest wall time on record.
+    pub highest_wall: Option<WallInstant>,
+}
+
+/// What a change touched: the engine writes these entries, or removes them when the state has them no more.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Touched {
+    Policy(Owner),
+    Revocation(RevocationId),
+    Binding(BindingKey),
+    Subject(SubjectKey),
+    Token(String),
+    End(EndKey),
+    Wall,
+}
+
+fn put<K: Ord + Clone, V: Clone>(
+    what: &'static str,
+    map: &mut Arc<BTreeMap<K, V>>,
+    key: K,
+    value: V,
+) -> Result<(), CommitError> {
+    if map.len() >= ENTRIES && !map.contains_key(&key) {
+        return Err(CommitError::Limit {
+            what,
+            limit: ENTRIES,
+        });
+    }
+    Arc::make_mut(map).insert(key, value);
+    Ok(())
+}
+
+fn remove<K: Ord + Clone, V: Clone>(
+    what: &'static str,
+    map: &mut Arc<BTreeMap<K, V>>,
+    key: &K,
+    name: impl FnOnce() -> String,
+) -> Result<(), CommitError> {
+    if !map.contains_key(key) {
+        return Err(CommitError::Unknown { what, name: name() });
+    }
+    Arc::make_mut(map).remove(key);
+    Ok(())
+}
+
+impl State {
+    /// Applies one change of the commit that makes `revision`.
+    pub(crate) fn apply(
+        &mut self,
+        revision: Revision,
+        change: &Change,
+    ) -> Result<Vec<Touched>, CommitError> {
+        let touched = match change {
+            Change::ApplyPolicy {
+                owner,
+                content,
+                at,
+                by,
+            } => {
+                if content.len() > POLICY_BYTES {
+                    let what = "bytes of policy";
+                    return Err(CommitError::Limit {
+                        what,
+                        limit: POLICY_BYTES,
+                    });
+                }
+                let pointer = PolicyPointer {
+                    owner: *owner,
+                    hash: Hash::of(content.as_bytes()),
+                    revision,
+                    at: *at,
+                    by: by.clone(),
+                };
+                let history = Arc::make_mut(&mut self.policy_history);
+                history.push(pointer.clone());
+                let over = history.len().saturating_sub(HISTORY);
+                history.drain(..over);
+                self.policies.insert(*owner, (pointer, Arc::clone(content)));
+                Touched::Policy(*owner)
+            }
+            Change::Revoke(order) => {
+                if let Some(known) = self.revocations.get(&order.id) {
+                    let same = Revocation {
+                        revision: known.revision,
+                        lifted_at: known.lifted_at,
+                        ..order.clone()
+                    };
+                    return if same == *known {
+                        Ok(Vec::new())
+                    } else {
+                        Err(CommitError::OtherRevocation(order.id))
+                    };
+                }
+                let order = Revocation {
+                    revision,
+                    ..order.clone()
+                };
+                let id = order.id;
+                put("revocations", &mut self.revocations, id, order)?;
+                Touched::Revocation(id)
+            }
+            Change::Lift { id, at } => {
+                let unknown = || CommitError::Unknown {
+                    what: "revocation",
+                    name: id.to_string(),
+                };
+                let revocations = Arc::make_mut(&mut self.revocations);
+                let order = revocations.get_mut(id).ok_or_else(unknown)?;
+                order.lifted_at.get_or_insert(*at);
+                Touched::Revocation(*id)
+            }
+            Change::ForgetRevocation(id) => {
+                remove("revocation", &mut self.revocations, id, || id.to_string())?;
+                Touched::Revocation(*id)
+            }
+            Change::Bind(binding) => {
+                let key = binding.key.clone();
+                put("bindings", &mut self.bindings, key.clone(), binding.clone())?;
+                Touched::Binding(key)
+            }
+            Change::Unbind(key) => {
+                remove("binding", &mut self.bindings, key, || format!("{key:?}"))?;
+                Touched::Binding(key.clone())
+            }
+            Change::PutSubject(subject) => {
+                let key = subject.key.clone();
+                put("subjects", &mut self.subjects, key.clone(), subject.clone())?;
+                Touched::Subject(key)
+            }
+            Change::ForgetSubject(key) => {
+                remove("subject", &mut self.subjects, key, || key.id.clone())?;
+                Touched::Subject(key.clone())
+            }
+            Change::PutToken(token) => {
+                let name = token.name.clone();
+                put("API tokens", &mut self.tokens, name.clone(), token.clone())?;
+                Touched::Token(name)
+            }
+            Change::RemoveToken(name) => {
+                remove("API token", &mut self.tokens, name, || name.clone())?;
+                Touched::Token(name.clone())
+            }
+            Change::Ended { key, at } => {
+                let latest = self
+                    .last_ends
+                    .get(key)
+                    .map_or(*at, |known| (*known).max(*at));
+                put("last ends", &mut self.last_ends, key.clone(), latest)?;
+                Touched::End(key.clone())
+            }
+            Change::ForgetEnds { before } => {
+                let old: Vec<EndKey> = self
+                    .last_ends
+                    .iter()
+                    .filter(|(_, at)| *at < before)
+                    .map(|(key, _)| key.clone())
+                    .collect();
+                let ends = Arc::make_mut(&mut self.last_ends);
+                for key in &old {
+                    ends.remove(key);
+                }
+                return Ok(old.into_iter().map(Touched::End).collect());
+            }
+            Change::WallSeen(at) => {
+                self.highest_wall = self.highest_wall.max(Some(*at));
+                Touched::Wall
+            }
+        };
+        Ok(vec![touched])
+    }
+}
