@@ -1,0 +1,152 @@
+//! What the engine is told. Fetching any of it may not live here.
+
+use std::sync::Arc;
+
+use curfew_model::{
+    Binding, BindingKey, BootInstant, EndReason, Facts, PolicyName, Revision, Revocation,
+    RevocationId, SegmentName, SessionId,
+};
+use curfew_policy::Decide;
+
+/// One thing that happened outside.
+#[derive(Clone)]
+pub enum Input {
+    /// A policy set took effect.
+    Policies {
+        /// The set.
+        set: Arc<dyn Decide>,
+        /// Which live sessions have to be looked at.
+        concerns: Concerns,
+    },
+    /// A binding was made, refreshed or given to another subject.
+    BindingSet(Binding),
+    /// A binding was removed.
+    BindingRemoved(BindingKey),
+    /// An order to end sessions; the same id again changes nothing.
+    Revoke(Revocation),
+    /// The block of an order was lifted. Who may lift it is the control plane's to check.
+    Lift(RevocationId),
+    /// The door's answer to a probe, or its own report.
+    Activity(Activity),
+    /// A session has no socket any more.
+    Ended {
+        /// Which.
+        id: SessionId,
+        /// Why, if the engine did not order it.
+        reason: EndReason,
+    },
+    /// An operator ends one session; acts in audit mode too.
+    Cancel {
+        /// Which.
+        id: SessionId,
+        /// In the operator's words.
+        cause: String,
+    },
+    /// The subject's proof is fresher than the lease: take it into account.
+    Renew(SessionId),
+    /// Every session that has a socket.
+    Snapshot {
+        /// When the door began to list them: later openings are not missing.
+        taken_at: BootInstant,
+        /// All of them.
+        sockets: Vec<Open>,
+    },
+    /// The control plane was heard.
+    Contact,
+    /// Whether the audit log takes records.
+    Audit(AuditLog),
+}
+
+/// Which live sessions a new policy set concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concerns {
+    /// All: members of segments changed, or nobody knows.
+    All,
+    /// Those into these segments or under these policies.
+    Only {
+        /// Segments whose limits, mode or admitting policies changed.
+        segments: Vec<SegmentName>,
+        /// Policies that changed.
+        policies: Vec<PolicyName>,
+    },
+}
+
+/// Whether the audit log takes records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuditLog {
+    /// It does.
+    #[default]
+    Writable,
+    /// It does not: high and critical segments take no new session. Closing always works.
+    Full,
+}
+
+/// What is known of the client's process, on the same host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The user that owns the client's socket.
+    pub uid: Option<u32>,
+    /// Its cgroup path.
+    pub cgroup: Option<String>,
+}
+
+/// A session that wants to pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Its id.
+    pub id: SessionId,
+    /// What the door knows; the engine adds what bindings say.
+    pub facts: Facts,
+    /// The client's process.
+    pub peer: Peer,
+    /// The revision that the door already admitted it on; none if it waits for the answer.
+    pub decided_at: Option<Revision>,
+}
+
+/// What a session moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// Which.
+    pub id: SessionId,
+    /// The last payload in either direction.
+    pub last: BootInstant,
+    /// Payload from the client, in bytes.
+    pub bytes_in: u64,
+    /// Payload to the client, in bytes.
+    pub bytes_out: u64,
+}
+
+/// The last end by lifetime of a subject's session into a segment: kept durably by the enforcer (rule 3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastEnd {
+    /// The subject as text, `kind:ISSUER#ID`, or `address:IP` without one.
+    pub subject: String,
+    /// The segment.
+    pub segment: SegmentName,
+    /// When.
+    pub at: BootInstant,
+}
+
+/// Why an input could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No such session is open.
+    #[error("session {0} is not open here: it ended, or another enforcer has it")]
+    UnknownSession(SessionId),
+    /// A renewal without proof.
+    #[error(
+        "proof_required: session {0} renews only when its subject proves itself again; refresh its binding first"
+    )]
+    ProofRequired(SessionId),
+    /// No such order.
+    #[error("revocation {0} is not known here")]
+    UnknownRevocation(RevocationId),
+    /// A bound was reached.
+    #[error("{what} are full at {limit}: raise the bound or remove some")]
+    Full {
+        /// Of what there are too many.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+}

@@ -1,0 +1,92 @@
+//! The control plane is not heard: what each segment's rule does (rule 15), and what snapshots of the door correct.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use curfew_model::{BootInstant, EndReason, LiveOnLoss, LossRule, NewOnLoss, SessionId};
+
+use crate::{Action, Engine, Open, Report, record::List};
+
+impl Engine {
+    /// When the next loss rule acts on live sessions.
+    pub(crate) fn next_loss(&self) -> Option<BootInstant> {
+        let undone =
+            |&&(after, _): &&(Duration, u32)| self.loss_done.is_none_or(|done| after > done);
+        let (after, _) = self.closers.iter().find(undone)?;
+        Some(self.contact.after(*after))
+    }
+
+    pub(crate) fn act_on_loss(&mut self) {
+        let silence = self.now.boot.since(self.contact);
+        if self.next_loss().is_none_or(|at| at > self.now.boot) {
+            return;
+        }
+        let lost: Vec<(Duration, u32)> = self
+            .closers
+            .iter()
+            .take_while(|(after, _)| *after <= silence)
+            .copied()
+            .collect();
+        for (after, class) in lost {
+            let slots: Vec<u32> = self
+                .table
+                .walk(List::Class, self.classes.head(class))
+                .collect();
+            for slot in slots {
+                let at = Some(self.contact.after(after));
+                self.end(
+                    slot,
+                    EndReason::ControlPlaneLost,
+                    "the control plane was not heard".to_owned(),
+                    at,
+                );
+            }
+        }
+        self.loss_done = Some(silence);
+    }
+
+    /// Whether a segment's rule refuses new sessions now.
+    pub(crate) fn refuses_by_loss(&self, rule: LossRule) -> bool {
+        self.now.boot.since(self.contact) >= rule.after
+            && (rule.new == NewOnLoss::Refuse || rule.live == LiveOnLoss::Close)
+    }
+
+    /// Makes the table what the sockets are (I5): adopts the unknown, ends the missing, closes again what lingers.
+    pub(crate) fn reconcile(&mut self, taken_at: BootInstant, sockets: Vec<Open>) -> Report {
+        let mut report = Report::default();
+        let seen: BTreeSet<SessionId> = sockets.iter().map(|socket| socket.id).collect();
+        let slots: Vec<u32> = self.table.slots().collect();
+        for slot in slots {
+            let Some(record) = self.table.get(slot) else {
+                continue;
+            };
+            report.visited += 1;
+            let (id, closing) = (record.id, record.closing);
+            match (seen.contains(&id), closing) {
+                (true, Some(reason)) => {
+                    self.out.push_back(Action::Close {
+                        id,
+                        reason,
+                        deadline: None,
+                    });
+                }
+                (false, Some(_)) => self.forget(slot),
+                (false, None) if record.opened_at < taken_at.0 => {
+                    report.matched += 1;
+                    let cause = Some("no socket in the door's snapshot".to_owned());
+                    let reason = Some(EndReason::NetworkError);
+                    self.record(slot, curfew_model::EventKind::SessionEnded, reason, cause);
+                    self.forget(slot);
+                }
+                _ => {}
+            }
+        }
+        for mut socket in sockets {
+            if self.table.find(socket.id).is_none() {
+                socket.decided_at = socket.decided_at.or(Some(self.revision));
+                report.matched += 1;
+                report.closed += u64::from(self.admit(socket).is_err());
+            }
+        }
+        report
+    }
+}
