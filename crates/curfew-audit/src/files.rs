@@ -13,7 +13,8 @@ use curfew_model::WallInstant;
 use ed25519_dalek::SigningKey;
 
 use crate::{
-    AuditError, Digest, Entry, Head, LogEvent, Options, head,
+    AuditError, Digest, Entry, Head, LogEvent, Options,
+    head::{self, Purpose},
     record::{self, LineError},
     segment,
 };
@@ -105,7 +106,18 @@ impl Files {
     /// Finds the end of the log.
     fn recover(&mut self) -> Result<(), AuditError> {
         let dir = self.options.dir.clone();
-        if let Ok(anchor) = segment::read_small(&dir, segment::ANCHOR)?.parse::<Head>() {
+        let anchor = segment::read_small(&dir, segment::ANCHOR)?;
+        if !anchor.is_empty() {
+            let key = self.key.verifying_key().to_bytes();
+            let anchor = anchor
+                .parse::<Head>()
+                .ok()
+                .filter(|anchor| anchor.key.0 == key && anchor.is_signed_as(Purpose::Anchor))
+                .ok_or_else(|| AuditError::Damaged {
+                    path: dir.join(segment::ANCHOR),
+                    line: 1,
+                    problem: "this is not an anchor signed with audit.key".to_owned(),
+                })?;
             remove_through(&dir, anchor.seq)?;
             (self.seq, self.hash) = (anchor.seq, anchor.hash);
         }
@@ -185,7 +197,7 @@ impl Files {
 
     /// The signed place reached on disk.
     pub(crate) fn head(&self, at: WallInstant) -> Head {
-        Head::sign(&self.key, self.seq, self.hash, at)
+        Head::sign(&self.key, Purpose::Head, self.seq, self.hash, at)
     }
 
     /// The key, to sign heads elsewhere.
@@ -282,7 +294,7 @@ impl Files {
         }
         let Some(record) = last else { return Ok(()) };
         let dir = &self.options.dir;
-        let anchor = Head::sign(&self.key, record.seq, record.hash, self.at);
+        let anchor = Head::sign(&self.key, Purpose::Anchor, record.seq, record.hash, self.at);
         segment::replace(dir, segment::ANCHOR, &format!("{anchor}\n"))?;
         self.own
             .push(Entry::of_log(self.at, LogEvent::Pruned).with("through", record.seq));

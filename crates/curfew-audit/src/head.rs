@@ -35,14 +35,34 @@ pub struct Head {
     pub signature: String,
 }
 
-fn message(seq: u64, hash: Digest, at: WallInstant) -> String {
-    format!("curfew audit head 1\n{seq}\n{hash}\n{at}\n")
+/// What a signed place is for. Signed along with it, so that nobody turns an exported head into the permission to
+/// remove everything before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The log had reached this place.
+    Head,
+    /// Retention removed everything up to this place.
+    Anchor,
+}
+
+fn message(purpose: Purpose, seq: u64, hash: Digest, at: WallInstant) -> String {
+    let purpose = match purpose {
+        Purpose::Head => "head",
+        Purpose::Anchor => "anchor",
+    };
+    format!("curfew audit {purpose} 1\n{seq}\n{hash}\n{at}\n")
 }
 
 impl Head {
     /// Signs a place. The time is written to the millisecond.
-    pub(crate) fn sign(key: &SigningKey, seq: u64, hash: Digest, at: WallInstant) -> Self {
-        let signature = key.sign(message(seq, hash, at).as_bytes());
+    pub(crate) fn sign(
+        key: &SigningKey,
+        purpose: Purpose,
+        seq: u64,
+        hash: Digest,
+        at: WallInstant,
+    ) -> Self {
+        let signature = key.sign(message(purpose, seq, hash, at).as_bytes());
         Self {
             seq,
             hash,
@@ -55,12 +75,16 @@ impl Head {
     /// Whether the signature is that of the head's own key. Whose key it is, the reader has to know.
     #[must_use]
     pub fn is_signed(&self) -> bool {
+        self.is_signed_as(Purpose::Head)
+    }
+
+    pub(crate) fn is_signed_as(&self, purpose: Purpose) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.key.0) else {
             return false;
         };
         from_hex::<64>(&self.signature).is_some_and(|bytes| {
             key.verify_strict(
-                message(self.seq, self.hash, self.at).as_bytes(),
+                message(purpose, self.seq, self.hash, self.at).as_bytes(),
                 &Signature::from_bytes(&bytes),
             )
             .is_ok()

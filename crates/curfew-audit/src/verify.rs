@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 use curfew_model::{EnforcerId, EventKind};
 
 use crate::{
-    AuditError, Digest, Head, Record, RecordKind, read,
+    AuditError, Digest, Head, Record, RecordKind,
+    head::Purpose,
+    read,
     record::{self, LineError},
     segment,
 };
@@ -205,8 +207,11 @@ pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
         counts: BTreeMap::new(),
     };
     let (seq, hash) = anchor.unwrap_or((0, Digest::GENESIS));
-    check_claims(&mut report, &mut claims, seq, hash);
     let segments = segment::list(dir)?;
+    // Otherwise the record itself is still there, and is compared where it stands.
+    if segments.first().is_none_or(|(first, _)| *first > seq) {
+        check_claims(&mut report, &mut claims, seq, hash);
+    }
     let count = segments.len();
     for (index, (first, path)) in segments.into_iter().enumerate() {
         chain.segment(&mut report, &mut claims, &path, first, index + 1 == count)?;
@@ -252,7 +257,12 @@ fn read_head(report: &mut Report, file: &str, number: u64, line: &str) -> Option
             return None;
         }
     };
-    if !head.is_signed() {
+    let purpose = if file == segment::ANCHOR {
+        Purpose::Anchor
+    } else {
+        Purpose::Head
+    };
+    if !head.is_signed_as(purpose) {
         report.add(file, number, Some(head.seq), Problem::BadSignature);
         return None;
     }

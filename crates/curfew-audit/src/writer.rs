@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     AppendError, AuditError, Digest, DurableError, Entry, Head, LogEvent, MAX_RECORD, files::Files,
+    head::Purpose,
 };
 
 /// Records written with one fdatasync, at most.
@@ -257,7 +258,7 @@ impl Log {
             let state = self.shared.state.lock();
             (state.seq, state.hash.unwrap_or(Digest::GENESIS))
         };
-        Head::sign(&self.key, seq, hash, at)
+        Head::sign(&self.key, Purpose::Head, seq, hash, at)
     }
 }
 

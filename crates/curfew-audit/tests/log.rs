@@ -272,6 +272,66 @@ fn retention_keeps_the_rest_verifiable() {
 }
 
 #[test]
+fn a_head_is_no_permission_to_remove_what_is_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(small(dir.path()), 30);
+    let heads = fs::read_to_string(dir.path().join("heads.jsonl")).unwrap();
+    let files = segments(dir.path());
+    let end = tail_of(&files[0]);
+    let head = heads
+        .lines()
+        .find(|line| line.parse::<Head>().unwrap().seq == end)
+        .unwrap();
+    fs::write(dir.path().join("anchor.json"), format!("{head}\n")).unwrap();
+    let opened = Log::open(small(dir.path()), NOW);
+    assert!(matches!(opened, Err(AuditError::Damaged { .. })));
+    assert_eq!(segments(dir.path()), files, "opening removed records");
+    fs::remove_file(&files[0]).unwrap();
+    let report = verify(dir.path(), None).unwrap();
+    let problems: Vec<_> = report.findings.iter().map(|f| &f.problem).collect();
+    assert!(problems.contains(&&Problem::BadSignature), "{problems:?}");
+    let first_left = Problem::OutOfPlace {
+        expected: 1,
+        found: end + 1,
+    };
+    assert!(problems.contains(&&first_left), "{problems:?}");
+}
+
+#[test]
+fn an_interrupted_removal_verifies_and_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(small(dir.path()), 30);
+    let before: Vec<_> = segments(dir.path())
+        .into_iter()
+        .map(|path| (fs::read(&path).unwrap(), path))
+        .collect();
+    let options = Options {
+        keep_segments: NonZeroUsize::new(2),
+        ..small(dir.path())
+    };
+    fill(options.clone(), 8);
+    let (bytes, path) = before
+        .iter()
+        .rev()
+        .find(|(_, path)| !path.exists())
+        .unwrap();
+    fs::write(path, bytes).unwrap();
+    let report = verify(dir.path(), None).unwrap();
+    assert!(report.is_ok(), "{:?}", report.findings);
+    drop(Log::open(options, NOW).unwrap());
+    assert!(!path.exists());
+    assert!(verify(dir.path(), None).unwrap().is_ok());
+}
+
+/// The last sequence number in a segment.
+fn tail_of(path: &Path) -> u64 {
+    let text = fs::read_to_string(path).unwrap();
+    serde_json::from_str::<Record>(text.lines().last().unwrap())
+        .unwrap()
+        .seq
+}
+
+#[test]
 fn callbacks_come_once_and_too_long_records_leave_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(Options::new(dir.path()), NOW).unwrap();
