@@ -1,1 +1,4 @@
-//! curfew-gateway
+//! The gateway door: the modules that accept, connect and relay the connections of a service.
+//! Nothing here decides about a session; the enforcer does.
+
+pub mod relay;

@@ -1,0 +1,225 @@
+//! The TCP relay: threads that move bytes between pairs of connected sockets, outside any async
+//! runtime, and end a flow at once when told. It knows no session, lease or policy.
+
+mod event_loop;
+mod flow;
+mod pipes;
+mod pump;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use curfew_model::Clock;
+use parking_lot::{Condvar, Mutex};
+use socket2::{Domain, SockRef, TcpKeepalive};
+
+use event_loop::{EventLoop, Mailbox};
+use flow::{Shared, Sockets};
+
+pub use flow::{Bytes, Flow};
+
+/// What may stay unsent in a socket, in bytes: bounds what is in flight at a deadline.
+const NOTSENT_BYTES: u32 = 128 * 1024;
+
+/// How a relay is set up.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// Event loops, each a thread; at least one.
+    pub threads: usize,
+    /// Flows that may be open at once.
+    pub max_flows: usize,
+    /// How long sent bytes may stay unacknowledged before the connection counts as broken.
+    pub user_timeout: Duration,
+    /// Silence after which TCP keepalives probe a peer. They are not activity.
+    pub keepalive: Duration,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_flows: 100_000,
+            user_timeout: Duration::from_secs(30),
+            keepalive: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How a flow finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// Both ends closed, the client first; or the client closed and the rest failed.
+    ClosedByClient,
+    /// The same, the server first.
+    ClosedByServer,
+    /// A socket failed while both ends were open, a peer's reset included.
+    NetworkError,
+    /// [`Flow::end`] was called.
+    Ended,
+    /// The relay shut down.
+    Shutdown,
+}
+
+/// Told of each flow that finished, once, after its sockets were closed.
+pub trait Finished: Send + Sync {
+    /// Called on an event loop's thread: must not block.
+    fn finished(&self, key: u64, how: Finish, bytes: Bytes);
+}
+
+/// Why a flow was not taken; both of its sockets are closed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The limit on open flows is reached.
+    #[error("the relay has {0} flows open, its limit; raise the limit or wait for some to close")]
+    Full(usize),
+    /// The relay is shutting down.
+    #[error("the relay is shutting down and takes no new flow")]
+    ShuttingDown,
+    /// A socket refused an option that the relay depends on.
+    #[error("cannot prepare a socket for relaying; is it a connected stream socket?")]
+    Socket(#[from] io::Error),
+}
+
+/// Counts the open flows, and lets a shutdown wait for the last.
+struct Population {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+    limit: usize,
+}
+
+impl Population {
+    fn enter(&self) -> Result<(), AdoptError> {
+        let mut state = self.state.lock();
+        if state.1 {
+            return Err(AdoptError::ShuttingDown);
+        }
+        if state.0 >= self.limit {
+            return Err(AdoptError::Full(self.limit));
+        }
+        state.0 += 1;
+        Ok(())
+    }
+
+    fn leave(&self) {
+        let mut state = self.state.lock();
+        state.0 = state.0.saturating_sub(1);
+        if state.0 == 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Refuses newcomers and waits until nobody is left, no longer than `drain`.
+    fn close(&self, drain: Duration) {
+        let mut state = self.state.lock();
+        state.1 = true;
+        self.changed
+            .wait_while_for(&mut state, |state| state.0 > 0, drain);
+    }
+}
+
+/// A running relay. Dropping it resets every open flow.
+pub struct Relay {
+    config: RelayConfig,
+    clock: Arc<dyn Clock>,
+    population: Arc<Population>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    threads: Vec<JoinHandle<()>>,
+    turn: AtomicUsize,
+}
+
+impl Relay {
+    /// Starts the event loops.
+    ///
+    /// # Errors
+    /// When descriptors or threads cannot be made.
+    pub fn start(
+        config: RelayConfig,
+        clock: Arc<dyn Clock>,
+        finished: Arc<dyn Finished>,
+    ) -> io::Result<Self> {
+        let population = Arc::new(Population {
+            state: Mutex::new((0, false)),
+            changed: Condvar::new(),
+            limit: config.max_flows,
+        });
+        let mut relay = Self {
+            clock,
+            population,
+            mailboxes: Vec::new(),
+            threads: Vec::new(),
+            turn: AtomicUsize::new(0),
+            config,
+        };
+        for index in 0..relay.config.threads.max(1) {
+            let mailbox = Mailbox::new()?;
+            let event_loop = EventLoop::new(
+                Arc::clone(&mailbox),
+                Arc::clone(&relay.clock),
+                Arc::clone(&finished),
+                Arc::clone(&relay.population),
+            )?;
+            let thread = std::thread::Builder::new()
+                .name(format!("relay-{index}"))
+                .spawn(move || event_loop.run())?;
+            relay.mailboxes.push(mailbox);
+            relay.threads.push(thread);
+        }
+        Ok(relay)
+    }
+
+    /// Relays between two connected stream sockets from now on. `key` must be unique among the
+    /// open flows; it names the flow in [`Finished`].
+    ///
+    /// # Errors
+    /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
+    pub fn adopt(&self, client: OwnedFd, upstream: OwnedFd, key: u64) -> Result<Flow, AdoptError> {
+        for socket in [&client, &upstream] {
+            self.prepare(&SockRef::from(socket))?;
+        }
+        let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len().max(1);
+        let mailbox = self.mailboxes.get(index).ok_or(AdoptError::ShuttingDown)?;
+        self.population.enter()?;
+        let sockets = Arc::new(Sockets { client, upstream });
+        let shared = Arc::new(Shared::new(key, self.clock.now().boot));
+        let flow = Flow {
+            shared: Arc::clone(&shared),
+            sockets: Arc::downgrade(&sockets),
+            mailbox: Arc::clone(mailbox),
+        };
+        mailbox.adopt(sockets, shared);
+        Ok(flow)
+    }
+
+    /// Takes no new flow, lets the open ones finish for at most `drain`, resets the rest.
+    pub fn shutdown(self, drain: Duration) {
+        self.population.close(drain);
+    }
+
+    fn prepare(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        if socket.domain()? == Domain::UNIX {
+            return Ok(());
+        }
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
+        socket.set_tcp_user_timeout(Some(self.config.user_timeout))?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(self.config.keepalive))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.population.close(Duration::ZERO);
+        for mailbox in &self.mailboxes {
+            mailbox.stop();
+        }
+        for thread in self.threads.drain(..) {
+            // A loop that panicked has closed its sockets already.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! One direction of one flow: read from one socket, write to the other, copying small messages and
+//! splicing bulk. No event loop and no clock here.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::pipe::{SpliceFlags, splice};
+
+use super::flow::Shared;
+use super::pipes::{PIPE_BYTES, Pipe, Pipes};
+
+/// Size of the buffer that a thread's flows share, in bytes; a read that fills it is bulk.
+pub(super) const BUFFER_BYTES: usize = 16 * 1024;
+/// A splice below this many bytes counts as small.
+const SMALL_SPLICE: usize = 8 * 1024;
+/// So many small splices in a row turn a direction back to copying.
+const SMALL_SPLICES: u8 = 4;
+
+/// What epoll last said of one socket; cleared by EAGAIN.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Readiness {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The peer has sent its end: a short read does not mean that all was read.
+    pub(super) hung_up: bool,
+}
+
+/// Why a direction stopped for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Waits for readiness of either socket.
+    Blocked,
+    /// Has used its share of the turn and has more to do.
+    Again,
+    /// The end of the stream was passed on.
+    Done,
+    /// Either socket failed.
+    Failed,
+}
+
+/// The state of one direction. At rest it holds no pipe and no buffer.
+#[derive(Default)]
+pub(super) struct Direction {
+    tail: Vec<u8>,
+    tail_sent: usize,
+    pipe: Option<Pipe>,
+    piped: usize,
+    bulk: bool,
+    small: u8,
+    pub(super) eof: bool,
+    done: bool,
+}
+
+impl Direction {
+    /// Moves bytes until a socket blocks, the stream ends or `budget` calls are used up.
+    /// `moved` is told of each write, in bytes.
+    pub(super) fn pump(
+        &mut self,
+        source: (&OwnedFd, &mut Readiness),
+        sink: (&OwnedFd, &mut Readiness),
+        lane: &mut Lane<'_>,
+        mut moved: impl FnMut(usize),
+    ) -> Step {
+        let (source, from) = source;
+        let (sink, to) = sink;
+        for _ in 0..lane.budget {
+            if lane.shared.is_ended() {
+                return Step::Failed;
+            }
+            let outcome = if self.done {
+                return Step::Done;
+            } else if self.piped > 0 || !self.tail.is_empty() {
+                if !to.writable {
+                    return Step::Blocked;
+                }
+                self.write(sink, to).map(&mut moved)
+            } else if self.eof {
+                self.release(lane.pipes);
+                self.done = true;
+                // A peer that is gone already needs no end of stream.
+                let _ = shutdown(sink, Shutdown::Write);
+                Ok(())
+            } else if from.readable {
+                self.read(source, from, lane)
+            } else {
+                self.release(lane.pipes);
+                return Step::Blocked;
+            };
+            match outcome {
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(_) => return Step::Failed,
+            }
+        }
+        Step::Again
+    }
+
+    fn write(&mut self, sink: &OwnedFd, to: &mut Readiness) -> Result<usize, Errno> {
+        let result = match &self.pipe {
+            Some(pipe) if self.piped > 0 => {
+                let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+                splice(&pipe.read, None, sink, None, self.piped, flags)
+            }
+            _ => send(
+                sink,
+                self.tail.get(self.tail_sent..).unwrap_or_default(),
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ),
+        };
+        match result {
+            Err(Errno::AGAIN) => {
+                to.writable = false;
+                Ok(0)
+            }
+            Ok(sent) if self.piped > 0 => {
+                self.piped = self.piped.saturating_sub(sent);
+                Ok(sent)
+            }
+            Ok(sent) => {
+                self.tail_sent += sent;
+                if self.tail_sent >= self.tail.len() {
+                    // Frees the memory too: an idle flow holds none.
+                    self.tail = Vec::new();
+                    self.tail_sent = 0;
+                }
+                Ok(sent)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(
+        &mut self,
+        source: &OwnedFd,
+        from: &mut Readiness,
+        lane: &mut Lane<'_>,
+    ) -> Result<(), Errno> {
+        if self.bulk {
+            if self.pipe.is_none() {
+                self.pipe = lane.pipes.take();
+            }
+            if let Some(pipe) = &self.pipe {
+                let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+                let result = splice(source, None, &pipe.write, None, PIPE_BYTES, flags);
+                return self.after_splice(result, from);
+            }
+        }
+        let (read, _) = match recv(source, &mut *lane.buffer, RecvFlags::DONTWAIT) {
+            Ok(read) => read,
+            Err(Errno::AGAIN) => {
+                from.readable = false;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.eof = read == 0;
+        self.bulk = read == BUFFER_BYTES;
+        if read < BUFFER_BYTES && !from.hung_up {
+            from.readable = false;
+        }
+        self.tail
+            .extend_from_slice(lane.buffer.get(..read).unwrap_or_default());
+        Ok(())
+    }
+
+    fn after_splice(
+        &mut self,
+        result: Result<usize, Errno>,
+        from: &mut Readiness,
+    ) -> Result<(), Errno> {
+        match result {
+            Err(Errno::AGAIN) => from.readable = false,
+            Err(error) => return Err(error),
+            Ok(0) => self.eof = true,
+            Ok(read) => {
+                self.piped = read;
+                self.small = if read < SMALL_SPLICE {
+                    self.small + 1
+                } else {
+                    0
+                };
+                if self.small >= SMALL_SPLICES {
+                    self.small = 0;
+                    self.bulk = false;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the end of the stream was passed on: nothing is left to move.
+    pub(super) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Gives the pipe back once it is empty; one that holds bytes is closed with the direction.
+    fn release(&mut self, pipes: &mut Pipes) {
+        if self.piped == 0
+            && let Some(pipe) = self.pipe.take()
+        {
+            pipes.give_back(pipe);
+        }
+    }
+
+    /// Whether this direction holds a pipe.
+    #[cfg(test)]
+    pub(super) fn holds_pipe(&self) -> bool {
+        self.pipe.is_some()
+    }
+}
+
+/// What a thread lends to the direction whose turn it is.
+pub(super) struct Lane<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) buffer: &'a mut [u8],
+    pub(super) pipes: &'a mut Pipes,
+    /// System calls that this direction may make in this turn.
+    pub(super) budget: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use curfew_model::BootInstant;
+
+    use super::*;
+
+    #[test]
+    fn bulk_takes_a_pipe_and_an_idle_direction_holds_none() {
+        let (mut client, near) = UnixStream::pair().unwrap();
+        let (far, mut server) = UnixStream::pair().unwrap();
+        for socket in [&near, &far] {
+            socket.set_nonblocking(true).unwrap();
+        }
+        let (near, far) = (OwnedFd::from(near), OwnedFd::from(far));
+        let (shared, mut pipes) = (Shared::new(1, BootInstant(0)), Pipes::default());
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut direction = Direction::default();
+        let mut from = Readiness {
+            readable: true,
+            ..Readiness::default()
+        };
+        let mut to = Readiness {
+            writable: true,
+            ..Readiness::default()
+        };
+        let sent = vec![7; 3 * BUFFER_BYTES];
+        client.write_all(&sent).unwrap();
+        let mut spliced = false;
+        let mut total = 0;
+        loop {
+            let mut lane = Lane {
+                shared: &shared,
+                buffer: &mut buffer,
+                pipes: &mut pipes,
+                budget: 1,
+            };
+            let step = direction.pump((&near, &mut from), (&far, &mut to), &mut lane, |n| {
+                total += n;
+            });
+            spliced |= direction.holds_pipe();
+            if step == Step::Blocked {
+                break;
+            }
+        }
+        assert!(spliced);
+        assert!(!direction.holds_pipe());
+        assert_eq!(total, sent.len());
+        let mut received = vec![0; sent.len()];
+        server.read_exact(&mut received).unwrap();
+        assert_eq!(received, sent);
+    }
+}
