@@ -1,0 +1,98 @@
+//! `trait Door`: what every enforcement point offers the enforcer. Protocols, sockets and policy may not live here.
+//!
+//! Every call starts its work and returns without waiting for a peer, so that the deadline thread can make it:
+//! a door that closes by a system call has closed when `apply` returns; one that closes by a message to another
+//! process answers [`Outcome::Started`] and reports the end by its upcall. Held against the three doors:
+//!
+//! | call | gateway | kernel | Envoy |
+//! |---|---|---|---|
+//! | `apply(Close)` | sets the flow's flag, resets both sockets | writes the lease, destroys the socket by cookie | resets the stream by message |
+//! | `apply(SetLease)` | nothing: the engine holds the truth while it lives | writes the deadline into the socket's storage | replaces the stream's time limit |
+//! | `apply(Warn)` | where the protocol knows how | [`Outcome::Unsupported`] | [`Outcome::Unsupported`] |
+//! | `activity` | an atomic of the flow | a field of the socket's storage | the last access-log entry |
+//! | `snapshot` | the flow table | the socket iterator | the access-log inventory |
+//!
+//! A door decides about new sessions by the upcall [`crate::Enforcer::open`], inline, or on its own copy of the
+//! decision; then it names the revision that it decided on, and the engine looks again.
+
+use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
+
+/// What a door can do, for `explain` and for choosing a door by sensitivity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// It asks before a session passes a byte.
+    pub decides_inline: bool,
+    /// Deadlines hold while the agent is dead (I2).
+    pub survives_agent: bool,
+    /// It can tell a client of a coming deadline.
+    pub warns: bool,
+    /// It can tell a client why a session ended.
+    pub says_goodbye: bool,
+}
+
+/// What the engine wants done at the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// End it now; nothing of it passes after this is done.
+    Close {
+        /// Which.
+        session: SessionId,
+        /// What the client is told.
+        reason: EndReason,
+    },
+    /// Tell the client of its deadline.
+    Warn {
+        /// Which.
+        session: SessionId,
+        /// When it will end, and why.
+        deadline: Deadline,
+    },
+    /// The deadline that the door's own copy holds from now on.
+    SetLease {
+        /// Which.
+        session: SessionId,
+        /// Its earliest fixed end; none for never.
+        until: Option<BootInstant>,
+    },
+}
+
+/// What became of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done: for `Close`, no byte passes any more.
+    Done,
+    /// On its way; the door reports the end by upcall.
+    Started,
+    /// The door has no such session (it ended at the same moment).
+    Unknown,
+    /// The door cannot do this; see [`Caps`].
+    Unsupported,
+}
+
+/// What a session moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// Which.
+    pub session: SessionId,
+    /// The last payload in either direction.
+    pub last: BootInstant,
+    /// Payload from the client.
+    pub bytes_in: u64,
+    /// Payload to the client.
+    pub bytes_out: u64,
+}
+
+/// One enforcement point.
+pub trait Door: Send + Sync {
+    /// What it can do.
+    fn caps(&self) -> Caps;
+
+    /// Starts `orders`, and answers for each, in their order.
+    fn apply(&self, orders: &[Order]) -> Vec<Outcome>;
+
+    /// What these sessions moved; sessions that are gone are left out.
+    fn activity(&self, sessions: &[SessionId]) -> Vec<Activity>;
+
+    /// Every session that has a socket.
+    fn snapshot(&self) -> Vec<SessionId>;
+}

@@ -1,0 +1,253 @@
+//! The enforcer: one engine, one door, one deadline thread. The lock is held for arithmetic only, never for the door.
+
+use std::{
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use curfew_engine::{
+    Action, Activity, Admitted, Engine, EngineError, Input, Open, Refused, Report,
+};
+use curfew_model::{BootInstant, Clock, EndReason, Event, SessionId};
+use parking_lot::Mutex;
+
+use crate::{
+    door::{Door, Order, Outcome},
+    timer::Timer,
+};
+
+/// What the enforcer tells the world. Called on the deadline thread: an implementation hands over and returns.
+pub trait Sink: Send + Sync {
+    /// Something that belongs on record.
+    fn record(&self, event: Event);
+
+    /// A session was ordered to close at the door. `late` counts from its deadline until the door had done it;
+    /// none for an end without a deadline.
+    fn closed(&self, session: SessionId, reason: EndReason, late: Option<Duration>);
+}
+
+/// The engine between its door and its timer.
+pub struct Enforcer {
+    engine: Mutex<Engine>,
+    door: Weak<dyn Door>,
+    clock: Arc<dyn Clock>,
+    sink: Arc<dyn Sink>,
+    timer: Timer,
+    stopping: AtomicBool,
+}
+
+impl std::fmt::Debug for Enforcer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enforcer").finish_non_exhaustive()
+    }
+}
+
+/// The running deadline thread; dropping it stops the thread and waits for it.
+#[derive(Debug)]
+pub struct Deadlines {
+    enforcer: Arc<Enforcer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Enforcer {
+    /// Starts the deadline thread for `engine`. The door owns itself and asks by upcalls; the enforcer only refers
+    /// to it, and orders to a door that is gone are dropped with it.
+    ///
+    /// # Errors
+    /// The kernel's, when it has no timer or thread left.
+    pub fn start(
+        engine: Engine,
+        door: Weak<dyn Door>,
+        clock: Arc<dyn Clock>,
+        sink: Arc<dyn Sink>,
+    ) -> io::Result<Deadlines> {
+        let enforcer = Arc::new(Self {
+            engine: Mutex::new(engine),
+            door,
+            clock,
+            sink,
+            timer: Timer::new()?,
+            stopping: AtomicBool::new(false),
+        });
+        let run = Arc::clone(&enforcer);
+        let thread = std::thread::Builder::new()
+            .name("deadlines".to_owned())
+            .spawn(move || run.keep_time())?;
+        Ok(Deadlines {
+            enforcer,
+            thread: Some(thread),
+        })
+    }
+
+    /// Decides about a session and, if it is admitted, registers it in the same step (I7): a change that comes
+    /// later finds it.
+    ///
+    /// # Errors
+    /// [`Refused`] with the reason that the client is told.
+    pub fn open(&self, open: Open) -> Result<Admitted, Refused> {
+        self.step(|engine| engine.open(open, self.clock.now()))
+    }
+
+    /// Tells the engine of something, and carries out what follows before it returns: what it closes is closed.
+    ///
+    /// # Errors
+    /// [`EngineError`] of the engine.
+    pub fn handle(&self, input: Input) -> Result<Report, EngineError> {
+        self.step(|engine| engine.handle(input, self.clock.now()))
+    }
+
+    /// The door's word that a session has no socket any more, and what it had moved, in bytes.
+    pub fn finished(&self, id: SessionId, bytes_in: u64, bytes_out: u64, reason: EndReason) {
+        self.step(|engine| {
+            let now = self.clock.now();
+            let last = Activity { id, last: now.boot, bytes_in, bytes_out };
+            // Either is refused only where the engine had ended the session at the same moment.
+            let _ = engine.handle(Input::Activity(last), now);
+            let _ = engine.handle(Input::Ended { id, reason }, now);
+        });
+    }
+
+    fn keep_time(&self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            self.step(|engine| engine.poll(self.clock.now()));
+            if self.timer.wait().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One step of the engine under the lock, then its actions without it, until none is left.
+    fn step<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> T {
+        let (answer, mut actions) = self.locked(change);
+        while !actions.is_empty() {
+            let answers = self.carry_out(actions);
+            actions = self
+                .locked(|engine| {
+                    for input in answers {
+                        // A session that ended meanwhile is no error: the answer came late.
+                        let _ = engine.handle(input, self.clock.now());
+                    }
+                })
+                .1;
+        }
+        answer
+    }
+
+    fn locked<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, Vec<Action>) {
+        let mut engine = self.engine.lock();
+        let answer = change(&mut engine);
+        let actions = std::iter::from_fn(|| engine.poll_action()).collect();
+        let next = if self.stopping.load(Ordering::Acquire) {
+            Some(BootInstant(0))
+        } else {
+            engine.next_deadline()
+        };
+        if let Some(next) = next {
+            // Setting cannot fail for a timer of ours; if it does, the next step sets it again.
+            let _ = self.timer.set(next);
+        }
+        (answer, actions)
+    }
+
+    /// Carries actions out at the door, closes first, and returns what the door had to say.
+    fn carry_out(&self, actions: Vec<Action>) -> Vec<Input> {
+        let mut orders = Vec::new();
+        let mut closing = Vec::new();
+        let mut probed = Vec::new();
+        let mut events = Vec::new();
+        for action in actions {
+            match action {
+                Action::Close {
+                    id,
+                    reason,
+                    deadline,
+                } => {
+                    closing.push((id, reason, deadline));
+                }
+                Action::Warn { id, deadline } => orders.push(Order::Warn {
+                    session: id,
+                    deadline,
+                }),
+                Action::SetLease { id, until } => {
+                    orders.push(Order::SetLease { session: id, until })
+                }
+                Action::Probe(ids) => probed.extend(ids),
+                Action::Record(event) => events.push(*event),
+            }
+        }
+        let mut answers = Vec::new();
+        if let Some(door) = self.door.upgrade() {
+            answers.extend(self.close(&*door, &closing));
+            if !orders.is_empty() {
+                door.apply(&orders);
+            }
+            answers.extend(door.activity(&probed).into_iter().map(|seen| {
+                Input::Activity(Activity {
+                    id: seen.session,
+                    last: seen.last,
+                    bytes_in: seen.bytes_in,
+                    bytes_out: seen.bytes_out,
+                })
+            }));
+        }
+        for event in events {
+            self.sink.record(event);
+        }
+        answers
+    }
+
+    fn close(
+        &self,
+        door: &dyn Door,
+        closing: &[(SessionId, EndReason, Option<BootInstant>)],
+    ) -> Vec<Input> {
+        let orders: Vec<Order> = closing
+            .iter()
+            .map(|&(session, reason, _)| Order::Close { session, reason })
+            .collect();
+        if orders.is_empty() {
+            return Vec::new();
+        }
+        let outcomes = door.apply(&orders);
+        let done = self.clock.now().boot;
+        let mut gone = Vec::new();
+        for (&(session, reason, deadline), outcome) in closing.iter().zip(outcomes) {
+            if matches!(outcome, Outcome::Done | Outcome::Unknown) {
+                gone.push(Input::Ended {
+                    id: session,
+                    reason,
+                });
+            }
+            self.sink.closed(
+                session,
+                reason,
+                deadline.map(|deadline| done.since(deadline)),
+            );
+        }
+        gone
+    }
+}
+
+impl Deadlines {
+    /// The enforcer that this thread serves.
+    #[must_use]
+    pub fn enforcer(&self) -> &Arc<Enforcer> {
+        &self.enforcer
+    }
+}
+
+impl Drop for Deadlines {
+    fn drop(&mut self) {
+        self.enforcer.stopping.store(true, Ordering::Release);
+        // Every step from here on sets the timer to fire at once, so that none can take this back.
+        self.enforcer.locked(|_| ());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The shell around the engine that every door shares: its lock, its timer, and the way between engine and door.
+//!
+//! Decisions and lease arithmetic may not live here, nor anything of one door.
+
+mod door;
+mod enforcer;
+mod timer;
+
+pub use curfew_engine::{Admitted, EngineError, Input, Open, Peer, Refused, Report};
+pub use door::{Activity, Caps, Door, Order, Outcome};
+pub use enforcer::{Deadlines, Enforcer, Sink};
