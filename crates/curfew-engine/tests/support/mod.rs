@@ -1,0 +1,219 @@
+//! A small policy that the tests state in full, and a seeded source of numbers. No assertion may live here.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use curfew_engine::{Open, Peer};
+use curfew_model::{
+    BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LiveOnLoss, LossRule,
+    Mode, NewOnLoss, Now, PolicyName, Proof, Provenance, Reconnect, Revision, SegmentName,
+    Sensitivity, ServiceName, SessionId, Target, WallInstant,
+};
+use curfew_policy::{Decide, Decision, MatchedSegment, Refusal, Verdict};
+
+pub const SECOND: u64 = 1_000_000_000;
+
+/// splitmix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// What the policy says of a segment, which is a service of the same name.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub lifetime: u64,
+    pub idle: Option<u64>,
+    pub reauth: Option<u64>,
+    pub warn: Option<u64>,
+    pub max: Option<u32>,
+    pub reconnect: Reconnect,
+    pub loss: LossRule,
+    pub mode: Mode,
+    pub admits: bool,
+    pub sensitivity: Sensitivity,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            lifetime: 100 * SECOND,
+            idle: None,
+            reauth: None,
+            warn: None,
+            max: None,
+            reconnect: Reconnect::default(),
+            loss: LossRule {
+                after: Duration::from_secs(1_000_000),
+                live: LiveOnLoss::Keep,
+                new: NewOnLoss::Allow,
+            },
+            mode: Mode::Enforce,
+            admits: true,
+            sensitivity: Sensitivity::High,
+        }
+    }
+}
+
+pub struct Fake {
+    pub revision: Revision,
+    pub segments: BTreeMap<String, Rules>,
+    pub by: Arc<Provenance>,
+}
+
+impl Fake {
+    pub fn new(revision: u64, segments: impl IntoIterator<Item = (String, Rules)>) -> Arc<Self> {
+        let document = "SessionPolicy/p".to_owned();
+        let by = Arc::new(Provenance::Document {
+            document,
+            field: "limits".to_owned(),
+            place: None,
+        });
+        Arc::new(Self {
+            revision: Revision(revision),
+            segments: segments.into_iter().collect(),
+            by,
+        })
+    }
+
+    pub fn one(revision: u64, rules: Rules) -> Arc<Self> {
+        Self::new(revision, [("db".to_owned(), rules)])
+    }
+}
+
+impl Decide for Fake {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn decide(&self, facts: &Facts, now: Now) -> Decision {
+        let name = facts
+            .target
+            .service
+            .as_ref()
+            .map(ServiceName::as_str)
+            .unwrap_or_default();
+        let Some(rules) = self.segments.get(name) else {
+            return Decision {
+                segments: vec![],
+                policies: vec![],
+                verdict: Verdict::Admit(Lease::default()),
+                look_again_at: None,
+            };
+        };
+        let nanos = Duration::from_nanos;
+        let bound = |at: BootInstant, reason| {
+            Some(Bound {
+                at,
+                reason,
+                by: self.by.clone(),
+            })
+        };
+        let since = facts.proved_at.unwrap_or(facts.opened_at);
+        let lease = Lease {
+            expires_at: bound(
+                facts.opened_at.after(nanos(rules.lifetime)),
+                EndReason::LifetimeExpired,
+            ),
+            reauth_by: rules
+                .reauth
+                .and_then(|r| bound(since.after(nanos(r)), EndReason::ReauthOverdue)),
+            credential_until: None,
+            binding_until: facts
+                .binding_until
+                .and_then(|w| bound(now.boot_at(w), EndReason::BindingExpired)),
+            idle_timeout: rules.idle.map(|idle| (nanos(idle), self.by.clone())),
+            warn_before: rules.warn.map(nanos),
+        };
+        let verdict = if rules.admits {
+            Verdict::Admit(lease)
+        } else {
+            let (reason, cause) = (EndReason::AccessDenied, "no policy admits".to_owned());
+            Verdict::Refuse(Refusal {
+                reason,
+                cause,
+                lease,
+                audit_only: rules.mode == Mode::Audit,
+            })
+        };
+        Decision {
+            segments: vec![MatchedSegment {
+                name: SegmentName::new(name).unwrap(),
+                sensitivity: rules.sensitivity,
+                mode: rules.mode,
+                max_concurrent: rules.max.map(|max| (max, self.by.clone())),
+                reconnect: rules.reconnect,
+                on_control_plane_loss: rules.loss,
+            }],
+            policies: vec![PolicyName::new("p").unwrap()],
+            verdict,
+            look_again_at: None,
+        }
+    }
+}
+
+pub fn at(seconds: u64) -> Now {
+    nanos(seconds * SECOND)
+}
+
+pub fn nanos(boot: u64) -> Now {
+    Now {
+        boot: BootInstant(boot),
+        wall: WallInstant(1_000_000_000_000 + i64::try_from(boot / 1_000_000).unwrap()),
+    }
+}
+
+pub fn id(n: u64) -> SessionId {
+    SessionId(uuid::Uuid::from_u64_pair(1, n))
+}
+
+pub fn user(name: &str) -> Identity {
+    Identity {
+        proof: Proof::Bound,
+        kind: Kind::User,
+        issuer: Issuer::local(),
+        id: name.to_owned(),
+        display: None,
+    }
+}
+
+pub fn open(n: u64, who: &str, service: &str, now: Now) -> Open {
+    let facts = Facts {
+        identities: if who.is_empty() {
+            vec![]
+        } else {
+            vec![user(who)]
+        },
+        groups: vec![],
+        device: None,
+        attributes: BTreeMap::new(),
+        client: "10.0.0.5:4000".parse().unwrap(),
+        target: Target {
+            service: Some(ServiceName::new(service).unwrap()),
+            address: None,
+        },
+        opened_at: now.boot,
+        proved_at: None,
+        credential_until: None,
+        binding_until: None,
+        ambiguous: false,
+    };
+    Open {
+        id: id(n),
+        facts,
+        peer: Peer::default(),
+        decided_at: None,
+    }
+}
