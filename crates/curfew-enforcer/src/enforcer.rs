@@ -105,7 +105,12 @@ impl Enforcer {
     pub fn finished(&self, id: SessionId, bytes_in: u64, bytes_out: u64, reason: EndReason) {
         self.step(|engine| {
             let now = self.clock.now();
-            let last = Activity { id, last: now.boot, bytes_in, bytes_out };
+            let last = Activity {
+                id,
+                last: now.boot,
+                bytes_in,
+                bytes_out,
+            };
             // Either is refused only where the engine had ended the session at the same moment.
             let _ = engine.handle(Input::Activity(last), now);
             let _ = engine.handle(Input::Ended { id, reason }, now);

@@ -8,67 +8,12 @@ use std::{
 
 use curfew_enforcer::{Activity, Caps, Deadlines, Door, Enforcer, Order, Outcome, Sink};
 use curfew_engine::{Bounds, Engine, Input, Open, Peer};
-use curfew_model::{
-    BootInstant, Bound, Clock, EndReason, Event, EventKind, Facts, Identity, Issuer, Kind, Lease,
-    LossRule, Mode, Now, Proof, Provenance, Reconnect, Revision, SegmentName, Sensitivity,
-    SessionId, Target, WallInstant,
-};
-use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
+use curfew_model::{Clock, EndReason, Event, EventKind, SessionId};
+use curfew_testkit::{BootClock, Lifetime, alice};
 use parking_lot::Mutex;
-use rustix::time::{ClockId, clock_gettime};
 
 /// What waiting for a thread may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-struct BootClock;
-
-impl Clock for BootClock {
-    fn now(&self) -> Now {
-        let time = clock_gettime(ClockId::Boottime);
-        let nanos = u64::try_from(time.tv_sec).unwrap() * 1_000_000_000
-            + u64::try_from(time.tv_nsec).unwrap();
-        Now {
-            boot: BootInstant(nanos),
-            wall: WallInstant(1_700_000_000_000),
-        }
-    }
-}
-
-/// Admits everyone for a fixed lifetime.
-struct Lifetime(Duration);
-
-impl Decide for Lifetime {
-    fn revision(&self) -> Revision {
-        Revision(1)
-    }
-
-    fn decide(&self, facts: &Facts, _now: Now) -> Decision {
-        let by = Arc::new(Provenance::Order("test".to_owned()));
-        let at = facts.opened_at.after(self.0);
-        let lease = Lease {
-            expires_at: Some(Bound {
-                at,
-                reason: EndReason::LifetimeExpired,
-                by,
-            }),
-            ..Lease::default()
-        };
-        let segment = MatchedSegment {
-            name: SegmentName::new("db").unwrap(),
-            sensitivity: Sensitivity::Low,
-            mode: Mode::Enforce,
-            max_concurrent: None,
-            reconnect: Reconnect::default(),
-            on_control_plane_loss: LossRule::default_for(Sensitivity::Low),
-        };
-        Decision {
-            segments: vec![segment],
-            policies: Vec::new(),
-            verdict: Verdict::Admit(lease),
-            look_again_at: None,
-        }
-    }
-}
 
 #[derive(Default)]
 struct NotingDoor(Mutex<Vec<Order>>);
@@ -147,29 +92,11 @@ impl Lab {
 
     fn open(&self, number: u128) -> SessionId {
         let id = SessionId(uuid::Uuid::from_u128(number));
-        let identity = Identity {
-            proof: Proof::Bound,
-            kind: Kind::User,
-            issuer: Issuer::local(),
-            id: "alice".to_owned(),
-            display: None,
-        };
-        let facts = Facts {
-            identities: vec![identity],
-            groups: Vec::new(),
-            device: None,
-            attributes: std::collections::BTreeMap::new(),
-            client: "127.0.0.1:40000".parse().unwrap(),
-            target: Target {
-                service: None,
-                address: Some("127.0.0.1:5432".parse().unwrap()),
-            },
-            opened_at: BootClock.now().boot,
-            proved_at: None,
-            credential_until: None,
-            binding_until: None,
-            ambiguous: false,
-        };
+        let facts = alice(
+            "127.0.0.1:40000".parse().unwrap(),
+            "127.0.0.1:5432".parse().unwrap(),
+            BootClock.now().boot,
+        );
         let open = Open {
             id,
             facts,

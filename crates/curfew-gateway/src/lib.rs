@@ -1,4 +1,5 @@
 //! The gateway door: the modules that accept, connect and relay the connections of a service.
 //! Nothing here decides about a session; the enforcer does.
 
+pub mod door;
 pub mod relay;

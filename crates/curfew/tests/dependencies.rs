@@ -15,7 +15,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
             &["curfew-engine", "curfew-model", "curfew-policy"],
         ),
         ("curfew-gateway", &["curfew-enforcer", "curfew-model"]),
-        ("curfew-testkit", &["curfew-model"]),
+        ("curfew-testkit", &["curfew-model", "curfew-policy"]),
         (
             "curfew",
             &[

@@ -1,0 +1,167 @@
+//! A real connection into a segment ends on time: sockets, relay, enforcer and engine together.
+#![cfg(test)]
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::fd::OwnedFd,
+    sync::{Arc, Weak, mpsc},
+    time::Duration,
+};
+
+use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Open, Peer, Sink};
+use curfew_engine::{Bounds, Engine};
+use curfew_gateway::{
+    door::GatewayDoor,
+    relay::{Relay, RelayConfig},
+};
+use curfew_model::{Clock, EndReason, Event, EventKind, SessionId};
+use curfew_testkit::{BootClock, Lifetime, alice};
+use parking_lot::Mutex;
+
+/// What waiting for a thread may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Recording(Mutex<mpsc::Sender<Event>>);
+
+impl Sink for Recording {
+    fn record(&self, event: Event) {
+        let _ = self.0.lock().send(event);
+    }
+
+    fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
+}
+
+struct Lab {
+    // Dropped in this order: no new orders, then the relay.
+    deadlines: Deadlines,
+    relay: Relay,
+    door: Arc<GatewayDoor>,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Lab {
+    fn new(lifetime: Duration) -> Self {
+        let door = Arc::new(GatewayDoor::default());
+        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        let relay = Relay::start(RelayConfig::default(), Arc::clone(&clock), door.clone()).unwrap();
+        let (sender, events) = mpsc::channel();
+        let engine = Engine::new(Arc::new(Lifetime(lifetime)), Bounds::default(), clock.now());
+        let as_door: Arc<dyn Door> = door.clone();
+        let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
+        let deadlines =
+            Enforcer::start(engine, weak, clock, Arc::new(Recording(Mutex::new(sender)))).unwrap();
+        door.attach(Arc::downgrade(deadlines.enforcer()));
+        Self {
+            deadlines,
+            relay,
+            door,
+            events,
+        }
+    }
+
+    /// A session: the client's end, the service's end, and its id.
+    fn carry(&self, number: u128) -> (TcpStream, TcpStream, SessionId) {
+        let (client, inside) = pair();
+        let (outside, service) = pair();
+        let id = SessionId(uuid::Uuid::from_u128(number));
+        let facts = alice(
+            client.local_addr().unwrap(),
+            service.local_addr().unwrap(),
+            BootClock.now().boot,
+        );
+        let open = Open {
+            id,
+            facts,
+            peer: Peer::default(),
+            decided_at: None,
+        };
+        self.door
+            .carry(
+                &self.relay,
+                OwnedFd::from(inside),
+                OwnedFd::from(outside),
+                open,
+            )
+            .unwrap();
+        (client, service, id)
+    }
+
+    fn end_of(&self, id: SessionId) -> EndReason {
+        loop {
+            let event = self
+                .events
+                .recv_timeout(PATIENCE)
+                .expect("no end on record in time");
+            if event.event == EventKind::SessionEnded && event.session == Some(id) {
+                return event.reason.unwrap();
+            }
+        }
+    }
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    for end in [&near, &far] {
+        end.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    (near, far)
+}
+
+/// Reads until the connection ends; whether that was a reset.
+fn was_reset(end: &mut TcpStream) -> bool {
+    let mut buffer = [0u8; 65536];
+    loop {
+        match end.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_moves_data_is_reset_at_its_deadline() {
+    let lab = Lab::new(Duration::from_millis(150));
+    let opened = BootClock.now().boot;
+    let (mut client, mut service, id) = lab.carry(1);
+    client.write_all(b"hello").unwrap();
+    let mut hello = [0u8; 5];
+    service.read_exact(&mut hello).unwrap();
+    assert_eq!(&hello, b"hello");
+    let sender = std::thread::spawn(move || while service.write_all(&[7u8; 4096]).is_ok() {});
+    assert!(was_reset(&mut client));
+    assert!(BootClock.now().boot.since(opened) >= Duration::from_millis(150));
+    sender.join().unwrap();
+    assert_eq!(lab.end_of(id), EndReason::LifetimeExpired);
+    assert!(lab.door.snapshot().is_empty());
+}
+
+#[test]
+fn cancelling_one_session_leaves_the_other_alone() {
+    let lab = Lab::new(Duration::from_secs(3600));
+    let (mut one, _one_service, first) = lab.carry(1);
+    let (mut two, mut two_service, _) = lab.carry(2);
+    let order = Input::Cancel {
+        id: first,
+        cause: "an operator".to_owned(),
+    };
+    assert_eq!(lab.deadlines.enforcer().handle(order).unwrap().closed, 1);
+    assert!(was_reset(&mut one));
+    two.write_all(b"on").unwrap();
+    let mut on = [0u8; 2];
+    two_service.read_exact(&mut on).unwrap();
+    assert_eq!(lab.end_of(first), EndReason::SessionCancelled);
+}
+
+#[test]
+fn a_client_that_leaves_is_the_reason_on_record() {
+    let lab = Lab::new(Duration::from_secs(3600));
+    let (client, mut service, id) = lab.carry(1);
+    drop(client);
+    assert_eq!(service.read(&mut [0u8; 1]).unwrap(), 0);
+    drop(service);
+    assert_eq!(lab.end_of(id), EndReason::ClosedByClient);
+}

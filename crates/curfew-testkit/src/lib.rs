@@ -1,0 +1,7 @@
+//! Dev only: what the tests of several crates share. Nothing here is linked into the product.
+
+mod clock;
+mod lifetime;
+
+pub use clock::BootClock;
+pub use lifetime::{Lifetime, alice};
