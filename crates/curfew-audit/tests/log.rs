@@ -20,8 +20,8 @@ use std::{
 };
 
 use curfew_audit::{
-    AppendError, AuditError, Entry, Head, Log, Options, Problem, Record, Truncation, export, tail,
-    verify,
+    AppendError, AuditError, Entry, Head, Log, Options, Problem, Record, RecordKind, Truncation,
+    export, tail, verify,
 };
 use curfew_model::{EnforcerId, Event, EventKind, Revision, WallInstant};
 use proptest::prelude::*;
@@ -321,6 +321,24 @@ fn an_interrupted_removal_verifies_and_is_finished() {
     drop(Log::open(options, NOW).unwrap());
     assert!(!path.exists());
     assert!(verify(dir.path(), None).unwrap().is_ok());
+}
+
+#[test]
+fn missing_events_of_an_enforcer_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(Options::new(dir.path()), NOW).unwrap();
+    for n in [1, 2, 5, 6] {
+        log.append(&entry(n)).unwrap();
+    }
+    // A restart counts from one again.
+    let mut started = entry(1);
+    started.event = RecordKind::Event(EventKind::EnforcerStarted);
+    log.append(&started).unwrap();
+    log.append(&entry(2)).unwrap();
+    drop(log);
+    let report = verify(dir.path(), None).unwrap();
+    assert!(report.is_ok());
+    assert_eq!((report.records, report.enforcer_gaps), (6, 2));
 }
 
 /// The last sequence number in a segment.

@@ -12,10 +12,13 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use curfew_model::{Revision, RevocationId};
-use curfew_state::{Change, EmbeddedStore, LocalBus, Store, StoreError, conformance};
+use curfew_model::{Revision, RevocationId, WallInstant};
+use curfew_state::{
+    Change, CommitError, EmbeddedStore, LocalBus, Owner, Store, StoreError, WatchError, conformance,
+};
 
 #[test]
 fn the_embedded_store_conforms() {
@@ -44,6 +47,53 @@ fn a_second_opener_is_told_who_has_it() {
     assert!(error.to_string().contains(&expected), "{error}");
     drop(store);
     EmbeddedStore::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_watcher_that_falls_behind_is_told_to_read_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let mut slow = store.watch(Revision(0)).unwrap();
+    let seen = [Change::WallSeen(WallInstant(1))];
+    for _ in 0..=4096 {
+        store.commit(None, &seen).unwrap();
+    }
+    let behind = WatchError::Behind { from: Revision(0) };
+    assert_eq!(slow.next(Duration::ZERO).unwrap_err(), behind);
+    assert!(store.watch(Revision(1)).is_ok());
+    drop(store);
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    assert_eq!(store.watch(Revision(0)).err(), Some(behind));
+    let mut current = store.watch(store.read().revision).unwrap();
+    let next = store.commit(None, &seen).unwrap();
+    let commit = current.next(Duration::from_secs(20)).unwrap().unwrap();
+    assert_eq!(commit.revision, next);
+}
+
+#[test]
+fn what_is_too_much_is_refused_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let seen = Change::WallSeen(WallInstant(1));
+    let many = vec![seen.clone(); 10_001];
+    let large = Change::ApplyPolicy {
+        owner: Owner::Files,
+        content: "x".repeat(4 * 1024 * 1024 + 1).into(),
+        at: WallInstant(1),
+        by: "files".to_owned(),
+    };
+    let key = "k".repeat(257);
+    for refused in [
+        store.commit(None, &many).map(|_| ()),
+        store.commit(None, &[seen.clone(), large]).map(|_| ()),
+        store.commit_once(&key, None, &[seen]).map(|_| ()),
+    ] {
+        assert!(
+            matches!(refused, Err(CommitError::Limit { .. })),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(store.read().revision, Revision(0));
 }
 
 #[test]
