@@ -1,5 +1,12 @@
 //! The rules of the lease, one test a rule. Long random runs are in `simulation.rs`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests assert by panicking"
+)]
+
 mod support;
 
 use std::time::Duration;

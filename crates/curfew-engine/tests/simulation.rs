@@ -1,6 +1,13 @@
 //! Seeded runs of the engine against a world that loses, repeats and delays, with an oracle of its own for deadlines.
 //! `CURFEW_SEEDS` sets how many seeds run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests assert by panicking"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -264,21 +271,19 @@ impl World {
                     }
                 }
             }
-            9..=10 => {
-                if !self.delayed.is_empty() {
-                    let index = self.random.below(self.delayed.len() as u64) as usize;
-                    let input = self.delayed.swap_remove(index);
-                    match self.random.below(4) {
-                        0 => self.hit("input lost"),
-                        1 => {
-                            self.hit("input duplicated");
-                            self.tell(input.clone());
-                            self.tell(input);
-                        }
-                        _ => {
-                            self.hit("input reordered");
-                            self.tell(input);
-                        }
+            9..=10 if !self.delayed.is_empty() => {
+                let index = self.random.below(self.delayed.len() as u64) as usize;
+                let input = self.delayed.swap_remove(index);
+                match self.random.below(4) {
+                    0 => self.hit("input lost"),
+                    1 => {
+                        self.hit("input duplicated");
+                        self.tell(input.clone());
+                        self.tell(input);
+                    }
+                    _ => {
+                        self.hit("input reordered");
+                        self.tell(input);
                     }
                 }
             }

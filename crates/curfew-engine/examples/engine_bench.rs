@@ -1,0 +1,213 @@
+//! Measures the engine: bytes a session by growth of RSS, opens, activity answers, and a revocation.
+//!
+//! Run in release: `cargo run --release -p curfew-engine --example engine_bench -- [SESSIONS]`.
+
+use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
+
+use curfew_engine::{Activity, Bounds, Engine, Input, Open, Peer};
+use curfew_model::{
+    Block, BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode,
+    Now, PolicyName, Proof, Provenance, Reconnect, Revision, Revocation, RevocationId, Scope,
+    SegmentName, Sensitivity, SessionId, Target, WallInstant,
+};
+use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
+
+const SUBJECTS: u64 = 100_000;
+const SEGMENTS: u16 = 10_000;
+
+/// Ten thousand segments with three policies each, decided by the port of the target.
+struct Policies(Vec<(MatchedSegment, Vec<PolicyName>, Arc<Provenance>)>);
+
+impl Decide for Policies {
+    fn revision(&self) -> Revision {
+        Revision(1)
+    }
+
+    fn decide(&self, facts: &Facts, _: Now) -> Decision {
+        let port = facts.target.address.map_or(0, |address| address.port());
+        let Some((segment, policies, by)) = self.0.get(usize::from(port)) else {
+            let verdict = Verdict::Admit(Lease::default());
+            return Decision {
+                segments: vec![],
+                policies: vec![],
+                verdict,
+                look_again_at: None,
+            };
+        };
+        let at = facts.opened_at.after(Duration::from_secs(3_600));
+        let expires_at = Some(Bound {
+            at,
+            reason: EndReason::LifetimeExpired,
+            by: by.clone(),
+        });
+        let idle_timeout = Some((Duration::from_secs(900), by.clone()));
+        Decision {
+            segments: vec![segment.clone()],
+            policies: policies.clone(),
+            verdict: Verdict::Admit(Lease {
+                expires_at,
+                idle_timeout,
+                ..Lease::default()
+            }),
+            look_again_at: None,
+        }
+    }
+}
+
+fn policies() -> Result<Policies, curfew_model::InvalidName> {
+    let mut rows = Vec::new();
+    for n in 0..SEGMENTS {
+        let document = format!("SessionPolicy/policy-{n}-0");
+        let by = Arc::new(Provenance::Document {
+            document,
+            field: "limits.maxLifetime".to_owned(),
+            place: None,
+        });
+        let segment = MatchedSegment {
+            name: SegmentName::new(&format!("segment-{n}"))?,
+            sensitivity: Sensitivity::High,
+            mode: Mode::Enforce,
+            max_concurrent: None,
+            reconnect: Reconnect::default(),
+            on_control_plane_loss: LossRule::default_for(Sensitivity::High),
+        };
+        let names: Result<Vec<_>, _> = (0..3)
+            .map(|p| PolicyName::new(&format!("policy-{n}-{p}")))
+            .collect();
+        rows.push((segment, names?, by));
+    }
+    Ok(Policies(rows))
+}
+
+fn open(n: u64) -> Open {
+    let subject = n % SUBJECTS;
+    let port = u16::try_from(n % u64::from(SEGMENTS)).unwrap_or(0);
+    let host = u32::try_from(subject).unwrap_or(0);
+    let identity = Identity {
+        proof: Proof::Bound,
+        kind: Kind::User,
+        issuer: Issuer::local(),
+        id: format!("user-{subject}@example.org"),
+        display: None,
+    };
+    let facts = Facts {
+        identities: vec![identity],
+        groups: vec!["staff".to_owned()],
+        device: None,
+        attributes: BTreeMap::new(),
+        client: (host.to_be_bytes(), 40_000).into(),
+        target: Target {
+            service: None,
+            address: Some(([10, 1, 0, 1], port).into()),
+        },
+        opened_at: BootInstant(n),
+        proved_at: None,
+        credential_until: None,
+        binding_until: None,
+        ambiguous: false,
+    };
+    Open {
+        id: id(n),
+        facts,
+        peer: Peer::default(),
+        decided_at: None,
+    }
+}
+
+fn id(n: u64) -> SessionId {
+    SessionId(uuid::Uuid::from_u64_pair(
+        n.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        n,
+    ))
+}
+
+/// Resident memory in bytes; zero where there is no procfs.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1_024
+}
+
+/// Seconds that `work` takes.
+fn timed(work: impl FnOnce()) -> f64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a benchmark measures elapsed time; no deadline is made of it"
+    )]
+    let start = std::time::Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn main() -> ExitCode {
+    let sessions = std::env::args()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1_000_000u64);
+    let Ok(policies) = policies() else {
+        return ExitCode::FAILURE;
+    };
+    let now = Now {
+        boot: BootInstant(sessions),
+        wall: WallInstant(0),
+    };
+    let mut engine = Engine::new(Arc::new(policies), Bounds::default(), now);
+    let before = resident();
+    let count = sessions as f64;
+    let mut inputs = 0.0;
+    let seconds = timed(|| {
+        for n in 0..sessions {
+            let _ = engine.open(open(n), now);
+            while engine.poll_action().is_some() {}
+        }
+    });
+    let grown = resident().saturating_sub(before);
+    inputs += timed(|| (0..sessions).for_each(|n| drop(std::hint::black_box(open(n)))));
+    println!("sessions            {}", engine.len());
+    println!(
+        "bytes a session     {:.1} (growth of RSS)",
+        grown as f64 / count
+    );
+    println!(
+        "opens a second      {:.0} ({:.0} without making the inputs)",
+        count / seconds,
+        count / (seconds - inputs)
+    );
+    let seconds = timed(|| {
+        for n in 0..sessions {
+            let activity = Activity {
+                id: id(n),
+                last: BootInstant(n),
+                bytes_in: n,
+                bytes_out: n,
+            };
+            let _ = engine.handle(Input::Activity(activity), now);
+        }
+    });
+    println!("activity a second   {:.0}", count / seconds);
+    let order = Revocation {
+        id: RevocationId(uuid::Uuid::nil()),
+        scope: Scope::Subject {
+            kind: Kind::User,
+            issuer: None,
+            id: "user-7@example.org".to_owned(),
+        },
+        block: Block::UntilLifted,
+        reason: "benchmark".to_owned(),
+        source: "benchmark".to_owned(),
+        created_at: WallInstant(0),
+        revision: Revision(2),
+        lifted_at: None,
+    };
+    let seconds = timed(|| {
+        if let Ok(report) = engine.handle(Input::Revoke(order), now) {
+            println!(
+                "revoking a subject  {} matched, {} entries visited",
+                report.matched, report.visited
+            );
+        }
+    });
+    println!("                    {:.1} us", seconds * 1e6);
+    ExitCode::SUCCESS
+}
