@@ -2,4 +2,5 @@
 //! Nothing here decides about a session; the enforcer does.
 
 pub mod door;
+pub mod postgres;
 pub mod relay;
