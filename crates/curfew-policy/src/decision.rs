@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use curfew_model::{
-    BootInstant, EndReason, Facts, Lease, LossRule, Mode, Now, PolicyName, Provenance, Reconnect, Revision,
-    SegmentName, Sensitivity,
+    BootInstant, EndReason, Facts, Lease, LossRule, Mode, Now, PolicyName, Provenance, Reconnect,
+    Revision, SegmentName, Sensitivity,
 };
 
 /// Whatever decides about sessions: a compiled policy set. The engine knows no more of policy than this.
