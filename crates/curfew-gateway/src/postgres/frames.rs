@@ -186,7 +186,7 @@ impl Conversation {
     pub fn scan_client(&mut self, bytes: &[u8]) -> Result<Scan, FrameError> {
         let state = &mut self.state;
         self.client.scan(bytes, |kind, _, _| {
-            state.from_client(kind);
+            state.note_client(kind);
             Ok(())
         })
     }
@@ -198,7 +198,7 @@ impl Conversation {
     pub fn scan_server(&mut self, bytes: &[u8]) -> Result<Scan, FrameError> {
         let state = &mut self.state;
         self.server.scan(bytes, |kind, length, kept| {
-            state.from_server(kind, length, kept)
+            state.note_server(kind, length, kept)
         })
     }
 
@@ -242,7 +242,7 @@ impl Conversation {
 }
 
 impl State {
-    fn from_client(&mut self, kind: u8) {
+    fn note_client(&mut self, kind: u8) {
         // The server ignores Sync and Flush while it takes COPY data.
         let copying = self.copy == Some(Copy::In);
         match kind {
@@ -259,12 +259,12 @@ impl State {
         }
     }
 
-    fn from_server(&mut self, kind: u8, length: u32, kept: &[u8]) -> Result<(), FrameError> {
+    fn note_server(&mut self, kind: u8, length: u32, kept: &[u8]) -> Result<(), FrameError> {
         let bad = FrameError::BadPayload(kind);
         match kind {
             b'R' => self.authenticated |= be32(kept, 0).ok_or(bad)? == 0,
             b'K' => {
-                if usize::try_from(length).map_or(true, |length| length != kept.len()) {
+                if usize::try_from(length) != Ok(kept.len()) {
                     return Err(bad);
                 }
                 self.key = Some(CancelKey::from_payload(kept).ok_or(bad)?);
