@@ -148,16 +148,17 @@ impl GatewayDoor {
         }
     }
 
+    /// Ends a session and takes it off the table: what is listed has sockets (I5).
     fn close(&self, id: SessionId) -> Outcome {
         let mut sessions = self.sessions.lock();
-        let flow = match sessions.by_id.get_mut(&id) {
-            None => return Outcome::Unknown,
-            Some(Carried::Opening { ended, .. }) => {
-                *ended = true;
-                return Outcome::Done;
-            }
-            Some(Carried::Flowing { flow, .. }) => flow.clone(),
+        if let Some(Carried::Opening { ended, .. }) = sessions.by_id.get_mut(&id) {
+            *ended = true;
+            return Outcome::Done;
+        }
+        let Some(Carried::Flowing { key, flow }) = sessions.by_id.remove(&id) else {
+            return Outcome::Unknown;
         };
+        sessions.by_key.remove(&key);
         drop(sessions);
         flow.end();
         Outcome::Done
@@ -223,7 +224,7 @@ impl Finished for GatewayDoor {
             return;
         };
         let reason = match how {
-            // The enforcer ordered it, and was answered.
+            // The enforcer ordered it, was answered, and the table forgot it then.
             Finish::Ended => return,
             Finish::ClosedByClient => EndReason::ClosedByClient,
             Finish::ClosedByServer => EndReason::ClosedByServer,
