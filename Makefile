@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CARGO ?= cargo
 
-.PHONY: help test check parts fmt lint doc licences fuzz bench
+.PHONY: help test check parts fmt lint doc licences
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,7 +11,7 @@ help: ## what can be made
 parts: ## install what the tests need from Debian, when it is missing
 	@scripts/parts
 
-test: parts ## run every test, with the real servers
+test: parts ## run every test
 	$(CARGO) test --workspace --locked
 
 check: fmt lint doc licences ## format, lints, docs, licences

@@ -1,4 +1,4 @@
-//! Policy documents: parse with places, validate, compile, decide, explain.
+//! What a policy decision is. Documents, matching and sessions may not live in this contract.
 
 mod decision;
 
