@@ -21,7 +21,7 @@ pub use id::{
     ServiceName, SessionId,
 };
 pub use lease::{Bound, Deadline, Lease, Provenance};
-pub use limits::{Credential, Limits, Reconnect};
+pub use limits::{Credential, Reconnect};
 pub use reason::{EndReason, UnknownReason};
 pub use revocation::{Block, Revocation, Scope};
 pub use segment::{Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, Sensitivity};

@@ -1,4 +1,4 @@
-//! What policy asks for: limits, combined by taking the strictest of each field (I3).
+//! The limits that are more than a number: how credentials count, and what a reconnect needs.
 
 use std::time::Duration;
 
@@ -28,41 +28,6 @@ impl Reconnect {
         Self {
             wait: self.wait.max(other.wait),
             proof: self.proof || other.proof,
-        }
-    }
-}
-
-/// The limits of one rule; a field that is none asks for nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Limits {
-    /// From opening to the end, whatever happens.
-    pub max_lifetime: Option<Duration>,
-    /// Without payload in either direction.
-    pub idle_timeout: Option<Duration>,
-    /// From the subject's last proof.
-    pub reauth_every: Option<Duration>,
-    /// After an end by lifetime.
-    pub reconnect: Option<Reconnect>,
-    /// Open sessions of one subject into one segment.
-    pub max_concurrent: Option<u32>,
-    /// Before a deadline, the client is warned. Of several the largest holds.
-    pub warn_before: Option<Duration>,
-    /// Whether the credential's end is the session's.
-    pub credential: Option<Credential>,
-}
-
-impl Limits {
-    /// `self` with every field that `over` sets replaced by it (a segment's limits over its default).
-    #[must_use]
-    pub fn replaced_by(self, over: Self) -> Self {
-        Self {
-            max_lifetime: over.max_lifetime.or(self.max_lifetime),
-            idle_timeout: over.idle_timeout.or(self.idle_timeout),
-            reauth_every: over.reauth_every.or(self.reauth_every),
-            reconnect: over.reconnect.or(self.reconnect),
-            max_concurrent: over.max_concurrent.or(self.max_concurrent),
-            warn_before: over.warn_before.or(self.warn_before),
-            credential: over.credential.or(self.credential),
         }
     }
 }

@@ -1,5 +1,26 @@
-//! What a policy decision is. Documents, matching and sessions may not live in this contract.
+//! Policy documents: read with places, checked, compiled, decided about, explained.
+//!
+//! Pure: no file, clock or environment is looked at. Sources come in as text, facts and the time as parameters.
 
+mod compile;
+mod decide;
 mod decision;
+mod document;
+mod explain;
+mod judge;
+mod limits;
+mod load;
+mod net;
+mod policy_document;
+mod problem;
+mod read;
+mod tree;
+mod when;
+mod window;
 
+pub use compile::{PolicySet, compile};
 pub use decision::{Decide, Decision, MatchedSegment, Refusal, Verdict};
+pub use document::Documents;
+pub use explain::Explanation;
+pub use load::{Loaded, load};
+pub use problem::{Place, Problem, Severity};

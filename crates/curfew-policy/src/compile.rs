@@ -1,0 +1,223 @@
+//! Documents to a policy set: names resolved, limits merged with their defaults, indexes built. Deciding is elsewhere.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt::Display,
+};
+
+use curfew_model::{Access, LossRule, Mode, Revision, SegmentName, Sensitivity, ServiceName};
+
+use crate::{
+    document::{Documents, Member, Segment, SessionPolicy},
+    limits::PlacedLimits,
+    net::NetIndex,
+    problem::{Place, Problem, nearest},
+};
+
+/// A segment ready to be decided about.
+#[derive(Debug)]
+pub(crate) struct CompiledSegment {
+    pub(crate) name: SegmentName,
+    pub(crate) sensitivity: Sensitivity,
+    pub(crate) mode: Mode,
+    pub(crate) access: Access,
+    pub(crate) on_control_plane_loss: LossRule,
+    /// The sensitivity's defaults, replaced by the segment's own.
+    pub(crate) limits: PlacedLimits,
+    /// The policies that lead here, by index, in the order of their names.
+    pub(crate) policies: Vec<usize>,
+}
+
+/// A compiled policy set: immutable, and stamped with the revision of the desired state that holds it.
+#[derive(Debug)]
+pub struct PolicySet {
+    pub(crate) revision: Revision,
+    /// In the order of their names.
+    pub(crate) segments: Vec<CompiledSegment>,
+    /// In the order of their names.
+    pub(crate) policies: Vec<SessionPolicy>,
+    pub(crate) by_service: HashMap<ServiceName, Vec<usize>>,
+    pub(crate) by_net: NetIndex,
+    /// Members that are told by an identity: SPIFFE ids, cgroups, uids.
+    pub(crate) by_identity: Vec<(Member, usize)>,
+}
+
+/// Compiles documents.
+///
+/// # Errors
+/// Every problem across documents: names given twice, segments that do not exist, a set without documents.
+pub fn compile(mut documents: Documents, revision: Revision) -> Result<PolicySet, Vec<Problem>> {
+    documents.segments.sort_by(|a, b| a.name.cmp(&b.name));
+    documents.policies.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut problems = Vec::new();
+    if documents.segments.is_empty() {
+        let nowhere = Place {
+            file: "policy set".into(),
+            line: 0,
+            column: 0,
+        };
+        problems.push(
+            Problem::error(&nowhere, "the set has no segment")
+                .or_else("nothing would be limited or refused")
+                .help("name the folder that holds the policy documents"),
+        );
+    }
+    unique(
+        "segment",
+        documents
+            .segments
+            .iter()
+            .map(|segment| (&segment.name, &segment.place)),
+        &mut problems,
+    );
+    unique(
+        "policy",
+        documents
+            .policies
+            .iter()
+            .map(|policy| (&policy.name, &policy.place)),
+        &mut problems,
+    );
+    let index: HashMap<&SegmentName, usize> = documents
+        .segments
+        .iter()
+        .enumerate()
+        .map(|(index, segment)| (&segment.name, index))
+        .collect();
+    let leads = lead(&documents, &index, &mut problems);
+    if !problems.is_empty() {
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
+        return Err(problems);
+    }
+    Ok(build(documents, leads, revision))
+}
+
+fn unique<'a, N: Display + Eq + 'a>(
+    what: &str,
+    names: impl Iterator<Item = (&'a N, &'a Place)>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut last: Option<(&N, &Place)> = None;
+    for (name, place) in names {
+        match last {
+            Some((before, first)) if before == name => problems.push(
+                Problem::error(
+                    place,
+                    format!("the {what} `{name}` is given twice; the first is at {first}"),
+                )
+                .help("names are unique in a set: rename one of them"),
+            ),
+            _ => last = Some((name, place)),
+        }
+    }
+}
+
+/// For each segment, the policies that lead to it.
+fn lead(
+    documents: &Documents,
+    index: &HashMap<&SegmentName, usize>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Vec<usize>> {
+    let mut leads: Vec<Vec<usize>> = documents.segments.iter().map(|_| Vec::new()).collect();
+    let mut by_sensitivity: HashMap<Sensitivity, Vec<usize>> = HashMap::new();
+    for (index, segment) in documents.segments.iter().enumerate() {
+        by_sensitivity
+            .entry(segment.sensitivity)
+            .or_default()
+            .push(index);
+    }
+    for (number, policy) in documents.policies.iter().enumerate() {
+        let from = [&policy.from.selector, &policy.from.except]
+            .into_iter()
+            .filter_map(|s| s.segments.as_ref())
+            .flatten();
+        for (name, place) in from.chain(&policy.to.segments) {
+            if !index.contains_key(name) {
+                problems.push(unknown_segment(name, place, index));
+            }
+        }
+        let named = policy
+            .to
+            .segments
+            .iter()
+            .filter_map(|(name, _)| index.get(name));
+        let by_word = policy
+            .to
+            .sensitivities
+            .iter()
+            .filter_map(|word| by_sensitivity.get(word))
+            .flatten();
+        for segment in named.chain(by_word) {
+            if let Some(lead) = leads.get_mut(*segment)
+                && lead.last() != Some(&number)
+            {
+                lead.push(number);
+            }
+        }
+    }
+    leads
+}
+
+fn unknown_segment(
+    name: &SegmentName,
+    place: &Place,
+    index: &HashMap<&SegmentName, usize>,
+) -> Problem {
+    let problem = Problem::error(place, format!("there is no segment `{name}` in this set"))
+        .or_else("the policy would never match there");
+    match nearest(name.as_str(), index.keys().map(|name| name.as_str())) {
+        Some(near) => problem.help(format!("did you mean `{near}`?")),
+        None => problem.help("add the segment, or correct the name"),
+    }
+}
+
+fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> PolicySet {
+    let mut set = PolicySet {
+        revision,
+        segments: Vec::with_capacity(documents.segments.len()),
+        policies: documents.policies,
+        by_service: HashMap::new(),
+        by_net: NetIndex::default(),
+        by_identity: Vec::new(),
+    };
+    let mut defaults: HashMap<Sensitivity, PlacedLimits> = HashMap::new();
+    for sensitivity in Sensitivity::ALL {
+        let built_in = PlacedLimits::built_in(sensitivity);
+        let over = documents.defaults.get(&sensitivity);
+        defaults.insert(
+            sensitivity,
+            over.map_or_else(|| built_in.clone(), |over| built_in.replaced_by(over)),
+        );
+    }
+    for (number, (segment, policies)) in documents.segments.into_iter().zip(leads).enumerate() {
+        for member in &segment.members {
+            match member {
+                Member::Cidr { net, ports } => set.by_net.add(*net, ports, number),
+                Member::Service(service) => match set.by_service.entry(service.clone()) {
+                    Entry::Occupied(mut there) => there.get_mut().push(number),
+                    Entry::Vacant(free) => drop(free.insert(vec![number])),
+                },
+                other => set.by_identity.push((other.clone(), number)),
+            }
+        }
+        let default = defaults
+            .get(&segment.sensitivity)
+            .cloned()
+            .unwrap_or_default();
+        set.segments.push(compiled(segment, &default, policies));
+    }
+    set
+}
+
+fn compiled(segment: Segment, default: &PlacedLimits, policies: Vec<usize>) -> CompiledSegment {
+    let loss = || LossRule::default_for(segment.sensitivity);
+    CompiledSegment {
+        limits: default.replaced_by(&segment.limits),
+        on_control_plane_loss: segment.on_control_plane_loss.unwrap_or_else(loss),
+        name: segment.name,
+        sensitivity: segment.sensitivity,
+        mode: segment.mode,
+        access: segment.access,
+        policies,
+    }
+}

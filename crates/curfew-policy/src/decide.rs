@@ -1,0 +1,398 @@
+//! `decide`: every policy that leads to the target, combined into one lease or one refusal (rules 1, 2, 5, 6, 16).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use curfew_model::{
+    Access, BootInstant, Bound, Credential, EndReason, Facts, Lease, Mode, Now, Proof, Provenance,
+    Reconnect, Revision, Sensitivity, Target, WallInstant,
+};
+
+use crate::{
+    compile::{CompiledSegment, PolicySet},
+    decision::{Decide, Decision, MatchedSegment, Refusal, Verdict},
+    document::{End, SessionPolicy},
+    judge::{Case, NoMatch, Standing},
+    limits::PlacedLimits,
+};
+
+/// Windows that are followed one into the next when the end of admission is worked out.
+const MAX_WINDOWS: usize = 64;
+
+/// What every policy that leads to one of the target's segments says.
+pub(crate) type Standings = BTreeMap<usize, Standing>;
+
+impl Decide for PolicySet {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn decide(&self, facts: &Facts, now: Now) -> Decision {
+        let case = Case::new(self, facts, now);
+        let segments = self.targets(&facts.target);
+        let standings = self.standings(&case, &segments);
+        self.combine(&case, &segments, &standings)
+    }
+}
+
+impl PolicySet {
+    /// Whether a target is in any segment: a service that is in none has no limits.
+    #[must_use]
+    pub fn covers(&self, target: &Target) -> bool {
+        !self.targets(target).is_empty()
+    }
+
+    /// The segments that contain a target, the most sensitive first, then by name.
+    pub(crate) fn targets(&self, target: &Target) -> Vec<usize> {
+        let by_service = target
+            .service
+            .as_ref()
+            .and_then(|service| self.by_service.get(service));
+        let by_address = target.address.into_iter().flat_map(|address| {
+            self.by_net
+                .at(address.ip())
+                .filter(move |range| range.is_for(address.port()))
+                .map(|range| range.segment)
+        });
+        let mut found: Vec<usize> = by_service
+            .into_iter()
+            .flatten()
+            .copied()
+            .chain(by_address)
+            .collect();
+        found.sort_by_key(|index| {
+            (
+                self.segments
+                    .get(*index)
+                    .map(|s| std::cmp::Reverse(s.sensitivity)),
+                *index,
+            )
+        });
+        found.dedup();
+        found
+    }
+
+    pub(crate) fn standings(&self, case: &Case<'_>, segments: &[usize]) -> Standings {
+        let mut standings = Standings::new();
+        for segment in self.listed(segments) {
+            for number in &segment.policies {
+                if let Some(policy) = self.policies.get(*number) {
+                    standings
+                        .entry(*number)
+                        .or_insert_with(|| case.judge(policy));
+                }
+            }
+        }
+        standings
+    }
+
+    pub(crate) fn listed<'s>(
+        &'s self,
+        segments: &'s [usize],
+    ) -> impl Iterator<Item = &'s CompiledSegment> {
+        segments
+            .iter()
+            .filter_map(|index| self.segments.get(*index))
+    }
+
+    /// The policies of a segment whose limits apply.
+    fn limiting<'s>(
+        &'s self,
+        segment: &'s CompiledSegment,
+        standings: &'s Standings,
+    ) -> impl Iterator<Item = &'s SessionPolicy> {
+        segment
+            .policies
+            .iter()
+            .filter(|number| {
+                matches!(
+                    standings.get(number),
+                    Some(Standing::Admits(_) | Standing::Limits(_))
+                )
+            })
+            .filter_map(|number| self.policies.get(*number))
+    }
+
+    /// Every set of limits that acts on a session: of the enforced segments, or of all where all only record.
+    pub(crate) fn acting<'s>(
+        &'s self,
+        segments: &'s [usize],
+        standings: &'s Standings,
+    ) -> Vec<&'s PlacedLimits> {
+        let enforced = self
+            .listed(segments)
+            .any(|segment| segment.mode == Mode::Enforce);
+        self.listed(segments)
+            .filter(|segment| !enforced || segment.mode == Mode::Enforce)
+            .flat_map(|segment| {
+                std::iter::once(&segment.limits).chain(
+                    self.limiting(segment, standings)
+                        .map(|policy| &policy.limits),
+                )
+            })
+            .collect()
+    }
+
+    fn combine(&self, case: &Case<'_>, segments: &[usize], standings: &Standings) -> Decision {
+        let mut lease = lease(&self.acting(segments, standings), case.facts, case.now);
+        let enforced = self
+            .listed(segments)
+            .any(|segment| segment.mode == Mode::Enforce);
+        let mut refusals = Vec::new();
+        for segment in self
+            .listed(segments)
+            .filter(|segment| segment.access == Access::Policy)
+        {
+            match self.admission(case, segment, standings) {
+                Ok(until) if !enforced || segment.mode == Mode::Enforce => {
+                    lease.tighten(Lease {
+                        expires_at: until,
+                        ..Lease::default()
+                    });
+                }
+                Ok(_) => {}
+                Err(reason) => refusals.push((segment.mode == Mode::Audit, reason, &segment.name)),
+            }
+        }
+        // An enforced refusal is told before one that is only recorded; equal ones by the order of the reasons.
+        let verdict = match refusals.into_iter().min() {
+            None => Verdict::Admit(lease),
+            Some((audit_only, reason, name)) => {
+                let who = case
+                    .facts
+                    .subject()
+                    .map_or_else(|| case.facts.client.ip().to_string(), ToString::to_string);
+                Verdict::Refuse(Refusal {
+                    reason,
+                    cause: format!("segment {name}: {}: {who}", reason.text()),
+                    lease,
+                    audit_only,
+                })
+            }
+        };
+        let policies = standings
+            .iter()
+            .filter(|(_, standing)| matches!(standing, Standing::Admits(_) | Standing::Limits(_)))
+            .filter_map(|(number, _)| self.policies.get(*number).map(|policy| policy.name.clone()));
+        Decision {
+            policies: policies.collect(),
+            segments: self
+                .listed(segments)
+                .map(|segment| self.matched(segment, standings, case.facts))
+                .collect(),
+            verdict,
+            look_again_at: look_again(standings, case.now),
+        }
+    }
+
+    /// Until when a segment's policies admit; the refusal's reason if none does.
+    fn admission(
+        &self,
+        case: &Case<'_>,
+        segment: &CompiledSegment,
+        standings: &Standings,
+    ) -> Result<Option<Bound>, EndReason> {
+        if case.facts.ambiguous {
+            return Err(EndReason::Unattributed);
+        }
+        let of = |number: &usize| Some((self.policies.get(*number)?, *standings.get(number)?));
+        let would = |standing: Standing| match standing {
+            Standing::Admits(_) => true,
+            Standing::Absent(
+                NoMatch::OutsideHours { would_admit, .. } | NoMatch::Ended { would_admit },
+            ) => would_admit,
+            _ => false,
+        };
+        let candidates: Vec<(&SessionPolicy, Standing)> = segment
+            .policies
+            .iter()
+            .filter_map(of)
+            .filter(|(_, standing)| would(*standing))
+            .collect();
+        if candidates
+            .iter()
+            .any(|(_, standing)| matches!(standing, Standing::Admits(_)))
+        {
+            return Ok(self.admitted_until(case.now, &candidates));
+        }
+        let outside = |(_, standing): &(_, Standing)| {
+            matches!(standing, Standing::Absent(NoMatch::OutsideHours { .. }))
+        };
+        if candidates.iter().any(outside) {
+            Err(EndReason::OutsideHours)
+        } else if !candidates.is_empty() {
+            Err(EndReason::GrantExpired)
+        } else if case.facts.identities.is_empty() && !self.has_anyone(segment) {
+            Err(EndReason::Unattributed)
+        } else {
+            Err(EndReason::AccessDenied)
+        }
+    }
+
+    fn has_anyone(&self, segment: &CompiledSegment) -> bool {
+        segment
+            .policies
+            .iter()
+            .filter_map(|number| self.policies.get(*number))
+            .any(|policy| policy.from.anyone)
+    }
+
+    /// The instant from which none of the candidates admits any more: their windows are followed one into the next.
+    fn admitted_until(&self, now: Now, candidates: &[(&SessionPolicy, Standing)]) -> Option<Bound> {
+        let mut at = now.wall;
+        let mut last: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
+        for _ in 0..MAX_WINDOWS {
+            let ends = candidates
+                .iter()
+                .filter_map(|(policy, _)| match policy.validity.at(at) {
+                    crate::window::InForce::Until(end) => Some((end, *policy)),
+                    _ => None,
+                });
+            let mut latest: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
+            for (end, policy) in ends {
+                let (end, reason) = end?;
+                if latest.is_none_or(|(until, ..)| end > until) {
+                    latest = Some((end, reason, policy));
+                }
+            }
+            let Some(found) = latest else { break };
+            (at, last) = (found.0, Some(found));
+        }
+        let (end, reason, policy) = last?;
+        let by = Arc::new(ends_by(policy, reason));
+        Some(Bound {
+            at: now.boot_at(end),
+            reason,
+            by,
+        })
+    }
+
+    fn matched(
+        &self,
+        segment: &CompiledSegment,
+        standings: &Standings,
+        facts: &Facts,
+    ) -> MatchedSegment {
+        let policies = || {
+            self.limiting(segment, standings)
+                .map(|policy| &policy.limits)
+        };
+        let limits = || std::iter::once(&segment.limits).chain(policies());
+        let max_concurrent = limits()
+            .filter_map(|limits| limits.max_concurrent.clone())
+            .min_by_key(|(count, _)| *count);
+        let own = segment
+            .limits
+            .reconnect
+            .as_ref()
+            .map(|(reconnect, _)| *reconnect);
+        let reconnect = policies()
+            .filter_map(|limits| limits.reconnect.as_ref().map(|(reconnect, _)| *reconnect))
+            .fold(
+                own.unwrap_or_else(|| default_reconnect(segment.sensitivity, facts)),
+                Reconnect::strictest,
+            );
+        MatchedSegment {
+            name: segment.name.clone(),
+            sensitivity: segment.sensitivity,
+            mode: segment.mode,
+            max_concurrent,
+            reconnect,
+            on_control_plane_loss: segment.on_control_plane_loss,
+        }
+    }
+}
+
+fn ends_by(policy: &SessionPolicy, reason: EndReason) -> Provenance {
+    Provenance::Document {
+        document: format!("SessionPolicy/{}", policy.name),
+        field: if reason == EndReason::GrantExpired {
+            "spec.notAfter"
+        } else {
+            "spec.during"
+        }
+        .to_owned(),
+        place: Some(format!("{}:{}", policy.place.file, policy.place.line)),
+    }
+}
+
+/// High and critical ask for proof where the subject can give it again (rule 3).
+fn default_reconnect(sensitivity: Sensitivity, facts: &Facts) -> Reconnect {
+    let proven = facts
+        .subject()
+        .is_some_and(|subject| subject.proof == Proof::Proven);
+    let proof = sensitivity >= Sensitivity::High && (proven || facts.proved_at.is_some());
+    Reconnect {
+        proof,
+        ..Reconnect::default()
+    }
+}
+
+/// The strictest combination of limits, the credential and the binding.
+pub(crate) fn lease(limits: &[&PlacedLimits], facts: &Facts, now: Now) -> Lease {
+    let mut lease = Lease::default();
+    for limits in limits {
+        lease.tighten(lease_of(limits, facts));
+    }
+    let cap = limits
+        .iter()
+        .filter_map(|limits| limits.credential.as_ref())
+        .map(|(credential, _)| *credential)
+        .max();
+    let bound = |end: End, by: Provenance| {
+        end.map(|(at, reason)| Bound {
+            at: now.boot_at(at),
+            reason,
+            by: Arc::new(by),
+        })
+    };
+    let credential = facts
+        .credential_until
+        .filter(|_| cap == Some(Credential::Cap));
+    lease.tighten(Lease {
+        credential_until: bound(
+            credential.map(|at| (at, EndReason::CredentialExpired)),
+            Provenance::Credential,
+        ),
+        binding_until: bound(
+            facts
+                .binding_until
+                .map(|at| (at, EndReason::BindingExpired)),
+            Provenance::Binding,
+        ),
+        ..Lease::default()
+    });
+    lease
+}
+
+fn lease_of(limits: &PlacedLimits, facts: &Facts) -> Lease {
+    let proved_at = facts.proved_at.unwrap_or(facts.opened_at);
+    let from = |start: BootInstant,
+                set: &Option<(std::time::Duration, Arc<Provenance>)>,
+                reason: EndReason| {
+        set.as_ref().map(|(length, by)| Bound {
+            at: start.after(*length),
+            reason,
+            by: Arc::clone(by),
+        })
+    };
+    Lease {
+        expires_at: from(
+            facts.opened_at,
+            &limits.max_lifetime,
+            EndReason::LifetimeExpired,
+        ),
+        reauth_by: from(proved_at, &limits.reauth_every, EndReason::ReauthOverdue),
+        idle_timeout: limits.idle_timeout.clone(),
+        warn_before: limits.warn_before.as_ref().map(|(before, _)| *before),
+        ..Lease::default()
+    }
+}
+
+/// When the next window opens: what opens may tighten.
+fn look_again(standings: &Standings, now: Now) -> Option<BootInstant> {
+    let opens = standings.values().filter_map(|standing| match standing {
+        Standing::Absent(NoMatch::OutsideHours { next, .. }) => *next,
+        _ => None,
+    });
+    opens.min().map(|wall| now.boot_at(wall))
+}

@@ -1,0 +1,122 @@
+//! The documents as checked values: what was written, with its places. Matching and compiling may not live here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use curfew_model::{
+    Access, EndReason, Issuer, LossRule, Mode, PolicyName, SegmentName, Sensitivity, ServiceName,
+    WallInstant,
+};
+use ipnet::IpNet;
+
+use crate::{limits::PlacedLimits, problem::Place, when::Condition, window::Validity};
+
+/// Every document of a set, and the warnings about them.
+#[derive(Debug, Default)]
+pub struct Documents {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) policies: Vec<SessionPolicy>,
+    pub(crate) defaults: BTreeMap<Sensitivity, PlacedLimits>,
+}
+
+impl Documents {
+    /// How many segments and policies there are.
+    #[must_use]
+    pub fn count(&self) -> (usize, usize) {
+        (self.segments.len(), self.policies.len())
+    }
+}
+
+/// A segment as written.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) place: Place,
+    pub(crate) name: SegmentName,
+    pub(crate) sensitivity: Sensitivity,
+    pub(crate) mode: Mode,
+    pub(crate) access: Access,
+    pub(crate) members: Vec<Member>,
+    pub(crate) limits: PlacedLimits,
+    pub(crate) on_control_plane_loss: Option<LossRule>,
+}
+
+/// What belongs to a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Member {
+    Cidr {
+        net: IpNet,
+        ports: Vec<u16>,
+    },
+    Service(ServiceName),
+    Cgroup(String),
+    Spiffe(String),
+    Uid(u32),
+    Pods {
+        namespace: String,
+        labels: BTreeMap<String, String>,
+    },
+}
+
+/// A session policy as written.
+#[derive(Debug)]
+pub(crate) struct SessionPolicy {
+    pub(crate) place: Place,
+    pub(crate) name: PolicyName,
+    pub(crate) admit: bool,
+    pub(crate) from: From,
+    pub(crate) to: To,
+    pub(crate) when: Option<Arc<Condition>>,
+    pub(crate) validity: Validity,
+    pub(crate) limits: PlacedLimits,
+}
+
+/// Whom a policy speaks of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct From {
+    pub(crate) anyone: bool,
+    pub(crate) allow_asserted: bool,
+    pub(crate) selector: Selector,
+    pub(crate) except: Selector,
+}
+
+/// Names, groups, places: inside a field any, between fields all (in `except`: any).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selector {
+    pub(crate) users: Option<Vec<Name>>,
+    pub(crate) workloads: Option<Vec<Name>>,
+    pub(crate) roles: Option<Vec<Name>>,
+    pub(crate) groups: Option<Vec<String>>,
+    pub(crate) segments: Option<Vec<(SegmentName, Place)>>,
+    pub(crate) cidrs: Option<Vec<IpNet>>,
+}
+
+/// `[ISSUER#]ID`; a bare name is local.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) issuer: Issuer,
+    pub(crate) id: String,
+}
+
+impl Name {
+    pub(crate) fn parse(text: &str) -> Self {
+        match text.rsplit_once('#') {
+            Some((issuer, id)) => Self {
+                issuer: Issuer(issuer.to_owned()),
+                id: id.to_owned(),
+            },
+            None => Self {
+                issuer: Issuer::local(),
+                id: text.to_owned(),
+            },
+        }
+    }
+}
+
+/// Where to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct To {
+    pub(crate) segments: Vec<(SegmentName, Place)>,
+    pub(crate) sensitivities: Vec<Sensitivity>,
+}
+
+/// The earliest end of several, each with its reason.
+pub(crate) type End = Option<(WallInstant, EndReason)>;

@@ -1,0 +1,199 @@
+//! `explain`: the same judgement as `decide`, told to a person. Nothing is decided here.
+
+use std::fmt;
+
+use curfew_model::{Access, Facts, Mode, Now, Provenance, format_duration};
+use serde::Serialize;
+
+use crate::{
+    compile::PolicySet,
+    decision::{Decide, Verdict},
+    judge::{Case, NoAdmission, NoMatch, Standing},
+    limits::{PlacedLimits, Set},
+};
+
+/// Why a session is admitted for how long, or refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The subject, or the address where there is none.
+    pub subject: String,
+    /// Each destination segment, the most sensitive first, and how it decides.
+    pub segments: Vec<String>,
+    /// Each policy that leads there, and how it stands.
+    pub policies: Vec<String>,
+    /// Each limit that acts, and what set it.
+    pub limits: Vec<String>,
+    /// The decision.
+    pub verdict: String,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "subject   {}", self.subject)?;
+        for (title, lines) in [
+            ("segment ", &self.segments),
+            ("policy  ", &self.policies),
+            ("limit   ", &self.limits),
+        ] {
+            for line in lines {
+                writeln!(f, "{title}  {line}")?;
+            }
+        }
+        write!(f, "decision  {}", self.verdict)
+    }
+}
+
+impl PolicySet {
+    /// Explains the decision that [`Decide::decide`] makes about the same facts at the same time.
+    #[must_use]
+    pub fn explain(&self, facts: &Facts, now: Now) -> Explanation {
+        let case = Case::new(self, facts, now);
+        let segments = self.targets(&facts.target);
+        let standings = self.standings(&case, &segments);
+        let segment = |segment: &crate::compile::CompiledSegment| {
+            let access = if segment.access == Access::Open {
+                "open: only limits apply"
+            } else {
+                "a policy has to admit"
+            };
+            let mode = if segment.mode == Mode::Audit {
+                ", audit: nothing is refused or ended"
+            } else {
+                ""
+            };
+            format!("{} ({}): {access}{mode}", segment.name, segment.sensitivity)
+        };
+        let policy = |(number, standing): (&usize, &Standing)| {
+            let policy = self.policies.get(*number)?;
+            let place = &policy.place;
+            Some(format!(
+                "{} ({}:{}): {}",
+                policy.name,
+                place.file,
+                place.line,
+                standing_text(*standing)
+            ))
+        };
+        Explanation {
+            subject: facts
+                .subject()
+                .map_or_else(|| facts.client.ip().to_string(), ToString::to_string),
+            segments: if segments.is_empty() {
+                vec!["none contains this target: nothing is limited".to_owned()]
+            } else {
+                self.listed(&segments).map(segment).collect()
+            },
+            policies: standings.iter().filter_map(policy).collect(),
+            limits: self
+                .acting(&segments, &standings)
+                .into_iter()
+                .flat_map(limit_lines)
+                .collect(),
+            verdict: verdict_text(&self.decide(facts, now).verdict, facts, now),
+        }
+    }
+}
+
+fn standing_text(standing: Standing) -> String {
+    match standing {
+        Standing::Admits(None) => "admits".to_owned(),
+        Standing::Admits(Some((end, reason))) => format!("admits until {end} ({reason})"),
+        Standing::Limits(why) => match why {
+            NoAdmission::Ceiling => "limits only (admit: false)",
+            NoAdmission::Asserted => "limits only: what matches is only asserted by the client",
+            NoAdmission::Excepted => "limits only: an asserted identity is excepted",
+            NoAdmission::Unknown => "limits only: an attribute of `when` is absent",
+        }
+        .to_owned(),
+        Standing::Absent(why) => match why {
+            NoMatch::From => "does not match: not for this subject or place".to_owned(),
+            NoMatch::Excepted => "does not match: the subject is excepted".to_owned(),
+            NoMatch::Condition => "does not match: `when` is false".to_owned(),
+            NoMatch::OutsideHours {
+                next: Some(next), ..
+            } => format!("does not match: outside its hours until {next}"),
+            NoMatch::OutsideHours { next: None, .. } => {
+                "does not match: outside its hours".to_owned()
+            }
+            NoMatch::Ended { .. } => "does not match: its grant ended".to_owned(),
+        },
+    }
+}
+
+fn verdict_text(verdict: &Verdict, facts: &Facts, now: Now) -> String {
+    match verdict {
+        Verdict::Admit(lease) => match lease.deadline(facts.opened_at) {
+            Some(deadline) => {
+                format!(
+                    "admitted; ends at {} ({}) if nothing moves",
+                    now.wall_at(deadline.at),
+                    deadline.reason
+                )
+            }
+            None => "admitted without an end".to_owned(),
+        },
+        Verdict::Refuse(refusal) if refusal.audit_only => {
+            format!(
+                "admitted; would be refused: {} ({})",
+                refusal.reason, refusal.cause
+            )
+        }
+        Verdict::Refuse(refusal) => format!("refused: {} ({})", refusal.reason, refusal.cause),
+    }
+}
+
+fn limit_lines(limits: &PlacedLimits) -> Vec<String> {
+    let duration = |field: &str, set: &Set<std::time::Duration>| {
+        set.as_ref()
+            .map(|(value, by)| format!("{field} {} by {}", format_duration(*value), by_text(by)))
+    };
+    let count = limits
+        .max_concurrent
+        .as_ref()
+        .map(|(count, by)| format!("maxConcurrent {count} by {}", by_text(by)));
+    let reconnect = limits.reconnect.as_ref().map(|(reconnect, by)| {
+        let need = if reconnect.proof {
+            "proof".to_owned()
+        } else {
+            format_duration(reconnect.wait)
+        };
+        format!("reconnect {need} by {}", by_text(by))
+    });
+    let credential = limits.credential.as_ref().map(|(credential, by)| {
+        format!(
+            "credential {} by {}",
+            format!("{credential:?}").to_lowercase(),
+            by_text(by)
+        )
+    });
+    [
+        duration("maxLifetime", &limits.max_lifetime),
+        duration("idleTimeout", &limits.idle_timeout),
+        duration("reauthEvery", &limits.reauth_every),
+        duration("warnBefore", &limits.warn_before),
+        reconnect,
+        count,
+        credential,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn by_text(by: &Provenance) -> String {
+    match by {
+        Provenance::Document {
+            document,
+            field,
+            place: Some(place),
+        } => format!("{document} {field} ({place})"),
+        Provenance::Document {
+            document,
+            field,
+            place: None,
+        } => format!("{document} {field} (built in)"),
+        Provenance::Credential => "the credential".to_owned(),
+        Provenance::Binding => "the binding".to_owned(),
+        Provenance::Order(order) => order.clone(),
+    }
+}

@@ -1,0 +1,159 @@
+//! What is wrong with documents: where, what, what would happen, and what to do. Finding it happens elsewhere.
+
+use std::fmt;
+
+/// Whether a set with this problem can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It cannot.
+    Error,
+    /// It can, and does something that is probably not meant.
+    Warning,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+/// A place in a source: its name as given, line and column counted from one; zero is the source as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The file's name, as it was given.
+    pub file: std::sync::Arc<str>,
+    /// The line.
+    pub line: u64,
+    /// The column, in characters.
+    pub column: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}:{}", self.file, self.column),
+        }
+    }
+}
+
+/// One thing that is wrong with documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// How bad.
+    pub severity: Severity,
+    /// What.
+    pub message: String,
+    /// The line of the source, when there is one.
+    pub excerpt: Option<String>,
+    /// What would happen with it.
+    pub consequence: Option<String>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// An error at a place.
+    pub(crate) fn error(place: &Place, message: impl Into<String>) -> Self {
+        Self {
+            place: place.clone(),
+            severity: Severity::Error,
+            message: message.into(),
+            excerpt: None,
+            consequence: None,
+            help: None,
+        }
+    }
+
+    /// A warning at a place.
+    pub(crate) fn warning(place: &Place, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(place, message)
+        }
+    }
+
+    pub(crate) fn or_else(mut self, consequence: impl Into<String>) -> Self {
+        self.consequence = Some(consequence.into());
+        self
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.place, self.severity, self.message)?;
+        if let Some(excerpt) = &self.excerpt {
+            let line = self.place.line.to_string();
+            let gutter = " ".repeat(line.len());
+            // Tabs keep their width, so that the caret stands under its character.
+            let before: String = excerpt
+                .chars()
+                .take(usize::try_from(self.place.column.saturating_sub(1)).unwrap_or(usize::MAX))
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect();
+            write!(f, "\n  {line} | {excerpt}\n  {gutter} | {before}^")?;
+        }
+        if let Some(consequence) = &self.consequence {
+            write!(f, "\n  = otherwise: {consequence}")?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n  = help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The known word nearest to `word`, if it is near enough to be a slip.
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = |candidate: &&str| distance(word, candidate);
+    let best = known.into_iter().min_by_key(near)?;
+    (distance(word, best) <= 1 + best.chars().count() / 4).then_some(best)
+}
+
+/// Edits between two words, upper and lower case alike; long words are cut, as no slip is that long.
+fn distance(one: &str, other: &str) -> usize {
+    let one: Vec<char> = one.to_lowercase().chars().take(64).collect();
+    let other: Vec<char> = other.to_lowercase().chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.iter().enumerate() {
+        let mut next = vec![i + 1];
+        let mut left = i + 1;
+        for ((b, above), diagonal) in other.iter().zip(row.iter().skip(1)).zip(&row) {
+            left = (left + 1)
+                .min(above + 1)
+                .min(diagonal + usize::from(a != b));
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_recognised() {
+        assert_eq!(
+            nearest("maxLifetme", ["maxLifetime", "idleTimeout"]),
+            Some("maxLifetime")
+        );
+        assert_eq!(
+            nearest("max_lifetime", ["maxLifetime", "idleTimeout"]),
+            Some("maxLifetime")
+        );
+        assert_eq!(nearest("colour", ["maxLifetime", "idleTimeout"]), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+}

@@ -1,0 +1,185 @@
+//! YAML (or JSON) as a tree whose every node knows its place. Meaning is read from it elsewhere.
+
+use std::{fmt, sync::Arc};
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use crate::problem::{Place, Problem};
+
+/// Larger sources are refused unread, in bytes.
+const MAX_SOURCE: usize = 4 << 20;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) line: u64,
+    pub(crate) column: u64,
+    pub(crate) value: Value,
+}
+
+/// What a node holds. No field of a document is a fraction, so its value is not kept.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Fraction,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Node, Node)>),
+}
+
+impl Value {
+    /// What it is, in a reader's words.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "true or false",
+            Self::Int(_) => "a number",
+            Self::Fraction => "a fraction",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Value>::deserialize(deserializer)?;
+        let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
+        Ok(Self {
+            line,
+            column,
+            value: spanned.value,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Value::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Int(value))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        i64::try_from(value)
+            .map(Value::Int)
+            .map_err(|_| E::custom("the number is too large"))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Fraction)
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = seq.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Value::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+/// Reads every document of a source. Nesting, anchors and size are bounded by the parser's budget.
+pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Node>, Box<Problem>> {
+    let at = |line, column| Place {
+        file: Arc::clone(file),
+        line,
+        column,
+    };
+    if text.len() > MAX_SOURCE {
+        let message = format!(
+            "{} bytes are more than the 4 MiB that a source may have",
+            text.len()
+        );
+        return Err(Box::new(
+            Problem::error(&at(0, 0), message).help("split it into several files"),
+        ));
+    }
+    serde_saphyr::from_multiple::<Node>(text).map_err(|error| {
+        let place = error
+            .location()
+            .map_or_else(|| at(0, 0), |found| at(found.line(), found.column()));
+        let message = format!("not YAML: {}", error.without_snippet());
+        Box::new(
+            Problem::error(&place, message)
+                .or_else("no document of this source could be read, so none is"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_knows_its_place() {
+        let nodes = parse(&"x".into(), "a: 1\n---\nb:\n  c: [x, 2]\n").unwrap();
+        assert_eq!(nodes.len(), 2);
+        let Value::Map(entries) = &nodes[1].value else {
+            panic!("{nodes:?}")
+        };
+        let (key, value) = &entries[0];
+        assert_eq!((key.line, key.column), (3, 1));
+        let Value::Map(inner) = &value.value else {
+            panic!("{value:?}")
+        };
+        assert_eq!((inner[0].0.line, inner[0].0.column), (4, 3));
+        let Value::List(list) = &inner[0].1.value else {
+            panic!("{inner:?}")
+        };
+        assert_eq!((list[1].line, list[1].column), (4, 10));
+        assert!(matches!(list[1].value, Value::Int(2)));
+    }
+
+    #[test]
+    fn bombs_and_rubbish_are_errors() {
+        let deep = "[".repeat(100_000);
+        for text in ["a: [", "a: 1\na: 2\n", "\u{0}", deep.as_str()] {
+            assert!(parse(&"x".into(), text).is_err(), "{:.20}", text);
+        }
+    }
+}
