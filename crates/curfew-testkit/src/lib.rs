@@ -2,6 +2,8 @@
 
 mod clock;
 mod lifetime;
+mod postgres;
 
 pub use clock::BootClock;
 pub use lifetime::{Lifetime, alice};
+pub use postgres::Postgres;
