@@ -229,6 +229,7 @@ impl Finished for GatewayDoor {
             Finish::ClosedByClient => EndReason::ClosedByClient,
             Finish::ClosedByServer => EndReason::ClosedByServer,
             Finish::NetworkError => EndReason::NetworkError,
+            Finish::ProtocolError => EndReason::ProtocolError,
             Finish::Shutdown => EndReason::Shutdown,
         };
         if let Some(enforcer) = self.enforcer.get().and_then(Weak::upgrade) {

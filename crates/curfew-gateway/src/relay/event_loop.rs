@@ -1,34 +1,37 @@
 //! One thread's event loop: edge-triggered epoll over the flows it owns. How bytes move is in `pump`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use curfew_model::Clock;
+use curfew_model::{BootInstant, Clock};
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-use super::flow::{Shared, Sockets};
+use super::entry::{Entry, Tools};
+use super::flow::{Ending, Shared, Sockets};
+use super::framed::{FRAMED_BUFFER_BYTES, Framed};
 use super::pipes::Pipes;
-use super::pump::{BUFFER_BYTES, Direction, Lane, Readiness, Step};
+use super::pump::{BUFFER_BYTES, Step};
 use super::{Finish, Finished, Population};
 
 /// Events taken from the kernel in one turn.
 const EVENTS: usize = 256;
-/// System calls of one direction in one turn, so that one flow starves nobody.
-const BUDGET: u32 = 16;
+/// How long a client may take to read its goodbye before it is reset.
+const LEAVING: Duration = Duration::from_secs(1);
 /// The epoll token of the mailbox; flows count from one.
 const MAILBOX: u64 = 0;
 
 /// What other threads ask of a loop.
 enum Letter {
-    Adopt(Arc<Sockets>, Arc<Shared>),
-    Ended(u64),
+    Adopt(Arc<Sockets>, Arc<Shared>, Option<Box<Framed>>),
+    Notice(u64, Vec<u8>),
+    Ended(u64, Ending),
     Stop,
 }
 
@@ -47,13 +50,23 @@ impl Mailbox {
         }))
     }
 
-    pub(super) fn adopt(&self, sockets: Arc<Sockets>, shared: Arc<Shared>) {
-        self.post(Letter::Adopt(sockets, shared));
+    pub(super) fn adopt(
+        &self,
+        sockets: Arc<Sockets>,
+        shared: Arc<Shared>,
+        framed: Option<Box<Framed>>,
+    ) {
+        self.post(Letter::Adopt(sockets, shared, framed));
+    }
+
+    /// The client of the flow of this key is to be told something.
+    pub(super) fn notice(&self, key: u64, bytes: Vec<u8>) {
+        self.post(Letter::Notice(key, bytes));
     }
 
     /// The flow of this key was ended by its owner and can be cleared away.
-    pub(super) fn ended(&self, key: u64) {
-        self.post(Letter::Ended(key));
+    pub(super) fn ended(&self, key: u64, ending: Ending) {
+        self.post(Letter::Ended(key, ending));
     }
 
     pub(super) fn stop(&self) {
@@ -72,18 +85,6 @@ impl Mailbox {
     }
 }
 
-/// A flow as its loop sees it.
-struct Entry {
-    sockets: Arc<Sockets>,
-    shared: Arc<Shared>,
-    client: Readiness,
-    upstream: Readiness,
-    inbound: Direction,
-    outbound: Direction,
-    first_end: Option<Finish>,
-    failed: bool,
-}
-
 pub(super) struct EventLoop {
     epoll: OwnedFd,
     mailbox: Arc<Mailbox>,
@@ -93,8 +94,9 @@ pub(super) struct EventLoop {
     entries: HashMap<u64, Entry>,
     by_key: HashMap<u64, u64>,
     next: u64,
-    pipes: Pipes,
-    buffer: Vec<u8>,
+    tools: Tools,
+    /// Flows whose clients are leaving, by when they are reset; the soonest first.
+    leaving: VecDeque<(BootInstant, u64)>,
 }
 
 impl EventLoop {
@@ -120,8 +122,12 @@ impl EventLoop {
             entries: HashMap::new(),
             by_key: HashMap::new(),
             next: 1,
-            pipes: Pipes::default(),
-            buffer: vec![0; BUFFER_BYTES],
+            tools: Tools {
+                buffer: vec![0; BUFFER_BYTES],
+                framed_buffer: vec![0; FRAMED_BUFFER_BYTES],
+                pipes: Pipes::default(),
+            },
+            leaving: VecDeque::new(),
         })
     }
 
@@ -129,14 +135,10 @@ impl EventLoop {
     pub(super) fn run(mut self) {
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
         let mut again: Vec<u64> = Vec::new();
-        let at_once = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
         loop {
             events.clear();
-            let timeout = (!again.is_empty()).then_some(&at_once);
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
+            let timeout = self.timeout(!again.is_empty());
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 // The epoll descriptor itself is broken: nothing can be relayed any more.
                 Err(_) => break,
@@ -154,7 +156,8 @@ impl EventLoop {
             }
             turn.sort_unstable();
             turn.dedup();
-            let now = self.clock.now().boot.0;
+            let now = self.clock.now().boot;
+            self.reset_overdue(now);
             for id in turn {
                 if self.turn(id, now) {
                     again.push(id);
@@ -170,41 +173,91 @@ impl EventLoop {
         }
     }
 
+    /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue.
+    fn timeout(&self, more: bool) -> Option<Timespec> {
+        let wait = match self.leaving.front() {
+            _ if more => Duration::ZERO,
+            Some((overdue, _)) => overdue.since(self.clock.now().boot),
+            None => return None,
+        };
+        Some(Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: wait.subsec_nanos().into(),
+        })
+    }
+
+    fn reset_overdue(&mut self, now: BootInstant) {
+        while let Some(&(overdue, id)) = self.leaving.front()
+            && overdue <= now
+        {
+            self.leaving.pop_front();
+            if let Some(entry) = self.entries.get(&id) {
+                let finish = entry.finish();
+                self.remove(id, finish);
+            }
+        }
+    }
+
     /// One flow's share of the turn; true if it has more to do at once.
-    fn turn(&mut self, id: u64, now: u64) -> bool {
+    fn turn(&mut self, id: u64, now: BootInstant) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else {
             return false;
         };
-        let step = entry.advance(&mut self.buffer, &mut self.pipes, now);
+        let step = entry.advance(&mut self.tools, now.0);
+        if entry.shared.is_ended() && !entry.is_leaving() {
+            // Its owner ended it; the letter that says how is on its way.
+            return false;
+        }
         match step {
-            Step::Again => true,
-            Step::Blocked => false,
+            Step::Again => return true,
+            Step::Blocked => {}
+            Step::UpstreamDone => self.leave(id, Finish::ClosedByServer, now),
+            Step::Broken => self.remove(id, Finish::ProtocolError),
             Step::Done | Step::Failed => {
-                let finish = entry.first_end.unwrap_or(Finish::NetworkError);
+                let finish = entry.finish();
                 self.remove(id, finish);
-                false
             }
+        }
+        false
+    }
+
+    /// Lets go of the upstream and gives the client a moment.
+    fn leave(&mut self, id: u64, how: Finish, now: BootInstant) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.leave(how);
+            self.leaving.push_back((now.after(LEAVING), id));
+            // The client may have closed already: no further event would say so.
+            self.turn(id, now);
         }
     }
 
     /// True when told to stop.
     fn read_letters(&mut self) -> bool {
         let mut stop = false;
+        let now = self.clock.now().boot;
         for letter in self.mailbox.take() {
             match letter {
-                Letter::Adopt(sockets, shared) => self.adopt(sockets, shared),
-                Letter::Ended(key) => {
-                    if let Some(id) = self.by_key.get(&key).copied() {
-                        self.remove(id, Finish::Ended);
+                Letter::Adopt(sockets, shared, framed) => self.adopt(sockets, shared, framed),
+                Letter::Notice(key, bytes) => {
+                    if let Some(id) = self.by_key.get(&key).copied()
+                        && let Some(entry) = self.entries.get_mut(&id)
+                    {
+                        entry.notice(&bytes);
+                        self.turn(id, now);
                     }
                 }
+                Letter::Ended(key, ending) => match (self.by_key.get(&key).copied(), ending) {
+                    (Some(id), Ending::SaidGoodbye) => self.leave(id, Finish::Ended, now),
+                    (Some(id), _) => self.remove(id, Finish::Ended),
+                    (None, _) => {}
+                },
                 Letter::Stop => stop = true,
             }
         }
         stop
     }
 
-    fn adopt(&mut self, sockets: Arc<Sockets>, shared: Arc<Shared>) {
+    fn adopt(&mut self, sockets: Arc<Sockets>, shared: Arc<Shared>, framed: Option<Box<Framed>>) {
         let id = self.next;
         self.next += 1;
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -214,24 +267,24 @@ impl EventLoop {
                 epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)
             });
         self.by_key.insert(shared.key, id);
-        self.entries.insert(id, Entry::new(sockets, shared));
+        self.entries.insert(id, Entry::new(sockets, shared, framed));
         if added.is_err() {
             self.remove(id, Finish::NetworkError);
         }
     }
 
     fn remove(&mut self, id: u64, finish: Finish) {
-        let Some(entry) = self.entries.remove(&id) else {
+        let Some(mut entry) = self.entries.remove(&id) else {
             return;
         };
         self.by_key.remove(&entry.shared.key);
-        let clean = entry.inbound.is_done() && entry.outbound.is_done();
         let finish = if entry.shared.is_ended() {
             Finish::Ended
         } else {
             finish
         };
-        if !clean || finish == Finish::Ended {
+        entry.over(finish);
+        if !entry.is_clean() || (finish == Finish::Ended && !entry.is_leaving()) {
             entry.sockets.reset();
         }
         let Entry {
@@ -244,84 +297,5 @@ impl EventLoop {
         drop(sockets);
         self.finished.finished(shared.key, finish, shared.bytes());
         self.population.leave();
-    }
-}
-
-impl Entry {
-    fn new(sockets: Arc<Sockets>, shared: Arc<Shared>) -> Self {
-        Self {
-            sockets,
-            shared,
-            client: Readiness::default(),
-            upstream: Readiness::default(),
-            inbound: Direction::default(),
-            outbound: Direction::default(),
-            first_end: None,
-            failed: false,
-        }
-    }
-
-    fn note(&mut self, flags: EventFlags, of_client: bool) {
-        let side = if of_client {
-            &mut self.client
-        } else {
-            &mut self.upstream
-        };
-        side.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
-        side.writable |= flags.contains(EventFlags::OUT);
-        side.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
-        self.failed |= flags.contains(EventFlags::ERR);
-    }
-
-    fn advance(&mut self, buffer: &mut [u8], pipes: &mut Pipes, now: u64) -> Step {
-        if self.failed {
-            return Step::Failed;
-        }
-        let Self {
-            sockets,
-            shared,
-            client,
-            upstream,
-            inbound,
-            outbound,
-            ..
-        } = self;
-        let shared: &Shared = shared;
-        let count = |total: &std::sync::atomic::AtomicU64, bytes: usize| {
-            if bytes > 0 {
-                total.fetch_add(bytes as u64, Ordering::Relaxed);
-                shared.last_activity.store(now, Ordering::Relaxed);
-            }
-        };
-        let mut lane = Lane {
-            shared,
-            buffer,
-            pipes,
-            budget: BUDGET,
-        };
-        let there = inbound.pump(
-            (&sockets.client, client),
-            (&sockets.upstream, upstream),
-            &mut lane,
-            |bytes| count(&shared.bytes_in, bytes),
-        );
-        if inbound.eof && self.first_end.is_none() {
-            self.first_end = Some(Finish::ClosedByClient);
-        }
-        let back = outbound.pump(
-            (&sockets.upstream, upstream),
-            (&sockets.client, client),
-            &mut lane,
-            |bytes| count(&shared.bytes_out, bytes),
-        );
-        if outbound.eof && self.first_end.is_none() {
-            self.first_end = Some(Finish::ClosedByServer);
-        }
-        match (there, back) {
-            (Step::Failed, _) | (_, Step::Failed) => Step::Failed,
-            (Step::Again, _) | (_, Step::Again) => Step::Again,
-            (Step::Done, Step::Done) => Step::Done,
-            _ => Step::Blocked,
-        }
     }
 }

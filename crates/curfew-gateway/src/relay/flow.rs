@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use curfew_model::BootInstant;
-use rustix::net::{Shutdown, connect_unspec, shutdown};
+use curfew_model::{BootInstant, Clock};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown, connect_unspec, send, shutdown};
 use socket2::SockRef;
 
 use super::event_loop::Mailbox;
@@ -21,15 +24,50 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Discards what the kernel has queued and resets both connections.
     pub(super) fn reset(&self) {
-        for socket in [&self.client, &self.upstream] {
-            // The close that follows is then a reset too, should the disconnect fail.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-            if connect_unspec(socket.as_fd()).is_err() {
-                // A Unix socket cannot be disconnected; shutting it down refuses later writes.
-                let _ = shutdown(socket, Shutdown::Both);
-            }
-        }
+        reset(&self.client);
+        reset(&self.upstream);
     }
+
+    /// Sends `goodbye` to the client and then its end of stream, if nothing is queued before it; false if not.
+    fn say(&self, goodbye: &[u8]) -> bool {
+        if goodbye.is_empty() || !has_sent_all(&self.client) {
+            return false;
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        send(&self.client, goodbye, flags) == Ok(goodbye.len())
+            && shutdown(&self.client, Shutdown::Write).is_ok()
+    }
+}
+
+fn reset(socket: &OwnedFd) {
+    // The close that follows is then a reset too, should the disconnect fail.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    if connect_unspec(socket.as_fd()).is_err() {
+        // A Unix socket cannot be disconnected; shutting it down refuses later writes.
+        let _ = shutdown(socket, Shutdown::Both);
+    }
+}
+
+/// Whether the kernel has put every byte on the wire. With TCP_NOTSENT_LOWAT at one byte, a TCP socket is writable
+/// exactly then; a socket that is full for another reason counts as not.
+fn has_sent_all(socket: &OwnedFd) -> bool {
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    SockRef::from(socket).set_tcp_notsent_lowat(1).is_ok()
+        && poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&at_once)) == Ok(1)
+        // Writable and failed is not sent.
+        && matches!(SockRef::from(socket).take_error(), Ok(None))
+}
+
+/// What the bytes that a client was sent end with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// A whole message, or nothing was sent yet.
+    Boundary,
+    /// Anything else, and always where messages are not followed.
+    Inside,
 }
 
 /// Counters and flags of one flow, readable from any thread.
@@ -39,17 +77,64 @@ pub(super) struct Shared {
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     pub(super) last_activity: AtomicU64,
+    working: AtomicBool,
+    wire: Mutex<Wire>,
 }
 
 impl Shared {
-    pub(super) fn new(key: u64, now: BootInstant) -> Self {
+    pub(super) fn new(key: u64, now: BootInstant, wire: Wire) -> Self {
         Self {
             key,
             ended: AtomicBool::new(false),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             last_activity: AtomicU64::new(now.0),
+            working: AtomicBool::new(false),
+            wire: Mutex::new(wire),
         }
+    }
+
+    /// Sends to the client of a framed flow, unless the flow has ended; the thread that ends it waits for this send
+    /// and allows no other. `whole` says that `bytes` end at a boundary.
+    pub(super) fn send_framed(
+        &self,
+        client: &OwnedFd,
+        bytes: &[u8],
+        whole: bool,
+    ) -> Result<usize, Errno> {
+        let mut wire = self.wire.lock();
+        if self.is_ended() {
+            return Err(Errno::CONNRESET);
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = send(client, bytes, flags)?;
+        *wire = if whole && sent == bytes.len() {
+            Wire::Boundary
+        } else {
+            Wire::Inside
+        };
+        Ok(sent)
+    }
+
+    /// Counts payload from the client at `now`, in nanoseconds on the boot clock.
+    pub(super) fn count_in(&self, bytes: usize, now: u64) {
+        self.count(&self.bytes_in, bytes, now);
+    }
+
+    /// Counts payload to the client.
+    pub(super) fn count_out(&self, bytes: usize, now: u64) {
+        self.count(&self.bytes_out, bytes, now);
+    }
+
+    fn count(&self, total: &AtomicU64, bytes: usize, now: u64) {
+        if bytes > 0 {
+            total.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.last_activity.store(now, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn set_working(&self, working: bool) {
+        self.working.store(working, Ordering::Relaxed);
     }
 
     pub(super) fn is_ended(&self) -> bool {
@@ -73,12 +158,24 @@ pub struct Bytes {
     pub outbound: u64,
 }
 
+/// How an order to end a flow was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The flow had ended before.
+    WasOver,
+    /// Both peers were reset; the client was told nothing.
+    Reset,
+    /// The upstream was reset; the client was sent the goodbye, then its end of stream, and is reset soon.
+    SaidGoodbye,
+}
+
 /// The owner's handle of a flow. Dropping it does not end the flow.
 #[derive(Clone)]
 pub struct Flow {
     pub(super) shared: Arc<Shared>,
     pub(super) sockets: Weak<Sockets>,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Flow {
@@ -86,17 +183,46 @@ impl Flow {
     /// queued in the kernel are discarded, and both peers have been sent a reset (invariant I1).
     /// Callable from any thread, any number of times; false if it had ended before.
     pub fn end(&self) -> bool {
+        self.end_saying(&[]) != Ending::WasOver
+    }
+
+    /// As [`Flow::end`], but the client of a framed flow is told `goodbye` first, if the bytes that it was sent end
+    /// at a boundary and none of them is still queued. Waits for no peer; no byte of the application passes after it.
+    pub fn end_saying(&self, goodbye: &[u8]) -> Ending {
         let Some(sockets) = self.sockets.upgrade() else {
-            return false;
+            return Ending::WasOver;
         };
-        // The flag first: a write that raced past it meets a disconnected socket and fails.
-        let first = !self.shared.ended.swap(true, Ordering::AcqRel);
-        sockets.reset();
-        drop(sockets);
-        if first {
-            self.mailbox.ended(self.shared.key);
+        // The flag first: a write to the upstream that raced past it meets a disconnected socket and fails; one to
+        // the client of a framed flow holds the wire, and none follows it.
+        if self.shared.ended.swap(true, Ordering::AcqRel) {
+            return Ending::WasOver;
         }
-        first
+        reset(&sockets.upstream);
+        let wire = self.shared.wire.lock();
+        let said = *wire == Wire::Boundary && sockets.say(goodbye);
+        drop(wire);
+        if !said {
+            reset(&sockets.client);
+        }
+        drop(sockets);
+        let ending = if said {
+            Ending::SaidGoodbye
+        } else {
+            Ending::Reset
+        };
+        self.mailbox.ended(self.shared.key, ending);
+        ending
+    }
+
+    /// Tells the client of a framed flow something at its next message boundary. Other flows take no notices.
+    pub fn notice(&self, bytes: Vec<u8>) {
+        self.mailbox.notice(self.shared.key, bytes);
+    }
+
+    /// The time on the relay's clock.
+    #[must_use]
+    pub fn now(&self) -> BootInstant {
+        self.clock.now().boot
     }
 
     /// Payload moved so far, in bytes.
@@ -105,9 +231,13 @@ impl Flow {
         self.shared.bytes()
     }
 
-    /// When payload last moved, in either direction; the time of adoption if none has.
+    /// When payload last moved, in either direction; the time of adoption if none has, and now while the upstream of
+    /// a framed flow is at work.
     #[must_use]
     pub fn last_activity(&self) -> BootInstant {
+        if self.shared.working.load(Ordering::Relaxed) {
+            return self.now();
+        }
         BootInstant(self.shared.last_activity.load(Ordering::Relaxed))
     }
 }

@@ -1,8 +1,11 @@
 //! The TCP relay: threads that move bytes between pairs of connected sockets, outside any async
 //! runtime, and end a flow at once when told. It knows no session, lease or policy.
 
+mod entry;
 mod event_loop;
 mod flow;
+mod framed;
+mod framing;
 mod pipes;
 mod pump;
 
@@ -18,9 +21,11 @@ use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, SockRef, TcpKeepalive};
 
 use event_loop::{EventLoop, Mailbox};
-use flow::{Shared, Sockets};
+use flow::{Shared, Sockets, Wire};
+use framed::Framed;
 
-pub use flow::{Bytes, Flow};
+pub use flow::{Bytes, Ending, Flow};
+pub use framing::{Broken, Cut, Framing};
 
 /// What may stay unsent in a socket, in bytes: bounds what is in flight at a deadline.
 const NOTSENT_BYTES: u32 = 128 * 1024;
@@ -60,6 +65,8 @@ pub enum Finish {
     NetworkError,
     /// [`Flow::end`] was called.
     Ended,
+    /// A peer of a framed flow broke the protocol.
+    ProtocolError,
     /// The relay shut down.
     Shutdown,
 }
@@ -68,6 +75,16 @@ pub enum Finish {
 pub trait Finished: Send + Sync {
     /// Called on an event loop's thread: must not block.
     fn finished(&self, key: u64, how: Finish, bytes: Bytes);
+}
+
+/// A conversation that begins: what a framed flow starts with.
+pub struct Opened {
+    /// Follows its messages.
+    pub framing: Box<dyn Framing>,
+    /// Sent to the upstream first, as it is; no message.
+    pub opening: Vec<u8>,
+    /// What the client has sent behind it.
+    pub rest: Vec<u8>,
 }
 
 /// Why a flow was not taken; both of its sockets are closed.
@@ -82,6 +99,9 @@ pub enum AdoptError {
     /// A socket refused an option that the relay depends on.
     #[error("cannot prepare a socket for relaying; is it a connected stream socket?")]
     Socket(#[from] io::Error),
+    /// What the client of a framed flow had sent already breaks the protocol.
+    #[error("the client's first bytes cannot be relayed")]
+    Broken(#[from] Broken),
 }
 
 /// Counts the open flows, and lets a shutdown wait for the last.
@@ -177,20 +197,52 @@ impl Relay {
     /// # Errors
     /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
     pub fn adopt(&self, client: OwnedFd, upstream: OwnedFd, key: u64) -> Result<Flow, AdoptError> {
+        self.take(client, upstream, key, None)
+    }
+
+    /// As [`Relay::adopt`], but keeps the messages of `opened` whole toward the client, so that it can be told
+    /// something between two of them.
+    ///
+    /// # Errors
+    /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
+    pub fn adopt_framed(
+        &self,
+        client: OwnedFd,
+        upstream: OwnedFd,
+        key: u64,
+        opened: Opened,
+    ) -> Result<Flow, AdoptError> {
+        let framed = Framed::new(opened.framing, opened.opening, &opened.rest)?;
+        self.take(client, upstream, key, Some(Box::new(framed)))
+    }
+
+    fn take(
+        &self,
+        client: OwnedFd,
+        upstream: OwnedFd,
+        key: u64,
+        framed: Option<Box<Framed>>,
+    ) -> Result<Flow, AdoptError> {
         for socket in [&client, &upstream] {
             self.prepare(&SockRef::from(socket))?;
         }
         let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len().max(1);
         let mailbox = self.mailboxes.get(index).ok_or(AdoptError::ShuttingDown)?;
         self.population.enter()?;
+        let wire = if framed.is_some() {
+            Wire::Boundary
+        } else {
+            Wire::Inside
+        };
         let sockets = Arc::new(Sockets { client, upstream });
-        let shared = Arc::new(Shared::new(key, self.clock.now().boot));
+        let shared = Arc::new(Shared::new(key, self.clock.now().boot, wire));
         let flow = Flow {
             shared: Arc::clone(&shared),
             sockets: Arc::downgrade(&sockets),
             mailbox: Arc::clone(mailbox),
+            clock: Arc::clone(&self.clock),
         };
-        mailbox.adopt(sockets, shared);
+        mailbox.adopt(sockets, shared, framed);
         Ok(flow)
     }
 

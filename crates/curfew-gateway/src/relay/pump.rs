@@ -37,6 +37,10 @@ pub(super) enum Step {
     Done,
     /// Either socket failed.
     Failed,
+    /// The upstream's end was passed on, and the session is over with it.
+    UpstreamDone,
+    /// The peers broke the protocol.
+    Broken,
 }
 
 /// The state of one direction. At rest it holds no pipe and no buffer.
@@ -225,6 +229,7 @@ mod tests {
 
     use curfew_model::BootInstant;
 
+    use super::super::flow::Wire;
     use super::*;
 
     #[test]
@@ -235,7 +240,10 @@ mod tests {
             socket.set_nonblocking(true).unwrap();
         }
         let (near, far) = (OwnedFd::from(near), OwnedFd::from(far));
-        let (shared, mut pipes) = (Shared::new(1, BootInstant(0)), Pipes::default());
+        let (shared, mut pipes) = (
+            Shared::new(1, BootInstant(0), Wire::Inside),
+            Pipes::default(),
+        );
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut direction = Direction::default();
         let mut from = Readiness {

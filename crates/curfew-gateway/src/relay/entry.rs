@@ -1,0 +1,218 @@
+//! A flow as its event loop sees it: readiness, both directions and how they end. No epoll here.
+
+use std::sync::Arc;
+
+use rustix::event::epoll::EventFlags;
+use rustix::net::{RecvFlags, recv};
+
+use super::Finish;
+use super::flow::{Shared, Sockets};
+use super::framed::{Framed, Hand};
+use super::pipes::Pipes;
+use super::pump::{Direction, Lane, Readiness, Step};
+
+/// System calls of one direction in one turn, so that one flow starves nobody.
+const BUDGET: u32 = 16;
+
+/// How the bytes of a flow move.
+enum Mode {
+    /// As they come.
+    Plain(Plain),
+    /// Message by message.
+    Framed(Box<Framed>),
+    /// Not at all: the client has its end of stream and is given a moment to read it.
+    Leaving,
+}
+
+#[derive(Default)]
+struct Plain {
+    inbound: Direction,
+    outbound: Direction,
+}
+
+/// One flow.
+pub(super) struct Entry {
+    pub(super) sockets: Arc<Sockets>,
+    pub(super) shared: Arc<Shared>,
+    client: Readiness,
+    upstream: Readiness,
+    mode: Mode,
+    first_end: Option<Finish>,
+    failed: bool,
+}
+
+/// What one thread's flows share.
+pub(super) struct Tools {
+    pub(super) buffer: Vec<u8>,
+    pub(super) framed_buffer: Vec<u8>,
+    pub(super) pipes: Pipes,
+}
+
+impl Entry {
+    pub(super) fn new(
+        sockets: Arc<Sockets>,
+        shared: Arc<Shared>,
+        framed: Option<Box<Framed>>,
+    ) -> Self {
+        Self {
+            sockets,
+            shared,
+            client: Readiness::default(),
+            upstream: Readiness::default(),
+            mode: framed.map_or_else(|| Mode::Plain(Plain::default()), Mode::Framed),
+            first_end: None,
+            failed: false,
+        }
+    }
+
+    /// Takes in what epoll said of one of the sockets.
+    pub(super) fn note(&mut self, flags: EventFlags, of_client: bool) {
+        let leaving = matches!(self.mode, Mode::Leaving);
+        let side = if of_client {
+            &mut self.client
+        } else if leaving {
+            return;
+        } else {
+            &mut self.upstream
+        };
+        side.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
+        side.writable |= flags.contains(EventFlags::OUT);
+        side.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
+        self.failed |= flags.contains(EventFlags::ERR);
+    }
+
+    /// How the flow finished, as far as its bytes tell.
+    pub(super) fn finish(&self) -> Finish {
+        self.first_end.unwrap_or(Finish::NetworkError)
+    }
+
+    /// Whether both ends of stream were passed on, so that nothing has to be reset.
+    pub(super) fn is_clean(&self) -> bool {
+        match &self.mode {
+            Mode::Plain(plain) => plain.inbound.is_done() && plain.outbound.is_done(),
+            Mode::Framed(framed) => framed.is_done(),
+            // The client closed its end after it was sent ours.
+            Mode::Leaving => self.client.hung_up && !self.failed,
+        }
+    }
+
+    /// Queues a notice for the client of a framed flow.
+    pub(super) fn notice(&mut self, bytes: &[u8]) {
+        if let Mode::Framed(framed) = &mut self.mode {
+            framed.notice(bytes);
+        }
+    }
+
+    /// Whether the client is only given time to read.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.mode, Mode::Leaving)
+    }
+
+    /// Moves nothing any more and waits for the client to leave.
+    pub(super) fn leave(&mut self, how: Finish) {
+        self.over(how);
+        self.first_end = Some(how);
+        // From here on only the client counts, and its own failure shows when it is read.
+        self.failed = false;
+        self.mode = Mode::Leaving;
+    }
+
+    /// Tells a framed flow, once, that it is over.
+    pub(super) fn over(&mut self, how: Finish) {
+        if let Mode::Framed(framed) = &mut self.mode {
+            framed.framing().over(how);
+        }
+    }
+
+    /// Moves what can be moved in one turn that began at `now`, in nanoseconds on the boot clock.
+    pub(super) fn advance(&mut self, tools: &mut Tools, now: u64) -> Step {
+        if self.failed {
+            return Step::Failed;
+        }
+        let Self {
+            sockets,
+            shared,
+            client,
+            upstream,
+            first_end,
+            ..
+        } = self;
+        let (step, client_ended, upstream_ended) = match &mut self.mode {
+            Mode::Leaving => return discard(sockets, client, &mut tools.buffer),
+            Mode::Framed(framed) => {
+                let mut hand = Hand {
+                    sockets,
+                    shared,
+                    client,
+                    upstream,
+                    buffer: &mut tools.framed_buffer,
+                    now,
+                };
+                let step = framed.advance(&mut hand);
+                (step, framed.client_ended(), framed.upstream_ended())
+            }
+            Mode::Plain(plain) => {
+                let step = plain.advance(sockets, shared, (client, upstream), tools, now);
+                (step, plain.inbound.eof, plain.outbound.eof)
+            }
+        };
+        if first_end.is_none() && client_ended {
+            *first_end = Some(Finish::ClosedByClient);
+        } else if first_end.is_none() && upstream_ended {
+            *first_end = Some(Finish::ClosedByServer);
+        }
+        step
+    }
+}
+
+impl Plain {
+    fn advance(
+        &mut self,
+        sockets: &Sockets,
+        shared: &Shared,
+        (client, upstream): (&mut Readiness, &mut Readiness),
+        tools: &mut Tools,
+        now: u64,
+    ) -> Step {
+        let mut lane = Lane {
+            shared,
+            buffer: &mut tools.buffer,
+            pipes: &mut tools.pipes,
+            budget: BUDGET,
+        };
+        let there = self.inbound.pump(
+            (&sockets.client, client),
+            (&sockets.upstream, upstream),
+            &mut lane,
+            |bytes| shared.count_in(bytes, now),
+        );
+        let back = self.outbound.pump(
+            (&sockets.upstream, upstream),
+            (&sockets.client, client),
+            &mut lane,
+            |bytes| shared.count_out(bytes, now),
+        );
+        match (there, back) {
+            (Step::Failed, _) | (_, Step::Failed) => Step::Failed,
+            (Step::Again, _) | (_, Step::Again) => Step::Again,
+            (Step::Done, Step::Done) => Step::Done,
+            _ => Step::Blocked,
+        }
+    }
+}
+
+/// Reads what the client still sends and drops it, until it closes.
+fn discard(sockets: &Sockets, client: &mut Readiness, buffer: &mut [u8]) -> Step {
+    for _ in 0..BUDGET {
+        if !client.readable {
+            return Step::Blocked;
+        }
+        match recv(&sockets.client, &mut *buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Step::Done,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => client.readable = false,
+            Err(_) => return Step::Failed,
+        }
+    }
+    Step::Again
+}

@@ -1,0 +1,401 @@
+//! The relay's framed mode over real sockets, with the smallest protocol: a length of four bytes, then so many bytes.
+#![cfg(test)]
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use curfew_gateway::relay::{
+    Broken, Bytes, Cut, Ending, Finish, Finished, Flow, Framing, Opened, Relay, RelayConfig,
+};
+use curfew_model::{BootInstant, Clock, Now};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than what the relay holds back, and than what sockets take.
+const LONG: usize = 16 << 20;
+
+#[derive(Default)]
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Now {
+        Now {
+            boot: BootInstant(self.0.load(Ordering::Relaxed)),
+            ..Now::default()
+        }
+    }
+}
+
+struct Report(Sender<(Finish, Bytes)>);
+
+impl Finished for Report {
+    fn finished(&self, _key: u64, how: Finish, bytes: Bytes) {
+        let _ = self.0.send((how, bytes));
+    }
+}
+
+#[derive(Default)]
+struct Walker {
+    header: Vec<u8>,
+    left: usize,
+}
+
+impl Walker {
+    fn walk(&mut self, bytes: &[u8]) -> Result<Cut, Broken> {
+        let mut complete = 0;
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.header.len() < 4 {
+                self.header.push(bytes[at]);
+                at += 1;
+                if self.header.len() == 4 {
+                    self.left = u32::from_be_bytes(self.header[..].try_into().unwrap()) as usize;
+                    if self.left > 1 << 30 {
+                        return Err(Broken);
+                    }
+                }
+            } else {
+                let take = self.left.min(bytes.len() - at);
+                at += take;
+                self.left -= take;
+            }
+            if self.header.len() == 4 && self.left == 0 {
+                self.header.clear();
+                complete = at;
+            }
+        }
+        let remaining = match self.header.len() {
+            0 => 0,
+            4 => self.left,
+            cut => 4 - cut,
+        };
+        Ok(Cut {
+            complete,
+            remaining,
+        })
+    }
+}
+
+struct Lengths {
+    inbound: Walker,
+    outbound: Walker,
+    working: Arc<AtomicBool>,
+    over: Sender<Finish>,
+}
+
+impl Framing for Lengths {
+    fn inbound(&mut self, bytes: &[u8]) -> Result<Cut, Broken> {
+        self.inbound.walk(bytes)
+    }
+    fn outbound(&mut self, bytes: &[u8]) -> Result<Cut, Broken> {
+        self.outbound.walk(bytes)
+    }
+    fn working(&self) -> bool {
+        self.working.load(Ordering::Relaxed)
+    }
+    fn takes_notices(&self) -> bool {
+        true
+    }
+    fn took_leave(&self) -> bool {
+        true
+    }
+    fn over(&mut self, how: Finish) {
+        self.over.send(how).unwrap();
+    }
+}
+
+struct Lab {
+    client: TcpStream,
+    server: TcpStream,
+    flow: Flow,
+    clock: Arc<TestClock>,
+    working: Arc<AtomicBool>,
+    over: Receiver<Finish>,
+    reports: Receiver<(Finish, Bytes)>,
+    _relay: Relay,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let (sender, reports) = channel();
+        let (over_sender, over) = channel();
+        let (clock, working) = (Arc::new(TestClock::default()), Arc::default());
+        let relay = Relay::start(
+            RelayConfig::default(),
+            clock.clone(),
+            Arc::new(Report(sender)),
+        )
+        .unwrap();
+        let ((client, near), (far, server)) = (connected(), connected());
+        let opened = Opened {
+            framing: Box::new(Lengths {
+                inbound: Walker::default(),
+                outbound: Walker::default(),
+                working: Arc::clone(&working),
+                over: over_sender,
+            }),
+            opening: b"hello".to_vec(),
+            rest: message(b"first"),
+        };
+        let flow = relay
+            .adopt_framed(OwnedFd::from(near), OwnedFd::from(far), 1, opened)
+            .unwrap();
+        let mut lab = Self {
+            client,
+            server,
+            flow,
+            clock,
+            working,
+            over,
+            reports,
+            _relay: relay,
+        };
+        let mut opening = [0; 14];
+        lab.server.read_exact(&mut opening).unwrap();
+        assert_eq!(&opening, b"hello\0\0\0\x05first");
+        lab
+    }
+
+    fn report(&self) -> (Finish, Bytes) {
+        self.reports.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (other, _) = listener.accept().unwrap();
+    for socket in [&one, &other] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    }
+    (one, other)
+}
+
+fn message(payload: &[u8]) -> Vec<u8> {
+    let mut out = (payload.len() as u32).to_be_bytes().to_vec();
+    out.extend(payload);
+    out
+}
+
+/// The next message; none at the end of the stream.
+fn receive(mut from: &TcpStream) -> Option<Vec<u8>> {
+    let mut header = [0; 4];
+    match from.read(&mut header).unwrap() {
+        0 => return None,
+        read => from.read_exact(&mut header[read..]).unwrap(),
+    }
+    let mut payload = vec![0; u32::from_be_bytes(header) as usize];
+    from.read_exact(&mut payload).unwrap();
+    Some(payload)
+}
+
+fn next(state: &mut u64) -> usize {
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) as usize
+}
+
+#[test]
+fn messages_of_all_sizes_in_all_chunks_stay_whole_and_notices_fall_between_them() {
+    for seed in 1..=8_u64 {
+        let mut state = seed;
+        let sizes = [0, 1, 3, 300, 16_379, 16_380, 16_381, 131_072, 700_000];
+        let messages: Vec<Vec<u8>> = (0..400)
+            .map(|number| vec![number as u8; sizes[next(&mut state) % sizes.len()]])
+            .collect();
+        let stream: Vec<u8> = messages
+            .iter()
+            .flat_map(|payload| message(payload))
+            .collect();
+        let lab = Lab::new();
+        std::thread::scope(|scope| {
+            let send = |mut to: &TcpStream, mut state: u64| {
+                let mut rest = &stream[..];
+                while !rest.is_empty() {
+                    let limit = [7, 2_000, 90_000, 1 << 20][next(&mut state) % 4];
+                    let size = (1 + next(&mut state) % limit).min(rest.len());
+                    to.write_all(&rest[..size]).unwrap();
+                    rest = &rest[size..];
+                }
+                to.shutdown(Shutdown::Write).unwrap();
+            };
+            scope.spawn(move || send(&lab.server, seed));
+            scope.spawn(|| (0..40).for_each(|_| lab.flow.notice(message(b"notice"))));
+            let mut expected = messages.iter();
+            let mut notices = 0;
+            while let Some(payload) = receive(&lab.client) {
+                if payload == b"notice" {
+                    notices += 1;
+                } else {
+                    assert_eq!(Some(&payload), expected.next(), "seed {seed}");
+                }
+            }
+            assert_eq!(expected.next(), None, "seed {seed}");
+            assert!(notices > 0, "seed {seed}");
+        });
+    }
+}
+
+#[test]
+fn what_a_client_sends_arrives_whole() {
+    let lab = Lab::new();
+    let stream: Vec<u8> = (0..200)
+        .flat_map(|n| message(&vec![n as u8; n * 997]))
+        .collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            stream
+                .chunks(7_919)
+                .for_each(|c| (&lab.client).write_all(c).unwrap())
+        });
+        let mut received = vec![0; stream.len()];
+        (&lab.server).read_exact(&mut received).unwrap();
+        assert_eq!(received, stream);
+    });
+}
+
+#[test]
+fn an_ended_client_reads_the_last_whole_message_then_the_goodbye() {
+    let mut lab = Lab::new();
+    lab.server.write_all(&message(b"whole")).unwrap();
+    // The beginning of another that never comes.
+    lab.server.write_all(&message(b"half of it")[..9]).unwrap();
+    assert_eq!(receive(&lab.client).unwrap(), b"whole");
+    assert_eq!(
+        lab.flow.end_saying(&message(b"goodbye")),
+        Ending::SaidGoodbye
+    );
+    assert_eq!(lab.flow.end_saying(&message(b"goodbye")), Ending::WasOver);
+    assert_eq!(receive(&lab.client).unwrap(), b"goodbye");
+    assert_eq!(receive(&lab.client), None);
+    assert_eq!(lab.over.recv_timeout(PATIENCE).unwrap(), Finish::Ended);
+    let error = lab.server.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    drop(lab.client);
+    let expected = Bytes {
+        inbound: 14,
+        outbound: 9,
+    };
+    assert_eq!(
+        lab.reports.recv_timeout(PATIENCE).unwrap(),
+        (Finish::Ended, expected)
+    );
+}
+
+#[test]
+fn a_client_that_does_not_leave_after_its_goodbye_is_reset() {
+    let lab = Lab::new();
+    assert_eq!(
+        lab.flow.end_saying(&message(b"goodbye")),
+        Ending::SaidGoodbye
+    );
+    assert_eq!(lab.over.recv_timeout(PATIENCE).unwrap(), Finish::Ended);
+    assert!(
+        lab.reports.try_recv().is_err(),
+        "the client was given no time"
+    );
+    lab.clock.0.store(2_000_000_000, Ordering::Relaxed);
+    // Any event makes the loop look at the clock; it does so by itself within the second.
+    (&lab.client).write_all(b"x").unwrap();
+    assert_eq!(lab.report().0, Finish::Ended);
+    assert_eq!(receive(&lab.client).unwrap(), b"goodbye");
+}
+
+#[test]
+fn i1_inside_a_long_message_there_is_no_goodbye() {
+    let mut lab = Lab::new();
+    lab.server
+        .write_all(&message(&vec![1; LONG])[..100_000])
+        .unwrap();
+    lab.client.read_exact(&mut vec![0; 100_000]).unwrap();
+    assert_eq!(lab.flow.end_saying(&message(b"goodbye")), Ending::Reset);
+    let error = lab.client.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(lab.report().0, Finish::Ended);
+}
+
+#[test]
+fn i1_to_a_client_that_does_not_read_there_is_no_goodbye() {
+    let lab = Lab::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| while (&lab.server).write_all(&message(&[1; 5_000])).is_ok() {});
+        // The counter stands still once every buffer on the way is full.
+        let mut last = u64::MAX;
+        let mut still = 0;
+        while still < 200_000 {
+            let now = lab.flow.bytes().outbound;
+            still = if now > 0 && now == last { still + 1 } else { 0 };
+            last = now;
+            std::thread::yield_now();
+        }
+        assert_eq!(lab.flow.end_saying(&message(b"goodbye")), Ending::Reset);
+    });
+    assert_eq!(lab.report().0, Finish::Ended);
+}
+
+/// Waits until the flow's last activity is `at`; the loop sets it just after the bytes went.
+fn activity_becomes(flow: &Flow, at: u64) {
+    let looks = (0..20_000_000).map(|_| std::thread::yield_now());
+    let found = looks
+        .into_iter()
+        .any(|()| flow.last_activity() == BootInstant(at));
+    assert!(
+        found,
+        "the last activity is {:?}, not {at}",
+        flow.last_activity()
+    );
+}
+
+#[test]
+fn an_upstream_at_work_is_activity() {
+    let mut lab = Lab::new();
+    lab.clock.0.store(77, Ordering::Relaxed);
+    lab.working.store(true, Ordering::Relaxed);
+    lab.server.write_all(&message(b"x")).unwrap();
+    activity_becomes(&lab.flow, 77);
+    lab.clock.0.store(99, Ordering::Relaxed);
+    activity_becomes(&lab.flow, 99);
+    lab.working.store(false, Ordering::Relaxed);
+    lab.server.write_all(&message(b"y")).unwrap();
+    receive(&lab.client).unwrap();
+    receive(&lab.client).unwrap();
+    lab.clock.0.store(111, Ordering::Relaxed);
+    activity_becomes(&lab.flow, 99);
+}
+
+#[test]
+fn a_broken_message_resets_both() {
+    let mut lab = Lab::new();
+    lab.client.write_all(&[0xff; 4]).unwrap();
+    assert_eq!(
+        lab.over.recv_timeout(PATIENCE).unwrap(),
+        Finish::ProtocolError
+    );
+    assert_eq!(lab.report().0, Finish::ProtocolError);
+    let error = lab.client.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_session_without_its_upstream_is_over() {
+    let mut lab = Lab::new();
+    lab.server.write_all(&message(b"last")).unwrap();
+    drop(lab.server);
+    assert_eq!(receive(&lab.client).unwrap(), b"last");
+    assert_eq!(receive(&lab.client), None);
+    assert_eq!(
+        lab.over.recv_timeout(PATIENCE).unwrap(),
+        Finish::ClosedByServer
+    );
+    drop(lab.client);
+    assert_eq!(
+        lab.reports.recv_timeout(PATIENCE).unwrap().0,
+        Finish::ClosedByServer
+    );
+}
