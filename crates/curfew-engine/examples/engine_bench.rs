@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 use curfew_engine::{Activity, Bounds, Engine, Input, Open, Peer};
 use curfew_model::{
     Block, BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode,
-    Now, PolicyName, Proof, Provenance, Reconnect, Revision, Revocation, RevocationId, Scope,
-    SegmentName, Sensitivity, SessionId, Target, WallInstant,
+    Now, OnAdopt, PolicyName, Proof, Provenance, Reconnect, Revision, Revocation, RevocationId,
+    Scope, SegmentName, Sensitivity, SessionId, Target, WallInstant,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
 
@@ -69,6 +69,7 @@ fn policies() -> Result<Policies, curfew_model::InvalidName> {
             mode: Mode::Enforce,
             max_concurrent: None,
             reconnect: Reconnect::default(),
+            on_adopt: OnAdopt::default(),
             on_control_plane_loss: LossRule::default_for(Sensitivity::High),
         };
         let names: Result<Vec<_>, _> = (0..3)

@@ -70,6 +70,8 @@ pub struct Engine {
     pub(crate) closers: BTreeSet<(Duration, u32)>,
     pub(crate) audit: AuditLog,
     pub(crate) probes: Vec<SessionId>,
+    /// When the door was asked about the sessions that it has not answered for.
+    pub(crate) probed: HashMap<u32, BootInstant>,
     pub(crate) out: VecDeque<Action>,
 }
 
@@ -98,6 +100,7 @@ impl Engine {
             closers: BTreeSet::new(),
             audit: AuditLog::default(),
             probes: Vec::new(),
+            probed: HashMap::new(),
             out: VecDeque::new(),
         }
     }
@@ -333,6 +336,9 @@ impl Engine {
             self.leave_class_list(slot);
             self.leave_who_list(slot);
             self.wheel.disarm(&mut self.table, slot);
+        }
+        if record.probing {
+            self.probed.remove(&slot);
         }
         self.table.remove(slot);
         self.release_class(record.class);

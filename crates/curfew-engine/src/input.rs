@@ -48,7 +48,9 @@ pub enum Input {
     Snapshot {
         /// When the door began to list them: later openings are not missing.
         taken_at: BootInstant,
-        /// All of them.
+        /// All of them. One that the engine does not know is adopted: without `decided_at` it is older than the
+        /// agent, and its segments' `onAdopt` says what becomes of it. Where the door does not know when it was
+        /// opened, its `opened_at` is the time of the snapshot.
         sockets: Vec<Open>,
     },
     /// The control plane was heard.

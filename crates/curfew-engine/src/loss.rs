@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use curfew_model::{BootInstant, EndReason, LiveOnLoss, LossRule, NewOnLoss, SessionId};
 
-use crate::{Action, Engine, Open, Report, record::List};
+use crate::{Action, Engine, Open, Report, open::Entry, record::List};
 
 impl Engine {
     /// When the next loss rule acts on live sessions.
@@ -80,11 +80,10 @@ impl Engine {
                 _ => {}
             }
         }
-        for mut socket in sockets {
+        for socket in sockets {
             if self.table.find(socket.id).is_none() {
-                socket.decided_at = socket.decided_at.or(Some(self.revision));
                 report.matched += 1;
-                report.closed += u64::from(self.admit(socket).is_err());
+                report.closed += u64::from(self.admit(socket, Entry::Found).is_err());
             }
         }
         report

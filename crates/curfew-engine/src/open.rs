@@ -1,6 +1,6 @@
 //! Opening: register, decide on the engine's own copy, re-check orders, loss, reconnecting and concurrency (I7).
 
-use curfew_model::{EndReason, EventKind, Mode, Now, Sensitivity};
+use curfew_model::{EndReason, EventKind, Mode, Now, OnAdopt, Sensitivity};
 use curfew_policy::Verdict;
 
 use crate::{
@@ -13,6 +13,15 @@ use crate::{
 /// A reason to refuse, and whether it acts.
 type Objection = (EndReason, String, Mode);
 
+/// How a session comes to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// The door asks, or tells of what it decided itself.
+    Asked,
+    /// Its socket was found, and nobody asked.
+    Found,
+}
+
 impl Engine {
     /// Decides about a new session and holds it. The same id again gives the same answer. A session that the door
     /// already admitted on an older revision is decided again, and closed if it is refused.
@@ -21,10 +30,10 @@ impl Engine {
     /// [`Refused`] with the reason and its cause.
     pub fn open(&mut self, open: Open, now: Now) -> Result<Admitted, Refused> {
         self.poll(now);
-        self.admit(open)
+        self.admit(open, Entry::Asked)
     }
 
-    pub(crate) fn admit(&mut self, open: Open) -> Result<Admitted, Refused> {
+    pub(crate) fn admit(&mut self, open: Open, entry: Entry) -> Result<Admitted, Refused> {
         let Open {
             id,
             mut facts,
@@ -73,6 +82,16 @@ impl Engine {
             objections.push((reason, cause, whole));
         }
         self.object_by_segment(&facts, &class, &mut objections);
+        if entry == Entry::Found && decided_at.is_none() {
+            let closing = class
+                .segments
+                .iter()
+                .filter(|s| s.on_adopt == OnAdopt::Close);
+            objections.extend(closing.map(|segment| {
+                let cause = format!("segment {}: onAdopt is close", segment.name);
+                (EndReason::AccessDenied, cause, segment.mode)
+            }));
+        }
         if self.table.len() >= self.bounds.sessions {
             let cause = format!("{} sessions are open", self.bounds.sessions);
             objections.push((EndReason::Overloaded, cause, Mode::Enforce));
@@ -102,7 +121,7 @@ impl Engine {
                 Some(cause.clone()),
             );
             self.forget(slot);
-            if decided_at.is_some() {
+            if decided_at.is_some() || entry == Entry::Found {
                 self.out.push_back(Action::Close {
                     id,
                     reason,

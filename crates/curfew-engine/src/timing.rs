@@ -105,7 +105,6 @@ impl Engine {
         let Some(lease) = self.lease(slot) else {
             return;
         };
-        let patience = self.now.boot.after(PATIENCE).0;
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
@@ -117,7 +116,10 @@ impl Engine {
             .map_or(NEVER, |deadline| deadline.at.0);
         if let Some((idle, _)) = lease.idle_timeout {
             let idle = BootInstant(record.last).after(idle).0;
-            wake = wake.min(if record.probing { patience } else { idle });
+            wake = wake.min(match self.probed.get(&slot) {
+                Some(probed) if record.probing => probed.after(PATIENCE).0,
+                _ => idle,
+            });
         }
         if !record.warned
             && let Some((at, _)) = warn_at(&lease)
@@ -176,12 +178,14 @@ impl Engine {
         }
         if let Some((idle, by)) = &lease.idle_timeout {
             let at = BootInstant(last).after(*idle);
-            if at <= now && probing {
+            let patient = self.probed.get(&slot).map(|probed| probed.after(PATIENCE));
+            if at <= now && probing && patient.is_none_or(|until| until <= now) {
                 self.end(slot, EndReason::IdleTimeout, words(by), Some(at));
                 return;
             }
-            if at <= now {
+            if at <= now && !probing {
                 self.probes.push(id);
+                self.probed.insert(slot, now);
                 if let Some(record) = self.table.get_mut(slot) {
                     record.probing = true;
                 }
@@ -205,6 +209,7 @@ impl Engine {
             return;
         }
         record.probing = false;
+        self.probed.remove(&slot);
         let last = BootInstant(record.last);
         if let Some((idle, by)) = self.lease(slot).and_then(|lease| lease.idle_timeout)
             && last.after(idle) <= now

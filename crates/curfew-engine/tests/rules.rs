@@ -517,3 +517,46 @@ fn a_snapshot_adopts_ends_and_closes_again() {
     assert_eq!(engine.ids().count(), 2);
     assert!(engine.session(id(1)).is_none() && engine.session(id(3)).is_some());
 }
+
+#[test]
+fn sockets_older_than_the_agent_are_leased_or_closed() {
+    let close = Rules {
+        adopt: OnAdopt::Close,
+        ..Rules::default()
+    };
+    for (rules, kept) in [(Rules::default(), true), (close, false)] {
+        let mut engine = engine(rules);
+        let mut decided = open(2, "alice", "db", at(0));
+        decided.decided_at = Some(Revision(1));
+        let snapshot = Input::Snapshot {
+            taken_at: at(1).boot,
+            sockets: vec![open(1, "alice", "db", at(0)), decided],
+        };
+        engine.handle(snapshot, at(1)).unwrap();
+        assert_eq!(engine.session(id(1)).is_some(), kept);
+        assert!(engine.session(id(2)).is_some());
+        let closed = closes(&mut engine);
+        assert_eq!(closed.is_empty(), kept, "{closed:?}");
+    }
+}
+
+#[test]
+fn a_probe_is_waited_for_exactly_a_second() {
+    let mut engine = engine(Rules {
+        idle: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine.poll(at(10));
+    let idle = Rules {
+        idle: Some(9 * SECOND),
+        ..Rules::default()
+    };
+    let half = nanos(10 * SECOND + SECOND / 2);
+    engine.handle(policies(2, idle), half).unwrap();
+    engine.poll(nanos(11 * SECOND - 1));
+    assert_eq!(closes(&mut engine), []);
+    assert_eq!(engine.next_deadline(), Some(at(11).boot));
+    engine.poll(at(11));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::IdleTimeout)]);
+}

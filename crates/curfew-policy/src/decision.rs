@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use curfew_model::{
-    BootInstant, EndReason, Facts, Lease, LossRule, Mode, Now, PolicyName, Provenance, Reconnect,
-    Revision, SegmentName, Sensitivity,
+    BootInstant, EndReason, Facts, Lease, LossRule, Mode, Now, OnAdopt, PolicyName, Provenance,
+    Reconnect, Revision, SegmentName, Sensitivity,
 };
 
 /// Whatever decides about sessions: a compiled policy set. The engine knows no more of policy than this.
@@ -45,6 +45,8 @@ pub struct MatchedSegment {
     pub max_concurrent: Option<(u32, Arc<Provenance>)>,
     /// What a reconnect after an end by lifetime needs.
     pub reconnect: Reconnect,
+    /// What becomes of sockets older than the agent.
+    pub on_adopt: OnAdopt,
     /// What a loss of the control plane does.
     pub on_control_plane_loss: LossRule,
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_model::{
     BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode, Now,
-    Proof, Provenance, Reconnect, Revision, SegmentName, Sensitivity, Target,
+    OnAdopt, Proof, Provenance, Reconnect, Revision, SegmentName, Sensitivity, Target,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
 
@@ -30,6 +30,7 @@ impl Decide for Lifetime {
                 mode: Mode::Enforce,
                 max_concurrent: None,
                 reconnect: Reconnect::default(),
+                on_adopt: OnAdopt::default(),
                 on_control_plane_loss: LossRule::default_for(Sensitivity::Low),
             })
             .into_iter()

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use curfew_engine::{Open, Peer};
 use curfew_model::{
     BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LiveOnLoss, LossRule,
-    Mode, NewOnLoss, Now, PolicyName, Proof, Provenance, Reconnect, Revision, SegmentName,
+    Mode, NewOnLoss, Now, OnAdopt, PolicyName, Proof, Provenance, Reconnect, Revision, SegmentName,
     Sensitivity, ServiceName, SessionId, Target, WallInstant,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Refusal, Verdict};
@@ -43,6 +43,7 @@ pub struct Rules {
     pub loss: LossRule,
     pub mode: Mode,
     pub admits: bool,
+    pub adopt: OnAdopt,
     pub sensitivity: Sensitivity,
 }
 
@@ -62,6 +63,7 @@ impl Default for Rules {
             },
             mode: Mode::Enforce,
             admits: true,
+            adopt: OnAdopt::Lease,
             sensitivity: Sensitivity::High,
         }
     }
@@ -155,6 +157,7 @@ impl Decide for Fake {
                 mode: rules.mode,
                 max_concurrent: rules.max.map(|max| (max, self.by.clone())),
                 reconnect: rules.reconnect,
+                on_adopt: rules.adopt,
                 on_control_plane_loss: rules.loss,
             }],
             policies: vec![PolicyName::new("p").unwrap()],
