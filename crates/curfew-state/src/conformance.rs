@@ -2,7 +2,11 @@
 //!
 //! A check returns what is wrong instead of panicking, so that this can be an ordinary module.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, mpsc::sync_channel},
+    time::Duration,
+};
 
 use curfew_model::{
     Binding, BindingKey, Block, EnforcerId, Event, EventKind, Identity, Issuer, Kind, Proof,
@@ -10,8 +14,8 @@ use curfew_model::{
 };
 
 use crate::{
-    ApiToken, Bus, Change, CommitError, EndKey, EnforcerEvent, Hash, Message, Owner, Received,
-    Role, State, Store, Subject, SubjectKey, WatchError,
+    ApiToken, Bus, Change, Commit, CommitError, EndKey, EnforcerEvent, Hash, Message, Owner,
+    Received, Role, State, Store, Subject, SubjectKey, WatchError,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -94,6 +98,7 @@ fn everything() -> Result<Vec<Change>, String> {
             name: "ci".to_owned(),
             hash: Hash::of(b"secret"),
             role: Role::Operator,
+            networks: Vec::new(),
             created_at: WallInstant(1),
         }),
         Change::Ended {
@@ -114,6 +119,7 @@ pub const STORE: &[(&str, Check)] = &[
     ("orders are idempotent and lifts keep them", orders),
     ("ends and wall time only grow", only_grow),
     ("idempotency keys", keys),
+    ("changes are told before they are answered", accepted),
     ("watching", watching),
     ("policy history", history),
     ("many writers", many_writers),
@@ -276,6 +282,32 @@ fn keys(open: Open<'_>) -> Result<(), String> {
     let other = store.commit_once("k", None, &[Change::WallSeen(WallInstant(2))]);
     ensure(other == Err(CommitError::KeyReused("k".to_owned())), || {
         format!("{other:?}")
+    })
+}
+
+fn accepted(open: Open<'_>) -> Result<(), String> {
+    let store = open()?;
+    let (tell, told) = sync_channel(9);
+    let commit = |key, expected, changes: &[Change]| {
+        let tell = tell.clone();
+        let accepted = Box::new(move |commit: &Arc<Commit>| drop(tell.send(Arc::clone(commit))));
+        store.commit_with(key, expected, changes, accepted)
+    };
+    let changes = [Change::Revoke(order(1))];
+    let first = commit(Some("k"), None, &changes).map_err(text)?;
+    let seen = told.try_recv().map_err(text)?;
+    let right = seen.revision == first.revision && seen.changes == changes;
+    ensure(right, || format!("told of {seen:?}, answered {first:?}"))?;
+    commit(Some("k"), None, &changes).map_err(text)?;
+    let refused = commit(None, Some(Revision(0)), &changes);
+    ensure(refused.is_err(), || format!("{refused:?}"))?;
+    let more = told.try_recv();
+    ensure(more.is_err(), || {
+        format!("told of {more:?}, which was repeated or refused")
+    })?;
+    let known = (store.revision_of("k"), store.revision_of("other"));
+    ensure(known == (Ok(Some(first.revision)), Ok(None)), || {
+        format!("the key is known as {known:?}")
     })
 }
 

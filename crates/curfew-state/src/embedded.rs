@@ -21,7 +21,8 @@ use curfew_model::Revision;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Change, Commit, CommitError, Committed, Hash, State, Store, StoreError, Watch, WatchError,
+    Accepted, Change, Commit, CommitError, Committed, Hash, State, Store, StoreError, Watch,
+    WatchError,
     sqlite::{Database, Write},
 };
 
@@ -40,6 +41,7 @@ struct Request {
     key: Option<String>,
     expected: Option<Revision>,
     changes: Vec<Change>,
+    accepted: Accepted,
     answer: SyncSender<Result<Committed, CommitError>>,
 }
 
@@ -128,12 +130,25 @@ impl EmbeddedStore {
             _lock: lock,
         })
     }
+}
 
-    fn request(
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer shows as `Closed` to callers; there is nobody to hand it to here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn commit_with(
         &self,
         key: Option<&str>,
         expected: Option<Revision>,
         changes: &[Change],
+        accepted: Accepted,
     ) -> Result<Committed, CommitError> {
         if changes.is_empty() {
             return Err(CommitError::Empty);
@@ -156,41 +171,17 @@ impl EmbeddedStore {
             key: key.map(str::to_owned),
             expected,
             changes: changes.to_vec(),
+            accepted,
             answer,
         };
         let requests = self.requests.as_ref().ok_or(CommitError::Closed)?;
         requests.send(request).map_err(|_| CommitError::Closed)?;
         answered.recv().unwrap_or(Err(CommitError::Closed))
     }
-}
 
-impl Drop for EmbeddedStore {
-    fn drop(&mut self) {
-        self.requests = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of the writer shows as `Closed` to callers; there is nobody to hand it to here.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Store for EmbeddedStore {
-    fn commit(
-        &self,
-        expected: Option<Revision>,
-        changes: &[Change],
-    ) -> Result<Revision, CommitError> {
-        self.request(None, expected, changes)
-            .map(|committed| committed.revision)
-    }
-
-    fn commit_once(
-        &self,
-        key: &str,
-        expected: Option<Revision>,
-        changes: &[Change],
-    ) -> Result<Committed, CommitError> {
-        self.request(Some(key), expected, changes)
+    fn revision_of(&self, key: &str) -> Result<Option<Revision>, StoreError> {
+        let known = self.reader.lock().known_key(key)?;
+        Ok(known.map(|(_, revision)| revision))
     }
 
     fn read(&self) -> Arc<State> {
@@ -277,6 +268,7 @@ fn write(shared: &Shared, mut database: Database, incoming: &Receiver<Request>) 
             state: State::clone(&before),
             writes: Vec::new(),
             commits: Vec::new(),
+            accepted: Vec::new(),
         };
         let mut answers: Vec<_> = requests
             .into_iter()
@@ -285,6 +277,9 @@ fn write(shared: &Shared, mut database: Database, incoming: &Receiver<Request>) 
                 (batch.add(&database, request), answer)
             })
             .collect();
+        for (accepted, commit) in batch.accepted {
+            accepted(&commit);
+        }
         if !batch.writes.is_empty() {
             match database.write(&batch.state, &batch.writes) {
                 Ok(()) => {
@@ -321,6 +316,7 @@ struct Batch {
     state: State,
     writes: Vec<Write>,
     commits: Vec<Arc<Commit>>,
+    accepted: Vec<(Accepted, Arc<Commit>)>,
 }
 
 impl Batch {
@@ -329,6 +325,7 @@ impl Batch {
             key,
             expected,
             changes,
+            accepted,
             ..
         } = request;
         let key = match key {
@@ -371,7 +368,9 @@ impl Batch {
         state.revision = revision;
         self.state = state;
         self.writes.push(write);
-        self.commits.push(Arc::new(Commit { revision, changes }));
+        let commit = Arc::new(Commit { revision, changes });
+        self.accepted.push((accepted, Arc::clone(&commit)));
+        self.commits.push(commit);
         Ok(Committed {
             revision,
             repeated: false,

@@ -17,4 +17,6 @@ pub use bus::{
 };
 pub use embedded::EmbeddedStore;
 pub use state::{ApiToken, EndKey, Hash, Owner, PolicyPointer, Role, State, Subject, SubjectKey};
-pub use store::{Change, Commit, CommitError, Committed, Store, StoreError, Watch, WatchError};
+pub use store::{
+    Accepted, Change, Commit, CommitError, Committed, Store, StoreError, Watch, WatchError,
+};

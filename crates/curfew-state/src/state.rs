@@ -6,6 +6,7 @@ use curfew_model::{
     Binding, BindingKey, Identity, Issuer, Kind, Revision, Revocation, RevocationId, SegmentName,
     WallInstant,
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -28,6 +29,12 @@ impl Hash {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// Its bytes, for comparing in constant time.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 
@@ -110,7 +117,7 @@ pub enum Role {
     Operator,
     /// Everything.
     Admin,
-    /// Make bindings.
+    /// Make bindings of addresses within its networks, and nothing else.
     Binder,
 }
 
@@ -123,6 +130,9 @@ pub struct ApiToken {
     pub hash: Hash,
     /// What it may do.
     pub role: Role,
+    /// Where the addresses that a binder binds have to be in; without one it binds no address.
+    #[serde(default)]
+    pub networks: Vec<IpNet>,
     /// When it was made.
     pub created_at: WallInstant,
 }

@@ -79,6 +79,9 @@ pub struct Committed {
     pub repeated: bool,
 }
 
+/// What [`Store::commit_with`] calls with changes that have their revision and are not durable yet.
+pub type Accepted = Box<dyn FnOnce(&Arc<Commit>) + Send>;
+
 /// Where the desired state lives.
 pub trait Store: Send + Sync {
     /// Commits changes, all or none, and returns when they are durable. With `expected`, only on that revision.
@@ -89,7 +92,10 @@ pub trait Store: Send + Sync {
         &self,
         expected: Option<Revision>,
         changes: &[Change],
-    ) -> Result<Revision, CommitError>;
+    ) -> Result<Revision, CommitError> {
+        self.commit_with(None, expected, changes, Box::new(|_| ()))
+            .map(|committed| committed.revision)
+    }
 
     /// As [`Store::commit`]; a later commit with the same key and changes changes nothing and gives the same answer.
     /// At least the last 1,000 keys are remembered, through restarts.
@@ -101,7 +107,29 @@ pub trait Store: Send + Sync {
         key: &str,
         expected: Option<Revision>,
         changes: &[Change],
+    ) -> Result<Committed, CommitError> {
+        self.commit_with(Some(key), expected, changes, Box::new(|_| ()))
+    }
+
+    /// As [`Store::commit`], or with a key as [`Store::commit_once`], and calls `accepted` once as soon as the changes
+    /// have their revision: what must not wait for the disk starts there (I4). It is not called for changes that are
+    /// refused or repeated, runs on the store's own thread, and has to be short.
+    ///
+    /// # Errors
+    /// As theirs. After [`CommitError::Storage`] what `accepted` started is not undone.
+    fn commit_with(
+        &self,
+        key: Option<&str>,
+        expected: Option<Revision>,
+        changes: &[Change],
+        accepted: Accepted,
     ) -> Result<Committed, CommitError>;
+
+    /// The revision of the commit that an idempotency key was used for; none if it is not remembered.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it cannot be read.
+    fn revision_of(&self, key: &str) -> Result<Option<Revision>, StoreError>;
 
     /// The state as of the last durable commit.
     fn read(&self) -> Arc<State>;

@@ -12,6 +12,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use curfew_state::{
 
 #[test]
 fn the_embedded_store_conforms() {
-    assert_eq!(conformance::STORE.len(), 8);
+    assert_eq!(conformance::STORE.len(), 9);
     for (name, check) in conformance::STORE {
         let dir = tempfile::tempdir().unwrap();
         let open = || match EmbeddedStore::open(dir.path()) {
@@ -197,4 +198,20 @@ fn a_killed_store_has_everything_acknowledged() {
             );
         }
     }
+}
+
+#[test]
+fn accepted_changes_are_told_before_they_are_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(EmbeddedStore::open(dir.path()).unwrap());
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let watched = Arc::clone(&store);
+    let accepted = Box::new(move |commit: &Arc<curfew_state::Commit>| {
+        tell.send((commit.revision, watched.read().revision))
+            .unwrap();
+    });
+    let changes = [Change::Revoke(conformance::order(1))];
+    store.commit_with(None, None, &changes, accepted).unwrap();
+    let (accepted, durable) = told.recv().unwrap();
+    assert_eq!((accepted, durable), (Revision(1), Revision(0)));
 }
