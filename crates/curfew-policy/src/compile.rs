@@ -5,7 +5,9 @@ use std::{
     fmt::Display,
 };
 
-use curfew_model::{Access, LossRule, Mode, Revision, SegmentName, Sensitivity, ServiceName};
+use curfew_model::{
+    Access, LossRule, Mode, OnAdopt, Revision, SegmentName, Sensitivity, ServiceName,
+};
 
 use crate::{
     document::{Documents, Member, Segment, SessionPolicy},
@@ -21,6 +23,7 @@ pub(crate) struct CompiledSegment {
     pub(crate) sensitivity: Sensitivity,
     pub(crate) mode: Mode,
     pub(crate) access: Access,
+    pub(crate) on_adopt: OnAdopt,
     pub(crate) on_control_plane_loss: LossRule,
     /// The sensitivity's defaults, replaced by the segment's own.
     pub(crate) limits: PlacedLimits,
@@ -218,6 +221,7 @@ fn compiled(segment: Segment, default: &PlacedLimits, policies: Vec<usize>) -> C
         sensitivity: segment.sensitivity,
         mode: segment.mode,
         access: segment.access,
+        on_adopt: segment.on_adopt,
         policies,
     }
 }

@@ -297,6 +297,7 @@ impl PolicySet {
             mode: segment.mode,
             max_concurrent,
             reconnect,
+            on_adopt: segment.on_adopt,
             on_control_plane_loss: segment.on_control_plane_loss,
         }
     }

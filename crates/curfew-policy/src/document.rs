@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_model::{
-    Access, EndReason, Issuer, LossRule, Mode, PolicyName, SegmentName, Sensitivity, ServiceName,
-    WallInstant,
+    Access, EndReason, Issuer, LossRule, Mode, OnAdopt, PolicyName, SegmentName, Sensitivity,
+    ServiceName, WallInstant,
 };
 use ipnet::IpNet;
 
@@ -36,6 +36,7 @@ pub(crate) struct Segment {
     pub(crate) access: Access,
     pub(crate) members: Vec<Member>,
     pub(crate) limits: PlacedLimits,
+    pub(crate) on_adopt: OnAdopt,
     pub(crate) on_control_plane_loss: Option<LossRule>,
 }
 

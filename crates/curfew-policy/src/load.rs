@@ -196,13 +196,10 @@ fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Opt
             &[("policy", Access::Policy), ("open", Access::Open)],
         )
     });
-    if let Some(node) = map.get("onAdopt") {
-        source.word(
-            node,
-            "`onAdopt`",
-            &[("lease", OnAdopt::Lease), ("close", OnAdopt::Close)],
-        );
-    }
+    let adopt = [("lease", OnAdopt::Lease), ("close", OnAdopt::Close)];
+    let on_adopt = map
+        .get("onAdopt")
+        .map(|node| source.word(node, "`onAdopt`", &adopt));
     let members = map
         .need("members")
         .map(|node| {
@@ -247,6 +244,7 @@ fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Opt
         access: access.unwrap_or(Some(Access::default()))?,
         members,
         limits,
+        on_adopt: on_adopt.unwrap_or(Some(OnAdopt::default()))?,
         on_control_plane_loss,
     })
 }
