@@ -4,7 +4,7 @@ use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::audit;
+use crate::{audit, policy};
 
 /// It could not be done; usage errors included.
 pub const FAILED: u8 = 1;
@@ -26,6 +26,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Check policy documents, and explain decisions
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Read and prove the audit log, offline
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -48,6 +51,7 @@ impl Cli {
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         match self.command {
+            Command::Policy(command) => command.run(),
             Command::Audit(command) => command.run(),
         }
     }

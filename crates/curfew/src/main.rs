@@ -2,6 +2,9 @@
 
 mod audit;
 mod cli;
+mod clock;
+mod policy;
+mod sources;
 
 use std::process::ExitCode;
 
