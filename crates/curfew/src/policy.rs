@@ -40,7 +40,7 @@ pub struct Validate {
 pub struct Explain {
     /// A policy file, or a folder of them
     path: PathBuf,
-    /// The client's address, like 192.0.2.1 or [2001:db8::1]:4000
+    /// The client's address, like 192.0.2.1 or 192.0.2.1:4000
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", value_parser = address)]
     client: SocketAddr,
     /// The gateway's service that it connects to
@@ -49,10 +49,10 @@ pub struct Explain {
     /// The address that it connects to, like 10.0.0.1:5432
     #[arg(long, value_name = "ADDRESS:PORT")]
     target: Option<SocketAddr>,
-    /// The user that is bound to the client, as [ISSUER#]ID
+    /// The user that is bound to the client, as ID or ISSUER#ID
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// The workload that is bound to the client, as [ISSUER#]ID
+    /// The workload that is bound to the client, as ID or ISSUER#ID
     #[arg(long, value_name = "NAME")]
     workload: Option<String>,
     /// The login name inside the protocol, as SERVICE/NAME; only asserted by the client
