@@ -1,27 +1,31 @@
-//! The engine: its state, its two ways in, its one way out, and how a record enters and leaves every index.
+//! The engine: its state, its two ways in, its one way out, and how a session enters and leaves what it shares.
 //! What an input means lives in the module of its name.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
 use curfew_model::{
-    BootInstant, EndReason, Event, EventKind, Facts, LiveOnLoss, Now, Revision, RevocationId,
-    SegmentName, SessionId, Target, WallInstant,
+    BootInstant, EndReason, EventKind, Facts, Now, Revision, SegmentName, SessionId, Target,
+    WallInstant,
 };
 use curfew_policy::Decide;
 use hashbrown::HashMap;
 
 use crate::{
-    Action, AuditLog, EngineError, Input, Report, SessionView, State,
+    Action, AuditLog, EngineError, Input, Recorded, Report, SessionView, State,
+    action::Fate,
     binding::Bindings,
+    class::{Class, Kept, Ties},
     intern::Interner,
+    postings::Postings,
     record::{List, NEVER, Table},
-    revoke::Order,
-    session::{Class, Key, Ties, Who, subject_text},
+    revoke::Orders,
     wheel::Wheel,
+    who::{self, Encoded},
 };
 
 /// How much the engine holds at most.
@@ -56,14 +60,19 @@ pub struct Engine {
     pub(crate) now: Now,
     pub(crate) table: Table,
     pub(crate) wheel: Wheel,
-    pub(crate) whos: Interner<Who>,
-    pub(crate) classes: Interner<Class>,
+    pub(crate) whos: Interner<Encoded>,
+    pub(crate) classes: Interner<Kept>,
     pub(crate) targets: Interner<Target>,
     pub(crate) ties: Interner<Ties>,
-    pub(crate) index: HashMap<Key, Vec<u32>>,
+    pub(crate) index: Postings,
+    /// Identity sets by client address.
+    pub(crate) addresses: BTreeSet<([u8; 16], u32)>,
+    /// Living sessions under a limit, by subject and segment.
+    pub(crate) counts: HashMap<(String, SegmentName), u32>,
+    /// How many living sessions were opened on each revision.
+    pub(crate) ages: BTreeMap<u64, u32>,
     pub(crate) bindings: Bindings,
-    pub(crate) orders: BTreeMap<RevocationId, Order>,
-    pub(crate) blocks: HashMap<Key, Vec<RevocationId>>,
+    pub(crate) orders: Orders,
     pub(crate) last_ends: HashMap<(String, SegmentName), u64>,
     pub(crate) contact: BootInstant,
     pub(crate) loss_done: Option<Duration>,
@@ -72,6 +81,7 @@ pub struct Engine {
     pub(crate) probes: Vec<SessionId>,
     /// When the door was asked about the sessions that it has not answered for.
     pub(crate) probed: HashMap<u32, BootInstant>,
+    pub(crate) scratch: Vec<u8>,
     pub(crate) out: VecDeque<Action>,
 }
 
@@ -90,10 +100,12 @@ impl Engine {
             classes: Interner::default(),
             targets: Interner::default(),
             ties: Interner::default(),
-            index: HashMap::new(),
+            index: Postings::default(),
+            addresses: BTreeSet::new(),
+            counts: HashMap::new(),
+            ages: BTreeMap::new(),
             bindings: Bindings::default(),
-            orders: BTreeMap::new(),
-            blocks: HashMap::new(),
+            orders: Orders::default(),
             last_ends: HashMap::new(),
             contact: now.boot,
             loss_done: None,
@@ -101,6 +113,7 @@ impl Engine {
             audit: AuditLog::default(),
             probes: Vec::new(),
             probed: HashMap::new(),
+            scratch: Vec::new(),
             out: VecDeque::new(),
         }
     }
@@ -113,8 +126,8 @@ impl Engine {
         self.poll(now);
         let answer = match input {
             Input::Policies { set, concerns } => Ok(self.apply_policies(set, &concerns)),
-            Input::BindingSet(binding) => self.set_binding(binding),
-            Input::BindingRemoved(key) => Ok(self.remove_binding(&key)),
+            Input::BindingSet(keeper, binding) => self.set_binding(keeper, binding),
+            Input::BindingRemoved(keeper, key) => Ok(self.remove_binding(keeper, key)),
             Input::Revoke(order) => self.revoke(order),
             Input::Lift(id) => self.lift(id),
             Input::Activity(activity) => {
@@ -122,12 +135,17 @@ impl Engine {
                 Ok(Report::default())
             }
             Input::Ended { id, reason } => Ok(self.ended(id, reason)),
-            Input::Cancel { id, cause } => self.cancel(id, &cause),
+            Input::Cancel { id, cause } => self.cancel(id, cause),
             Input::Renew(id) => self.renew(id),
             Input::Snapshot { taken_at, sockets } => Ok(self.reconcile(taken_at, sockets)),
             Input::Contact => {
                 self.contact = self.now.boot;
                 self.loss_done = None;
+                Ok(Report::default())
+            }
+            Input::Installed(revision) => {
+                self.orders.installed(revision);
+                self.drop_spent_orders();
                 Ok(Report::default())
             }
             Input::Audit(audit) => {
@@ -173,42 +191,50 @@ impl Engine {
     pub fn session(&self, id: SessionId) -> Option<SessionView> {
         let slot = self.table.find(id)?;
         let record = self.table.get(slot)?;
-        let class = self.classes.get(record.class)?;
+        let kept = self.classes.get(record.class)?;
         let facts = self.facts(slot)?;
         Some(SessionView {
             id,
             state: record.closing.map_or(State::Open, State::Closing),
             target: facts.target.clone(),
             facts,
-            segments: class.segments.iter().map(|s| s.name.clone()).collect(),
-            policies: class.policies.to_vec(),
-            revision: class.revision,
-            lease: class.lease(record, self.ties.get(record.ties)?),
+            segments: kept.names.to_vec(),
+            policies: kept.class.policies.clone(),
+            revision: kept.class.revision,
+            lease: kept.class.lease(record, self.ties.get(record.ties)?),
             last_activity: BootInstant(record.last),
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
         })
     }
 
+    /// The class of a session.
+    pub(crate) fn class(&self, slot: u32) -> Option<&Class> {
+        let kept = self.classes.get(self.table.get(slot)?.class)?;
+        Some(&kept.class)
+    }
+
     /// The facts of a session, as `decide` takes them now.
     pub(crate) fn facts(&self, slot: u32) -> Option<Facts> {
         let record = self.table.get(slot)?;
-        let who = self.whos.get(record.who)?;
+        let who = self.who(record.who)?;
         let ties = self.ties.get(record.ties)?;
         let wall = |at: u64| (at != NEVER).then(|| self.now.wall_at(BootInstant(at)));
-        Some(Facts {
-            identities: who.identities.to_vec(),
-            groups: who.groups.to_vec(),
-            device: who.device.clone(),
-            attributes: who.attributes.clone(),
-            client: record.client(),
+        let mut facts = Facts {
+            identities: who.own.identities,
+            groups: who.own.groups,
+            device: who.device,
+            attributes: who.attributes,
+            client: SocketAddr::new(who.client, record.port),
             target: self.targets.get(record.target)?.clone(),
             opened_at: BootInstant(record.opened_at),
             proved_at: (ties.proved != NEVER).then_some(BootInstant(ties.proved)),
             credential_until: wall(ties.credential),
             binding_until: wall(ties.binding),
-            ambiguous: who.ambiguous,
-        })
+            ambiguous: who.own.ambiguous,
+        };
+        who::merge(&mut facts, &who.bound);
+        Some(facts)
     }
 
     /// Both clocks with the highest wall time on record: a clock set back revives nothing (rule 10).
@@ -229,72 +255,44 @@ impl Engine {
         let Some(record) = self.table.get(slot) else {
             return;
         };
-        let class = self.classes.get(record.class);
-        let segments = class.map(|c| c.segments.iter().map(|s| s.name.clone()).collect());
-        let event = Event {
+        let kept = self.classes.get(record.class);
+        let recorded = Recorded {
             at: self.now.wall,
             event,
             session: Some(record.id),
-            subject: self.whos.get(record.who).and_then(Who::subject).cloned(),
-            segments: segments.unwrap_or_default(),
             reason,
-            revision: class.map_or(self.revision, |class| class.revision),
+            revision: kept.map_or(self.revision, |kept| kept.class.revision),
             cause,
+            who: self.whos.get(record.who).cloned(),
+            segments: kept.map(|kept| kept.names.clone()),
         };
-        self.out.push_back(Action::Record(Box::new(event)));
+        self.out.push_back(Action::Record(recorded));
     }
 
     pub(crate) fn note(&mut self, event: EventKind, cause: String) {
-        self.out.push_back(Action::Record(Box::new(Event {
+        self.out.push_back(Action::Record(Recorded {
             at: self.now.wall,
             event,
             session: None,
-            subject: None,
-            segments: Vec::new(),
             reason: None,
             revision: self.revision,
             cause: Some(cause),
-        })));
-    }
-
-    fn index(&mut self, keys: Vec<Key>, value: u32) {
-        for key in keys {
-            self.index.entry(key).or_default().push(value);
-        }
-    }
-
-    fn unindex(&mut self, keys: Vec<Key>, value: u32) {
-        for key in keys {
-            if let Some(values) = self.index.get_mut(&key) {
-                values.retain(|&other| other != value);
-                if values.is_empty() {
-                    self.index.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Puts a session under an identity set; the list keeps the newest first.
-    pub(crate) fn join_who(&mut self, slot: u32, who: Who) {
-        let (key, new) = self.whos.acquire(who);
-        if new && let Some(who) = self.whos.get(key) {
-            self.index(who.keys(), key);
-        }
-        let head = self.table.link(List::Who, self.whos.head(key), slot);
-        self.whos.set_head(key, head);
-        if let Some(record) = self.table.get_mut(slot) {
-            record.who = key;
-        }
+            who: None,
+            segments: None,
+        }));
     }
 
     /// Puts a session under a class of decisions.
     pub(crate) fn join_class(&mut self, slot: u32, class: Class) {
-        let (key, new) = self.classes.acquire(class);
-        if new && let Some(class) = self.classes.get(key) {
-            let closer = loss_of(class);
-            self.index(class.keys(), key);
-            self.closers.extend(closer.map(|after| (after, key)));
-        }
+        let hash = self.classes.hash(&class);
+        let key = match self.classes.find(hash, |kept| kept.class == class) {
+            Some(key) => key,
+            None => {
+                let key = self.classes.insert(hash, Kept::new(class));
+                self.index_class(key);
+                key
+            }
+        };
         let head = self.table.link(List::Class, self.classes.head(key), slot);
         self.classes.set_head(key, head);
         if let Some(record) = self.table.get_mut(slot) {
@@ -310,62 +308,64 @@ impl Engine {
         self.classes.set_head(key, head);
     }
 
-    pub(crate) fn leave_who_list(&mut self, slot: u32) {
-        let Some(key) = self.table.get(slot).map(|record| record.who) else {
-            return;
-        };
-        let head = self.table.unlink(List::Who, self.whos.head(key), slot);
-        self.whos.set_head(key, head);
+    pub(crate) fn release_class(&mut self, key: u32) {
+        if let Some((kept, posts)) = self.classes.release(key) {
+            self.index.remove(posts);
+            if let Some(after) = kept.class.closes_on_loss() {
+                self.closers.remove(&(after, key));
+            }
+        }
     }
 
-    pub(crate) fn release_class(&mut self, key: u32) {
-        if let Some(class) = self.classes.release(key) {
-            self.unindex(class.keys(), key);
-            if let Some(after) = loss_of(&class) {
-                self.closers.remove(&(after, key));
+    /// Takes a session out of the lists and counts of the living.
+    fn retire(&mut self, slot: u32) {
+        self.uncount(slot);
+        self.leave_class_list(slot);
+        self.leave_who_list(slot);
+        self.wheel.disarm(&mut self.table, slot);
+        self.probed.remove(&slot);
+        let Some(age) = self.table.get(slot).map(|record| record.opened_rev) else {
+            return;
+        };
+        if let Some(count) = self.ages.get_mut(&age) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.ages.remove(&age);
+                self.drop_spent_orders();
             }
         }
     }
 
     /// Takes a session out of everything.
     pub(crate) fn forget(&mut self, slot: u32) {
-        let Some(record) = self.table.get(slot).cloned() else {
+        if self.table.get(slot).is_some_and(|r| r.closing.is_none()) {
+            self.retire(slot);
+        }
+        let Some(record) = self.table.remove(slot) else {
             return;
         };
-        if record.closing.is_none() {
-            self.leave_class_list(slot);
-            self.leave_who_list(slot);
-            self.wheel.disarm(&mut self.table, slot);
-        }
-        if record.probing {
-            self.probed.remove(&slot);
-        }
-        self.table.remove(slot);
         self.release_class(record.class);
-        if let Some(who) = self.whos.release(record.who) {
-            self.unindex(who.keys(), record.who);
-        }
+        self.release_who(record.who);
         self.targets.release(record.target);
         self.ties.release(record.ties);
     }
 
     /// Ends a session: ordered, recorded, out of the lists of the living. In audit mode only recorded, once.
-    /// Answers whether it closes.
     pub(crate) fn end(
         &mut self,
         slot: u32,
         reason: EndReason,
         cause: String,
         deadline: Option<BootInstant>,
-    ) -> bool {
+    ) -> Fate {
         let Some(record) = self.table.get(slot) else {
-            return false;
+            return Fate::Lives;
         };
         let (id, first) = (record.id, !record.would_end);
         if record.closing.is_some() {
-            return false;
+            return Fate::Lives;
         }
-        let audit = self.classes.get(record.class).is_some_and(Class::is_audit);
+        let audit = self.class(slot).is_some_and(Class::is_audit);
         if audit && reason != EndReason::SessionCancelled {
             self.wheel.disarm(&mut self.table, slot);
             if let Some(record) = self.table.get_mut(slot) {
@@ -375,7 +375,7 @@ impl Engine {
             if first {
                 self.record(slot, EventKind::SessionWouldEnd, Some(reason), Some(cause));
             }
-            return false;
+            return Fate::WouldEnd;
         }
         self.out.push_back(Action::Close {
             id,
@@ -386,77 +386,40 @@ impl Engine {
         if reason == EndReason::LifetimeExpired {
             self.keep_last_end(slot);
         }
-        self.leave_class_list(slot);
-        self.leave_who_list(slot);
-        self.wheel.disarm(&mut self.table, slot);
+        self.retire(slot);
         if let Some(record) = self.table.get_mut(slot) {
             record.closing = Some(reason);
             record.wake = NEVER;
         }
-        true
-    }
-
-    fn keep_last_end(&mut self, slot: u32) {
-        let Some(record) = self.table.get(slot) else {
-            return;
-        };
-        let subject = self.whos.get(record.who).and_then(Who::subject);
-        let subject = subject_text(subject, record.client());
-        let class = self.classes.get(record.class);
-        let segments: Vec<SegmentName> = class.map_or_else(Vec::new, |c| {
-            c.segments.iter().map(|s| s.name.clone()).collect()
-        });
-        for segment in segments {
-            self.keep_end((subject.clone(), segment), self.now.boot.0);
-        }
-    }
-
-    pub(crate) fn keep_end(&mut self, key: (String, SegmentName), at: u64) {
-        if self.last_ends.len() >= self.bounds.last_ends && !self.last_ends.contains_key(&key) {
-            let mut ends: Vec<u64> = self.last_ends.values().copied().collect();
-            let middle = ends.len() / 2;
-            if middle < ends.len() {
-                let (_, &mut median, _) = ends.select_nth_unstable(middle);
-                self.last_ends.retain(|_, end| *end > median);
-            }
-        }
-        let end = self.last_ends.entry(key).or_insert(at);
-        *end = (*end).max(at);
+        Fate::Closes
     }
 
     fn ended(&mut self, id: SessionId, reason: EndReason) -> Report {
-        let Some(slot) = self.table.find(id) else {
-            return Report::default();
-        };
-        if self.table.get(slot).is_some_and(|r| r.closing.is_none()) {
-            self.record(slot, EventKind::SessionEnded, Some(reason), None);
+        let mut report = Report::default();
+        if let Some(slot) = self.table.find(id) {
+            if self.table.get(slot).is_some_and(|r| r.closing.is_none()) {
+                self.record(slot, EventKind::SessionEnded, Some(reason), None);
+            }
+            self.forget(slot);
+            report.count(Fate::Lives);
         }
-        self.forget(slot);
-        Report {
-            matched: 1,
-            closed: 0,
-            audit_only: 0,
-            visited: 1,
-        }
+        report
     }
 
-    fn cancel(&mut self, id: SessionId, cause: &str) -> Result<Report, EngineError> {
+    fn cancel(&mut self, id: SessionId, cause: String) -> Result<Report, EngineError> {
         let slot = self.table.find(id).ok_or(EngineError::UnknownSession(id))?;
-        let closed = self.end(slot, EndReason::SessionCancelled, cause.to_owned(), None);
-        Ok(Report {
-            matched: 1,
-            closed: u64::from(closed),
-            audit_only: 0,
-            visited: 1,
-        })
+        let mut report = Report::default();
+        report.count(self.end(slot, EndReason::SessionCancelled, cause, None));
+        Ok(report)
     }
 }
 
-/// After how long without the control plane sessions of a class end.
-fn loss_of(class: &Class) -> Option<Duration> {
-    let rules = class.segments.iter().map(|s| s.on_control_plane_loss);
-    rules
-        .filter(|rule| rule.live == LiveOnLoss::Close)
-        .map(|rule| rule.after)
-        .min()
+#[cfg(test)]
+mod tests {
+    use crate::record::Record;
+
+    #[test]
+    fn a_record_fills_two_cache_lines() {
+        assert_eq!(size_of::<Option<Record>>(), 128);
+    }
 }

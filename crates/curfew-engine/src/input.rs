@@ -19,9 +19,9 @@ pub enum Input {
         concerns: Concerns,
     },
     /// A binding was made, refreshed or given to another subject.
-    BindingSet(Binding),
+    BindingSet(Keeper, Binding),
     /// A binding was removed.
-    BindingRemoved(BindingKey),
+    BindingRemoved(Keeper, BindingKey),
     /// An order to end sessions; the same id again changes nothing.
     Revoke(Revocation),
     /// The block of an order was lifted. Who may lift it is the control plane's to check.
@@ -55,6 +55,9 @@ pub enum Input {
     },
     /// The control plane was heard.
     Contact,
+    /// The door decides on this revision from now on: it reports no session any more that was decided on an older
+    /// one. Orders that no session can match are dropped; a door that asks is always on the newest revision.
+    Installed(Revision),
     /// Whether the audit log takes records.
     Audit(AuditLog),
 }
@@ -71,6 +74,16 @@ pub enum Concerns {
         /// Policies that changed.
         policies: Vec<PolicyName>,
     },
+}
+
+/// Who keeps a binding. What two keepers say of one address holds side by side; if they name two subjects, the address
+/// is unattributed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// The configuration of this enforcer.
+    Config,
+    /// The desired state.
+    State,
 }
 
 /// Whether the audit log takes records.

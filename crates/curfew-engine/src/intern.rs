@@ -1,4 +1,5 @@
-//! Equal values stored once, counted, each with the head of the list of sessions that share it.
+//! Equal values stored once, counted, each with the head of the list of sessions that share it and of its places in
+//! the index. What the values mean may not live here.
 
 use std::hash::{BuildHasher, Hash};
 
@@ -6,18 +7,32 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::record::NIL;
 
+/// Spreads 32 bits of hash over the 64 that a table looks at.
+pub(crate) fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// The 32 bits of a value's hash that are kept.
+pub(crate) fn short_hash<T: Hash + ?Sized>(hasher: &DefaultHashBuilder, value: &T) -> u32 {
+    let hash = hasher.hash_one(value);
+    (hash ^ (hash >> 32)) as u32
+}
+
 #[derive(Debug)]
 struct Entry<T> {
     value: T,
+    hash: u32,
     uses: u32,
     head: u32,
+    posts: u32,
 }
 
 #[derive(Debug)]
 pub(crate) struct Interner<T> {
     entries: Vec<Option<Entry<T>>>,
     free: Vec<u32>,
-    table: HashTable<u32>,
+    /// Hash and key: growing and looking up need not touch the values.
+    table: HashTable<(u32, u32)>,
     hasher: DefaultHashBuilder,
 }
 
@@ -32,22 +47,34 @@ impl<T> Default for Interner<T> {
     }
 }
 
-impl<T: Hash + Eq> Interner<T> {
+impl<T> Interner<T> {
     fn entry(&self, key: u32) -> Option<&Entry<T>> {
         self.entries.get(key as usize)?.as_ref()
+    }
+
+    fn entry_mut(&mut self, key: u32) -> Option<&mut Entry<T>> {
+        self.entries.get_mut(key as usize)?.as_mut()
     }
 
     pub(crate) fn get(&self, key: u32) -> Option<&T> {
         self.entry(key).map(|entry| &entry.value)
     }
 
+    /// The first session that shares the value.
     pub(crate) fn head(&self, key: u32) -> u32 {
         self.entry(key).map_or(NIL, |entry| entry.head)
     }
 
     pub(crate) fn set_head(&mut self, key: u32, head: u32) {
-        if let Some(Some(entry)) = self.entries.get_mut(key as usize) {
+        if let Some(entry) = self.entry_mut(key) {
             entry.head = head;
+        }
+    }
+
+    /// Notes the first place of the value in the index.
+    pub(crate) fn set_posts(&mut self, key: u32, posts: u32) {
+        if let Some(entry) = self.entry_mut(key) {
+            entry.posts = posts;
         }
     }
 
@@ -61,23 +88,27 @@ impl<T: Hash + Eq> Interner<T> {
             .filter_map(|(key, entry)| entry.as_ref().map(|_| key))
     }
 
-    /// The key of an equal value, and whether it is new; counts one use.
-    pub(crate) fn acquire(&mut self, value: T) -> (u32, bool) {
-        let hash = self.hasher.hash_one(&value);
-        let found = self
-            .table
-            .find(hash, |&key| self.get(key).is_some_and(|v| *v == value))
-            .copied();
-        if let Some(key) = found {
-            if let Some(Some(entry)) = self.entries.get_mut(key as usize) {
-                entry.uses = entry.uses.saturating_add(1);
-            }
-            return (key, false);
-        }
+    pub(crate) fn hash(&self, value: &(impl Hash + ?Sized)) -> u32 {
+        short_hash(&self.hasher, value)
+    }
+
+    /// The key of the value of this hash that `same` recognises; counts one use.
+    pub(crate) fn find(&mut self, hash: u32, same: impl Fn(&T) -> bool) -> Option<u32> {
+        let is = |&(other, key): &(u32, u32)| other == hash && self.get(key).is_some_and(&same);
+        let &(_, key) = self.table.find(spread(hash), is)?;
+        let entry = self.entry_mut(key)?;
+        entry.uses = entry.uses.saturating_add(1);
+        Some(key)
+    }
+
+    /// The key of a value that [`Interner::find`] did not find; counts one use.
+    pub(crate) fn insert(&mut self, hash: u32, value: T) -> u32 {
         let entry = Some(Entry {
             value,
+            hash,
             uses: 1,
             head: NIL,
+            posts: NIL,
         });
         let key = match self.free.pop() {
             Some(key) => {
@@ -92,28 +123,36 @@ impl<T: Hash + Eq> Interner<T> {
                 key
             }
         };
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        self.table.insert_unique(hash, key, |&key| {
-            let entry = entries.get(key as usize).and_then(Option::as_ref);
-            entry.map_or(0, |entry| hasher.hash_one(&entry.value))
-        });
-        (key, true)
+        self.table
+            .insert_unique(spread(hash), (hash, key), |&(hash, _)| spread(hash));
+        key
     }
 
-    /// Gives up one use; the value comes back when it was the last.
-    pub(crate) fn release(&mut self, key: u32) -> Option<T> {
+    /// Gives up one use; the value and its first place in the index come back when it was the last.
+    pub(crate) fn release(&mut self, key: u32) -> Option<(T, u32)> {
         let place = self.entries.get_mut(key as usize)?;
         let entry = place.as_mut()?;
         entry.uses = entry.uses.saturating_sub(1);
         if entry.uses > 0 {
             return None;
         }
-        let value = place.take()?.value;
-        let hash = self.hasher.hash_one(&value);
-        if let Ok(found) = self.table.find_entry(hash, |&other| other == key) {
+        let entry = place.take()?;
+        let is = |&(_, other): &(u32, u32)| other == key;
+        if let Ok(found) = self.table.find_entry(spread(entry.hash), is) {
             found.remove();
         }
         self.free.push(key);
-        Some(value)
+        Some((entry.value, entry.posts))
+    }
+}
+
+impl<T: Hash + Eq> Interner<T> {
+    /// The key of an equal value; counts one use.
+    pub(crate) fn acquire(&mut self, value: T) -> u32 {
+        let hash = self.hash(&value);
+        match self.find(hash, |other| *other == value) {
+            Some(key) => key,
+            None => self.insert(hash, value),
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! The invariants of the engine, each defined once: the tests check them after every step. Fixing may not live here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
 
 use crate::{
     Engine,
+    class::Class,
     record::{List, NEVER},
-    session::Class,
 };
 
 /// A broken invariant, by name.
@@ -47,7 +49,7 @@ impl Engine {
             if living && record.wake != NEVER {
                 armed.insert(slot);
             }
-            let class = self.classes.get(record.class);
+            let class = self.class(slot);
             if record.would_end && !class.is_some_and(Class::is_audit) {
                 return broken("I8 only audit mode outlives its end");
             }
@@ -89,9 +91,24 @@ impl Engine {
                 });
             }
         }
-        if self.table.len() == 0
-            && self.whos.len() + self.classes.len() + self.ties.len() + self.index.len() > 0
-        {
+        let uncounted = Broken {
+            name: "I5 counts are what lives",
+            slot: 0,
+        };
+        let (mut ages, mut counts) = (BTreeMap::new(), HashMap::new());
+        for &slot in &living {
+            let age = self.table.get(slot).map_or(0, |record| record.opened_rev);
+            *ages.entry(age).or_insert(0) += 1;
+            for place in self.places(slot) {
+                *counts.entry(place).or_insert(0) += 1;
+            }
+        }
+        if ages != self.ages || counts != self.counts {
+            return Err(uncounted);
+        }
+        let shared = self.whos.len() + self.classes.len() + self.ties.len() + self.targets.len();
+        let found = !self.index.is_empty() || !self.addresses.is_empty();
+        if self.table.len() == 0 && (shared > 0 || found || !self.probed.is_empty()) {
             return Err(Broken {
                 name: "I5 nothing is left behind",
                 slot: 0,

@@ -4,22 +4,29 @@
 //! live here; the shell calls [`Engine::poll`] when [`Engine::next_deadline`] comes.
 
 mod action;
+mod attribution;
 mod binding;
 mod change;
+mod class;
+mod concurrency;
 mod engine;
+mod index;
 mod input;
 mod intern;
 mod invariants;
 mod loss;
 mod open;
+mod postings;
+mod reconnect;
 mod record;
 mod revoke;
 mod session;
 mod timing;
 mod wheel;
+mod who;
 
-pub use action::{Action, Admitted, Refused, Report};
+pub use action::{Action, Admitted, Recorded, Refused, Report};
 pub use engine::{Bounds, Engine};
-pub use input::{Activity, AuditLog, Concerns, EngineError, Input, LastEnd, Open, Peer};
+pub use input::{Activity, AuditLog, Concerns, EngineError, Input, Keeper, LastEnd, Open, Peer};
 pub use invariants::Broken;
 pub use session::{SessionView, State};

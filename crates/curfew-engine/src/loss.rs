@@ -27,10 +27,7 @@ impl Engine {
             .copied()
             .collect();
         for (after, class) in lost {
-            let slots: Vec<u32> = self
-                .table
-                .walk(List::Class, self.classes.head(class))
-                .collect();
+            let slots = self.of_groups(List::Class, vec![class]);
             for slot in slots {
                 let at = Some(self.contact.after(after));
                 self.end(

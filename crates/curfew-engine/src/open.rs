@@ -1,17 +1,18 @@
 //! Opening: register, decide on the engine's own copy, re-check orders, loss, reconnecting and concurrency (I7).
 
-use curfew_model::{EndReason, EventKind, Mode, Now, OnAdopt, Sensitivity};
-use curfew_policy::Verdict;
+use curfew_model::{EndReason, EventKind, Lease, Mode, Now, OnAdopt, Sensitivity};
+use curfew_policy::{Decision, Refusal, Verdict};
 
 use crate::{
-    Action, Admitted, AuditLog, Engine, LastEnd, Open, Refused,
-    record::{NIL, Record},
-    session::{Class, Who, all_audit, subject_text},
+    Action, Admitted, AuditLog, Engine, Open, Refused,
+    class::{Class, all_audit},
+    record::Record,
     timing::cause_of,
+    who,
 };
 
 /// A reason to refuse, and whether it acts.
-type Objection = (EndReason, String, Mode);
+pub(crate) type Objection = (EndReason, String, Mode);
 
 /// How a session comes to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,14 @@ pub(crate) enum Entry {
     Asked,
     /// Its socket was found, and nobody asked.
     Found,
+}
+
+/// The lease of a verdict, and why it is refused if it is.
+pub(crate) fn split(verdict: Verdict) -> (Lease, Option<Refusal>) {
+    match verdict {
+        Verdict::Admit(lease) => (lease, None),
+        Verdict::Refuse(mut refusal) => (std::mem::take(&mut refusal.lease), Some(refusal)),
+    }
 }
 
 impl Engine {
@@ -43,13 +52,25 @@ impl Engine {
         if let Some(slot) = self.table.find(id) {
             return self.again(slot);
         }
-        let (bindings, ties) = self.attribute(&mut facts, &peer);
-        let decision = self.set.decide(&facts, self.now);
-        let (lease, refusal) = match &decision.verdict {
-            Verdict::Admit(lease) => (lease.clone(), None),
-            Verdict::Refuse(refusal) => (refusal.lease.clone(), Some(refusal)),
-        };
-        let whole = if all_audit(&decision.segments) {
+        facts.client.set_ip(facts.client.ip().to_canonical());
+        facts.identities.sort_unstable();
+        let (bound, proof) = self.bindings.of(facts.client.ip(), &peer, self.now.boot);
+        let mut bytes = std::mem::take(&mut self.scratch);
+        who::encode(&mut bytes, &facts, &bound, &peer);
+        who::merge(&mut facts, &bound);
+        let mut ties = self.tie(&mut facts, proof);
+        let Decision {
+            segments,
+            policies,
+            verdict,
+            look_again_at,
+        } = self.set.decide(&facts, self.now);
+        let (lease, refusal) = split(verdict);
+        self.tie_lease(&mut ties, &lease, look_again_at);
+        let class = Class::new(segments, policies, self.set.revision(), &lease);
+        let opened_rev = decided_at.unwrap_or(self.revision).0;
+
+        let whole = if all_audit(&class.segments) {
             Mode::Audit
         } else {
             Mode::Enforce
@@ -61,65 +82,47 @@ impl Engine {
             } else {
                 Mode::Enforce
             };
-            objections.push((refusal.reason, refusal.cause.clone(), mode));
+            objections.push((refusal.reason, refusal.cause, mode));
         }
         if let Some(end) = lease.deadline(self.now.boot.max(facts.opened_at))
             && end.at <= self.now.boot
         {
             objections.push((end.reason, cause_of(&lease, end), whole));
         }
-        let who = Who {
-            identities: facts.identities.clone().into(),
-            groups: facts.groups.clone().into(),
-            device: facts.device.clone(),
-            attributes: facts.attributes.clone(),
-            ambiguous: facts.ambiguous,
-            bindings,
-        };
-        let class = Class::new(&decision, self.set.revision(), &lease);
-        let opened_rev = decided_at.unwrap_or(self.revision).0;
-        if let Some((reason, cause)) = self.ordered_out(id, &who, &class, opened_rev) {
+        if let Some((reason, cause)) = self.ordered_out(id, &facts, &class, opened_rev) {
             objections.push((reason, cause, whole));
         }
-        self.object_by_segment(&facts, &class, &mut objections);
-        if entry == Entry::Found && decided_at.is_none() {
-            let closing = class
-                .segments
-                .iter()
-                .filter(|s| s.on_adopt == OnAdopt::Close);
-            objections.extend(closing.map(|segment| {
-                let cause = format!("segment {}: onAdopt is close", segment.name);
-                (EndReason::AccessDenied, cause, segment.mode)
-            }));
-        }
+        self.object_by_segment(&class, entry, decided_at.is_none(), &mut objections);
+        self.object_to_reconnecting(&facts, &class, &mut objections);
         if self.table.len() >= self.bounds.sessions {
             let cause = format!("{} sessions are open", self.bounds.sessions);
             objections.push((EndReason::Overloaded, cause, Mode::Enforce));
         }
+
         // Register, so that concurrency counts it, then re-check.
-        let mut record = Record::new(id, facts.client, facts.opened_at.0);
+        let mut record = Record::new(id, facts.client.port(), facts.opened_at.0);
         record.opened_rev = opened_rev;
         record.last = self.now.boot.max(facts.opened_at).0;
+        record.set_bounds(&lease);
+        record.target = self.targets.acquire(facts.target);
+        record.ties = self.ties.acquire(ties);
         let slot = self.table.insert(record);
-        self.join_who(slot, who);
-        let (target, _) = self.targets.acquire(facts.target);
-        if let Some(record) = self.table.get_mut(slot) {
-            record.target = target;
-            record.class = NIL;
-        }
-        self.place(slot, &decision, &lease, ties);
-        if let Some((cause, mode)) = self.excess(slot) {
+        self.join_who(slot, &bytes);
+        self.scratch = bytes;
+        self.join_class(slot, class);
+        self.count(slot);
+        *self.ages.entry(opened_rev).or_default() += 1;
+        if let Some((cause, mode)) = self.refuses_by_count(slot) {
             objections.push((EndReason::ConcurrencyExceeded, cause, mode));
         }
         objections.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        if let Some((reason, cause, _)) = objections.iter().find(|o| o.2 == Mode::Enforce).cloned()
-        {
-            self.record(
-                slot,
-                EventKind::SessionRefused,
-                Some(reason),
-                Some(cause.clone()),
-            );
+        let refusing = objections
+            .iter()
+            .position(|(_, _, mode)| *mode == Mode::Enforce);
+        if let Some(refusing) = refusing {
+            let (reason, cause, _) = objections.swap_remove(refusing);
+            let told = Some(cause.clone());
+            self.record(slot, EventKind::SessionRefused, Some(reason), told);
             self.forget(slot);
             if decided_at.is_some() || entry == Entry::Found {
                 self.out.push_back(Action::Close {
@@ -132,18 +135,25 @@ impl Engine {
         }
         self.record(slot, EventKind::SessionOpened, None, None);
         if let Some((reason, cause, _)) = objections.into_iter().next() {
-            self.record(
-                slot,
-                EventKind::SessionWouldRefuse,
-                Some(reason),
-                Some(cause),
-            );
+            let kind = EventKind::SessionWouldRefuse;
+            self.record(slot, kind, Some(reason), Some(cause));
         }
-        let until = lease.fixed_deadline().map(|end| end.at);
-        self.out.push_back(Action::SetLease { id, until });
-        self.schedule(slot);
-        let segments = decision.segments.into_iter().map(|s| s.name).collect();
-        Ok(Admitted { lease, segments })
+        if decided_at.is_some() || entry == Entry::Found {
+            let until = lease.fixed_deadline().map(|end| end.at);
+            self.out.push_back(Action::SetLease { id, until });
+        }
+        self.schedule_with(slot, &lease);
+        let names = self.names(slot);
+        Ok(Admitted {
+            lease,
+            segments: names,
+        })
+    }
+
+    fn names(&self, slot: u32) -> std::sync::Arc<[curfew_model::SegmentName]> {
+        let record = self.table.get(slot);
+        let kept = record.and_then(|record| self.classes.get(record.class));
+        kept.map_or_else(Default::default, |kept| kept.names.clone())
     }
 
     fn again(&self, slot: u32) -> Result<Admitted, Refused> {
@@ -154,21 +164,19 @@ impl Engine {
                 cause: "the session is closing".to_owned(),
             });
         }
-        let class = record.and_then(|record| self.classes.get(record.class));
-        let segments = class.map(|c| c.segments.iter().map(|s| s.name.clone()).collect());
         Ok(Admitted {
             lease: self.lease(slot).unwrap_or_default(),
-            segments: segments.unwrap_or_default(),
+            segments: self.names(slot),
         })
     }
 
     fn object_by_segment(
         &self,
-        facts: &curfew_model::Facts,
         class: &Class,
+        entry: Entry,
+        undecided: bool,
         objections: &mut Vec<Objection>,
     ) {
-        let now = self.now.boot;
         for segment in &class.segments {
             let say = |what: &str| format!("segment {}: {what}", segment.name);
             if self.refuses_by_loss(segment.on_control_plane_loss) {
@@ -176,46 +184,14 @@ impl Engine {
                 objections.push((EndReason::ControlPlaneLost, cause, segment.mode));
             }
             if self.audit == AuditLog::Full && segment.sensitivity >= Sensitivity::High {
-                objections.push((
-                    EndReason::Overloaded,
-                    say("the audit log is full"),
-                    segment.mode,
-                ));
+                let cause = say("the audit log is full");
+                objections.push((EndReason::Overloaded, cause, segment.mode));
             }
-            if self.last_ends.is_empty() {
-                continue;
-            }
-            let subject = subject_text(facts.subject(), facts.client);
-            let Some(&end) = self.last_ends.get(&(subject, segment.name.clone())) else {
-                continue;
-            };
-            let rule = segment.reconnect;
-            if now < curfew_model::BootInstant(end).after(rule.wait) {
-                let cause = say("reconnecting has to wait after an end by lifetime");
-                objections.push((EndReason::LifetimeExpired, cause, segment.mode));
-            }
-            if rule.proof && facts.proved_at.is_none_or(|proved| proved.0 <= end) {
-                let cause = say("reconnecting after an end by lifetime needs fresh proof");
-                objections.push((EndReason::ReauthOverdue, cause, segment.mode));
+            let older = entry == Entry::Found && undecided;
+            if older && segment.on_adopt == OnAdopt::Close {
+                let cause = say("onAdopt is close");
+                objections.push((EndReason::AccessDenied, cause, segment.mode));
             }
         }
-    }
-
-    /// The last ends by lifetime, sorted, for the enforcer to keep.
-    #[must_use]
-    pub fn last_ends(&self) -> Vec<LastEnd> {
-        let end = |((subject, segment), at): (&(String, _), &u64)| LastEnd {
-            subject: subject.clone(),
-            segment: Clone::clone(segment),
-            at: curfew_model::BootInstant(*at),
-        };
-        let mut ends: Vec<LastEnd> = self.last_ends.iter().map(end).collect();
-        ends.sort_unstable_by(|a, b| (&a.subject, &a.segment).cmp(&(&b.subject, &b.segment)));
-        ends
-    }
-
-    /// Takes back a last end that the enforcer kept; the later of two holds.
-    pub fn restore_last_end(&mut self, end: LastEnd) {
-        self.keep_end((end.subject, end.segment), end.at.0);
     }
 }

@@ -1,10 +1,12 @@
 //! The compact record of one session, the slab of them, and the intrusive lists through it. Meaning may not live here.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
-use curfew_model::{EndReason, SessionId};
+use curfew_model::{EndReason, Lease, SessionId};
 use hashbrown::{DefaultHashBuilder, HashTable};
-use std::hash::BuildHasher;
+
+use crate::{
+    class::bound_at,
+    intern::{short_hash, spread},
+};
 
 /// No slot.
 pub(crate) const NIL: u32 = u32::MAX;
@@ -46,7 +48,6 @@ pub(crate) struct Record {
     pub(crate) wake: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    client: [u8; 16],
     pub(crate) who: u32,
     pub(crate) class: u32,
     pub(crate) target: u32,
@@ -54,7 +55,8 @@ pub(crate) struct Record {
     of_who: Node,
     of_class: Node,
     of_wheel: Node,
-    port: u16,
+    /// The client's port; its address is that of its identity set.
+    pub(crate) port: u16,
     pub(crate) bucket: u16,
     pub(crate) closing: Option<EndReason>,
     pub(crate) probing: bool,
@@ -63,11 +65,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(id: SessionId, client: SocketAddr, opened_at: u64) -> Self {
-        let ip = match client.ip() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => v6,
-        };
+    pub(crate) fn new(id: SessionId, port: u16, opened_at: u64) -> Self {
         Self {
             id,
             opened_at,
@@ -78,7 +76,6 @@ impl Record {
             wake: NEVER,
             bytes_in: 0,
             bytes_out: 0,
-            client: ip.octets(),
             who: NIL,
             class: NIL,
             target: NIL,
@@ -86,7 +83,7 @@ impl Record {
             of_who: Node::default(),
             of_class: Node::default(),
             of_wheel: Node::default(),
-            port: client.port(),
+            port,
             bucket: u16::MAX,
             closing: None,
             probing: false,
@@ -95,8 +92,10 @@ impl Record {
         }
     }
 
-    pub(crate) fn client(&self) -> SocketAddr {
-        SocketAddr::new(Ipv6Addr::from(self.client).to_canonical(), self.port)
+    /// Takes over the bounds of a lease that are a session's own.
+    pub(crate) fn set_bounds(&mut self, lease: &Lease) {
+        self.expires = bound_at(&lease.expires_at);
+        self.reauth = bound_at(&lease.reauth_by);
     }
 
     pub(crate) fn node(&self, list: List) -> Node {
@@ -121,7 +120,8 @@ impl Record {
 pub(crate) struct Table {
     records: Vec<Option<Record>>,
     free: Vec<u32>,
-    by_id: HashTable<u32>,
+    /// Hash and slot: growing does not touch the records.
+    by_id: HashTable<(u32, u32)>,
     hasher: DefaultHashBuilder,
 }
 
@@ -139,15 +139,17 @@ impl Table {
     }
 
     pub(crate) fn find(&self, id: SessionId) -> Option<u32> {
-        let hash = self.hasher.hash_one(id);
-        self.by_id
-            .find(hash, |&slot| self.get(slot).is_some_and(|r| r.id == id))
-            .copied()
+        let hash = short_hash(&self.hasher, &id);
+        let is = |&(other, slot): &(u32, u32)| {
+            other == hash && self.get(slot).is_some_and(|record| record.id == id)
+        };
+        let found = self.by_id.find(spread(hash), is);
+        found.map(|&(_, slot)| slot)
     }
 
     /// The caller made sure that the id is new.
     pub(crate) fn insert(&mut self, record: Record) -> u32 {
-        let hash = self.hasher.hash_one(record.id);
+        let hash = short_hash(&self.hasher, &record.id);
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -159,18 +161,16 @@ impl Table {
         if let Some(place) = self.records.get_mut(slot as usize) {
             *place = Some(record);
         }
-        let (records, hasher) = (&self.records, &self.hasher);
-        self.by_id.insert_unique(hash, slot, |&slot| {
-            let id = records.get(slot as usize).and_then(Option::as_ref);
-            id.map_or(0, |record| hasher.hash_one(record.id))
-        });
+        self.by_id
+            .insert_unique(spread(hash), (hash, slot), |&(hash, _)| spread(hash));
         slot
     }
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Record> {
         let record = self.records.get_mut(slot as usize)?.take()?;
-        let hash = self.hasher.hash_one(record.id);
-        if let Ok(entry) = self.by_id.find_entry(hash, |&other| other == slot) {
+        let hash = short_hash(&self.hasher, &record.id);
+        let is = |&(_, other): &(u32, u32)| other == slot;
+        if let Ok(entry) = self.by_id.find_entry(spread(hash), is) {
             entry.remove();
         }
         self.free.push(slot);

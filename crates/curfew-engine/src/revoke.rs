@@ -1,31 +1,112 @@
-//! Orders: which sessions they end by index, and which new ones their blocks keep out (rule 14).
+//! Orders: which sessions they end by index, which new ones their blocks keep out, and when they are done with
+//! (rule 14).
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use curfew_model::{
-    Block, BootInstant, EndReason, EventKind, Identity, Revocation, RevocationId, Scope,
+    Block, BootInstant, EndReason, EventKind, Facts, Identity, Now, Revision, Revocation,
+    RevocationId, Scope, SessionId,
 };
+use hashbrown::{DefaultHashBuilder, HashMap};
 
-use crate::{
-    Engine, EngineError, Report,
-    record::List,
-    session::{Class, Key, Who},
-};
+use crate::{Engine, EngineError, Report, class::Class, index::Key, intern::short_hash};
 
 /// An order as the engine keeps it.
 #[derive(Clone, Debug)]
-pub(crate) struct Order {
+struct Order {
     revocation: Revocation,
     /// Until when it blocks; none for no block.
     blocks_until: Option<BootInstant>,
 }
 
-fn key_of(scope: &Scope) -> Key {
-    match scope {
-        Scope::All | Scope::Enforcer(_) => Key::Everything,
-        Scope::Segment(name) => Key::Segment(name.clone()),
-        Scope::Policy(name) => Key::Policy(name.clone()),
-        Scope::Subject { kind, id, .. } => Key::Identity(*kind, id.clone()),
-        Scope::Device(device) => Key::Device(device.clone()),
-        Scope::Session(id) => Key::Session(*id),
+/// The orders that a session, open or new, may still match.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    held: BTreeMap<RevocationId, Order>,
+    /// By the hash of what they are looked up by.
+    keys: HashMap<u32, BTreeSet<RevocationId>>,
+    /// Without a block, by revision.
+    spent: BTreeSet<(Revision, RevocationId)>,
+    /// Blocks that end by themselves.
+    timed: BTreeSet<(BootInstant, RevocationId)>,
+    /// No session comes any more that was decided before this.
+    floor: Revision,
+    hasher: DefaultHashBuilder,
+}
+
+impl Orders {
+    fn insert(&mut self, revocation: Revocation, now: Now) {
+        let id = revocation.id;
+        let blocks_until = match revocation.block {
+            _ if revocation.lifted_at.is_some() => None,
+            Block::None => None,
+            Block::UntilLifted => Some(BootInstant::NEVER),
+            Block::Until(wall) => Some(now.boot_at(wall)),
+        };
+        match blocks_until {
+            None => {
+                self.spent.insert((revocation.revision, id));
+            }
+            Some(BootInstant::NEVER) => {}
+            Some(until) => {
+                self.timed.insert((until, id));
+            }
+        }
+        let hash = short_hash(&self.hasher, &Key::of(&revocation.scope));
+        self.keys.entry(hash).or_default().insert(id);
+        let order = Order {
+            revocation,
+            blocks_until,
+        };
+        self.held.insert(id, order);
+    }
+
+    /// Takes a block away; answers whether there was one, none for an order that is not held.
+    fn lift(&mut self, id: RevocationId) -> Option<bool> {
+        let order = self.held.get_mut(&id)?;
+        let until = order.blocks_until.take();
+        if let Some(until) = until {
+            self.timed.remove(&(until, id));
+            self.spent.insert((order.revocation.revision, id));
+        }
+        Some(until.is_some())
+    }
+
+    pub(crate) fn installed(&mut self, revision: Revision) {
+        self.floor = self.floor.max(revision);
+    }
+
+    /// Drops what no session can match: no block, and none open or to come is as old.
+    fn drop_spent(&mut self, oldest: Option<u64>, now: BootInstant) {
+        while let Some(&(until, id)) = self.timed.first() {
+            if until > now {
+                break;
+            }
+            self.lift(id);
+        }
+        while let Some(&(revision, id)) = self.spent.first() {
+            if revision > self.floor || oldest.is_some_and(|oldest| oldest <= revision.0) {
+                break;
+            }
+            self.spent.remove(&(revision, id));
+            let Some(order) = self.held.remove(&id) else {
+                continue;
+            };
+            let hash = short_hash(&self.hasher, &Key::of(&order.revocation.scope));
+            if let Some(ids) = self.keys.get_mut(&hash) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.keys.remove(&hash);
+                }
+            }
+        }
+    }
+
+    fn under(&self, key: Key<'_>) -> impl Iterator<Item = &Order> {
+        let ids = self.keys.get(&short_hash(&self.hasher, &key));
+        let orders = ids.into_iter().flatten().filter_map(|id| self.held.get(id));
+        // Two scopes may share a hash.
+        orders.filter(move |order| Key::of(&order.revocation.scope) == key)
     }
 }
 
@@ -38,59 +119,53 @@ fn carries(scope: &Scope, identities: &[Identity]) -> bool {
     })
 }
 
+fn cause(revocation: &Revocation) -> String {
+    format!("revocation {}: {}", revocation.id, revocation.reason)
+}
+
 impl Engine {
+    /// How many orders are held: those that block, and those that a session may still match.
+    #[must_use]
+    pub fn orders(&self) -> usize {
+        self.orders.held.len()
+    }
+
     /// Ends what an order names. The shell hands over orders of scope `enforcer` only to the enforcer that they name.
     pub(crate) fn revoke(&mut self, revocation: Revocation) -> Result<Report, EngineError> {
         let mut report = Report::default();
-        if self.orders.contains_key(&revocation.id) {
+        if self.orders.held.contains_key(&revocation.id) {
             return Ok(report);
         }
         let scope = revocation.scope.clone();
-        let reason = scope.reason();
-        let cause = format!("revocation {}: {}", revocation.id, revocation.reason);
-        let (id, at) = (revocation.id, revocation.revision);
+        let (at, cause) = (revocation.revision, cause(&revocation));
         self.revision = self.revision.max(at);
-        let full = self.orders.len() >= self.bounds.revocations;
+        self.drop_spent_orders();
+        let full = self.orders.held.len() >= self.bounds.revocations;
         if !full {
-            let blocks_until = match revocation.block {
-                _ if revocation.lifted_at.is_some() => None,
-                Block::None => None,
-                Block::UntilLifted => Some(BootInstant::NEVER),
-                Block::Until(wall) => Some(self.now.boot_at(wall)),
-            };
-            self.blocks.entry(key_of(&scope)).or_default().push(id);
-            self.orders.insert(
-                id,
-                Order {
-                    revocation,
-                    blocks_until,
-                },
-            );
+            self.orders.insert(revocation, self.now);
         }
         self.note(EventKind::RevocationCreated, cause.clone());
         let slots = match &scope {
             Scope::All | Scope::Enforcer(_) => self.living(),
-            Scope::Segment(_) | Scope::Policy(_) => self.under(List::Class, &[key_of(&scope)]),
-            Scope::Subject { .. } | Scope::Device(_) => self.under(List::Who, &[key_of(&scope)]),
             Scope::Session(session) => self.table.find(*session).into_iter().collect(),
+            Scope::Segment(_) | Scope::Policy(_) | Scope::Subject { .. } | Scope::Device(_) => {
+                self.under(Key::of(&scope))
+            }
         };
         for slot in slots {
-            report.visited += 1;
             let Some(record) = self.table.get(slot) else {
                 continue;
             };
-            let who = self.whos.get(record.who);
-            let named = who.is_some_and(|who| carries(&scope, &who.identities));
+            let who = self.who(record.who);
+            let named = who.is_some_and(|who| carries(&scope, &who.identities()));
             if record.closing.is_some() || record.opened_rev > at.0 || !named {
+                report.visited += 1;
                 continue;
             }
-            report.matched += 1;
-            if self.end(slot, reason, cause.clone(), None) {
-                report.closed += 1;
-            } else {
-                report.audit_only += 1;
-            }
+            let fate = self.end(slot, scope.reason(), cause.clone(), None);
+            report.count(fate);
         }
+        self.drop_spent_orders();
         if full {
             // The sessions are ended all the same; only new ones are not kept out.
             return Err(EngineError::Full {
@@ -102,45 +177,43 @@ impl Engine {
     }
 
     pub(crate) fn lift(&mut self, id: RevocationId) -> Result<Report, EngineError> {
-        let order = self
-            .orders
-            .get_mut(&id)
-            .ok_or(EngineError::UnknownRevocation(id))?;
-        if order.blocks_until.take().is_some() {
+        let lifted = self.orders.lift(id);
+        if lifted.ok_or(EngineError::UnknownRevocation(id))? {
             self.note(EventKind::RevocationLifted, format!("revocation {id}"));
         }
+        self.drop_spent_orders();
         Ok(Report::default())
     }
 
-    /// The order that keeps a new session out: a block, or one that the door's decision did not know yet (I7).
+    pub(crate) fn drop_spent_orders(&mut self) {
+        let oldest = self.ages.first_key_value().map(|(age, _)| *age);
+        self.orders.drop_spent(oldest, self.now.boot);
+    }
+
+    /// The order that keeps a session out: a block, or one that was given after `opened_rev` (I7).
     pub(crate) fn ordered_out(
         &self,
-        id: curfew_model::SessionId,
-        who: &Who,
+        id: SessionId,
+        facts: &Facts,
         class: &Class,
         opened_rev: u64,
     ) -> Option<(EndReason, String)> {
-        if self.blocks.is_empty() {
+        if self.orders.held.is_empty() {
             return None;
         }
-        let mut keys = who.keys();
-        keys.extend(class.keys());
-        keys.extend([Key::Everything, Key::Session(id)]);
-        let orders = keys.iter().filter_map(|key| self.blocks.get(key)).flatten();
-        orders
-            .filter_map(|id| self.orders.get(id))
-            .filter(|order| carries(&order.revocation.scope, &who.identities))
+        let identities = facts.identities.iter();
+        let identities = identities.map(|i| Key::Identity(i.kind, &i.id));
+        let device = facts.device.as_ref().map(Key::Device);
+        let keys = identities.chain(device).chain(class.keys());
+        let keys = keys.chain([Key::Everything, Key::Session(id)]);
+        keys.flat_map(|key| self.orders.under(key))
+            .filter(|order| carries(&order.revocation.scope, &facts.identities))
             .filter(|order| {
-                let blocks = order
-                    .blocks_until
-                    .is_some_and(|until| self.now.boot < until);
-                blocks || opened_rev < order.revocation.revision.0
+                let until = order.blocks_until;
+                until.is_some_and(|until| self.now.boot < until)
+                    || opened_rev < order.revocation.revision.0
             })
-            .map(|order| {
-                let revocation = &order.revocation;
-                let cause = format!("revocation {}: {}", revocation.id, revocation.reason);
-                (revocation.scope.reason(), cause)
-            })
+            .map(|order| (order.revocation.scope.reason(), cause(&order.revocation)))
             .min()
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use curfew_model::{BootInstant, Deadline, EndReason, EventKind, Lease, Now, Provenance};
 
-use crate::{Action, Activity, Engine, change::Why, record::NEVER};
+use crate::{Action, Activity, Engine, action::Fate, change::Why, class::nanos, record::NEVER};
 
 /// How long a door may leave a probe unanswered before the session counts as idle.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ pub(crate) fn cause_of(lease: &Lease, deadline: Deadline) -> String {
 }
 
 /// The end that a client is warned of: lifetime or re-authentication, whichever comes first (rule 11).
-fn warned_end(lease: &Lease) -> Option<Deadline> {
+pub(crate) fn warned_end(lease: &Lease) -> Option<Deadline> {
     let bounds = [&lease.expires_at, &lease.reauth_by];
     bounds
         .into_iter()
@@ -96,102 +96,108 @@ impl Engine {
     pub(crate) fn lease(&self, slot: u32) -> Option<Lease> {
         let record = self.table.get(slot)?;
         let ties = self.ties.get(record.ties)?;
-        Some(self.classes.get(record.class)?.lease(record, ties))
+        Some(self.classes.get(record.class)?.class.lease(record, ties))
     }
 
     /// Arms the wheel for the next thing that can happen to a session.
-    pub(crate) fn schedule(&mut self, slot: u32) {
+    fn schedule(&mut self, slot: u32) {
+        if let Some(lease) = self.lease(slot) {
+            self.schedule_with(slot, &lease);
+        }
+    }
+
+    /// [`Engine::schedule`] where the lease is at hand.
+    pub(crate) fn schedule_with(&mut self, slot: u32, lease: &Lease) {
         self.wheel.disarm(&mut self.table, slot);
-        let Some(lease) = self.lease(slot) else {
-            return;
-        };
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
         if record.closing.is_some() || record.would_end {
             return;
         }
-        let mut wake = lease
-            .fixed_deadline()
-            .map_or(NEVER, |deadline| deadline.at.0);
-        if let Some((idle, _)) = lease.idle_timeout {
-            let idle = BootInstant(record.last).after(idle).0;
-            wake = wake.min(match self.probed.get(&slot) {
-                Some(probed) if record.probing => probed.after(PATIENCE).0,
-                _ => idle,
-            });
+        let mut wake = nanos(lease.fixed_deadline().map(|deadline| deadline.at));
+        if let Some((idle, _)) = &lease.idle_timeout {
+            let probed = self.probed.get(&slot).filter(|_| record.probing);
+            let idle = match probed {
+                Some(probed) => probed.after(PATIENCE),
+                None => BootInstant(record.last).after(*idle),
+            };
+            wake = wake.min(idle.0);
         }
         if !record.warned
-            && let Some((at, _)) = warn_at(&lease)
+            && let Some((at, _)) = warn_at(lease)
         {
             wake = wake.min(at);
         }
-        wake = wake.min(
-            self.ties
-                .get(record.ties)
-                .map_or(NEVER, |ties| ties.look_again),
-        );
-        record.wake = wake;
-        if wake != NEVER {
+        let ties = self.ties.get(record.ties);
+        record.wake = wake.min(ties.map_or(NEVER, |ties| ties.look_again));
+        if record.wake != NEVER {
             self.wheel.arm(&mut self.table, slot);
         }
     }
 
+    /// Does what is due for one session, the earliest first.
     fn fire(&mut self, slot: u32) {
         let now = self.now.boot;
-        let Some(lease) = self.lease(slot) else {
+        let (Some(mut lease), Some(record)) = (self.lease(slot), self.table.get(slot)) else {
             return;
         };
-        let Some(record) = self.table.get(slot) else {
-            return;
-        };
-        let (id, last, probing, warned) = (record.id, record.last, record.probing, record.warned);
-        let look_again = self
-            .ties
-            .get(record.ties)
-            .map_or(NEVER, |ties| ties.look_again);
-        if let Some(end) = lease.fixed_deadline()
-            && end.at <= now
-        {
+        let (id, last, probing) = (record.id, record.last, record.probing);
+        let ties = self.ties.get(record.ties);
+        let look_again = BootInstant(ties.map_or(NEVER, |ties| ties.look_again));
+        let end = lease.fixed_deadline().filter(|end| end.at <= now);
+        let idle = self.idle_end(slot, &lease).filter(|_| probing);
+        if look_again <= now && end.into_iter().chain(idle).all(|end| look_again <= end.at) {
+            if self.review(slot, Why::Window(look_again)) != Fate::Lives {
+                return;
+            }
+            lease = self.lease(slot).unwrap_or(lease);
+        } else if let Some(end) = end.into_iter().chain(idle).min() {
             let cause = cause_of(&lease, end);
             self.end(slot, end.reason, cause, Some(end.at));
             return;
         }
-        if look_again <= now.0 && !self.review(slot, &Why::Window) {
+        self.warn(slot, &lease);
+        if let Some((idle, _)) = &lease.idle_timeout
+            && !probing
+            && BootInstant(last).after(*idle) <= now
+        {
+            self.probes.push(id);
+            self.probed.insert(slot, now);
+            if let Some(record) = self.table.get_mut(slot) {
+                record.probing = true;
+            }
+        }
+        self.schedule_with(slot, &lease);
+    }
+
+    /// The end by idleness of a session whose door was asked and had its time to answer.
+    fn idle_end(&self, slot: u32, lease: &Lease) -> Option<Deadline> {
+        let last = BootInstant(self.table.get(slot)?.last);
+        let (idle, _) = lease.idle_timeout.as_ref()?;
+        let patient = self.probed.get(&slot)?.after(PATIENCE);
+        let at = last.after(*idle);
+        (at <= self.now.boot && patient <= self.now.boot).then_some(Deadline {
+            at,
+            reason: EndReason::IdleTimeout,
+        })
+    }
+
+    fn warn(&mut self, slot: u32, lease: &Lease) {
+        let Some((at, deadline)) = warn_at(lease) else {
+            return;
+        };
+        let Some(record) = self.table.get_mut(slot) else {
+            return;
+        };
+        if record.warned || at > self.now.boot.0 {
             return;
         }
-        if !warned
-            && let Some((at, deadline)) = warn_at(&lease)
-            && at <= now.0
-        {
-            if let Some(record) = self.table.get_mut(slot) {
-                record.warned = true;
-            }
-            self.out.push_back(Action::Warn { id, deadline });
-            let cause = cause_of(&lease, deadline);
-            self.record(
-                slot,
-                EventKind::SessionWarned,
-                Some(deadline.reason),
-                Some(cause),
-            );
-        }
-        if let Some((idle, by)) = &lease.idle_timeout {
-            let at = BootInstant(last).after(*idle);
-            let patient = self.probed.get(&slot).map(|probed| probed.after(PATIENCE));
-            if at <= now && probing && patient.is_none_or(|until| until <= now) {
-                self.end(slot, EndReason::IdleTimeout, words(by), Some(at));
-                return;
-            }
-            if at <= now && !probing {
-                self.probes.push(id);
-                self.probed.insert(slot, now);
-                if let Some(record) = self.table.get_mut(slot) {
-                    record.probing = true;
-                }
-            }
-        }
-        self.schedule(slot);
+        record.warned = true;
+        let id = record.id;
+        self.out.push_back(Action::Warn { id, deadline });
+        let cause = Some(cause_of(lease, deadline));
+        self.record(slot, EventKind::SessionWarned, Some(deadline.reason), cause);
     }
 
     pub(crate) fn activity(&mut self, activity: Activity) {

@@ -155,7 +155,7 @@ mod tests {
                 match step(&mut random) % 4 {
                     0 | 1 => {
                         let id = SessionId(uuid::Uuid::from_u64_pair(seed, round));
-                        let mut record = Record::new(id, "1.2.3.4:5".parse().unwrap(), 0);
+                        let mut record = Record::new(id, 5, 0);
                         record.wake = at;
                         let slot = table.insert(record);
                         wheel.arm(&mut table, slot);

@@ -12,7 +12,7 @@ mod support;
 use std::time::Duration;
 
 use curfew_engine::{
-    Action, Activity, AuditLog, Bounds, Concerns, Engine, EngineError, Input, State,
+    Action, Activity, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, State,
 };
 use curfew_model::*;
 use support::*;
@@ -446,7 +446,10 @@ fn bindings_attribute_renew_and_end() {
     });
     engine
         .handle(
-            Input::BindingSet(binding("alice", "10.0.0.0/8", Some(at(1)), Some(at(60)))),
+            Input::BindingSet(
+                Keeper::State,
+                binding("alice", "10.0.0.0/8", Some(at(1)), Some(at(60))),
+            ),
             at(1),
         )
         .unwrap();
@@ -460,7 +463,10 @@ fn bindings_attribute_renew_and_end() {
     );
     engine
         .handle(
-            Input::BindingSet(binding("alice", "10.0.0.0/8", Some(at(10)), Some(at(90)))),
+            Input::BindingSet(
+                Keeper::State,
+                binding("alice", "10.0.0.0/8", Some(at(10)), Some(at(90))),
+            ),
             at(10),
         )
         .unwrap();
@@ -469,7 +475,7 @@ fn bindings_attribute_renew_and_end() {
     assert_eq!(lease.binding_until.unwrap().at, at(90).boot);
     engine
         .handle(
-            Input::BindingSet(binding("bob", "10.0.0.5/32", None, None)),
+            Input::BindingSet(Keeper::State, binding("bob", "10.0.0.5/32", None, None)),
             at(11),
         )
         .unwrap();
@@ -481,7 +487,10 @@ fn bindings_attribute_renew_and_end() {
     );
     engine
         .handle(
-            Input::BindingRemoved(BindingKey::Address("10.0.0.5/32".parse().unwrap())),
+            Input::BindingRemoved(
+                Keeper::State,
+                BindingKey::Address("10.0.0.5/32".parse().unwrap()),
+            ),
             at(13),
         )
         .unwrap();

@@ -1,0 +1,205 @@
+//! What becomes of live sessions when bindings change (rule 7): a subject that is lost ends them, one that appears has
+//! them decided again, fresh proof renews them. Looking bindings up lives in `binding`.
+
+use curfew_model::{Binding, BindingKey, BootInstant, EndReason, EventKind, Facts, SessionId};
+
+use crate::{
+    Engine, EngineError, Keeper, Report,
+    action::Fate,
+    binding::{BoundProof, canonical},
+    change::Why,
+    class::{Ties, nanos},
+    index::Key,
+    record::{List, NEVER},
+    who::{self, Bound, Who, is_same, octets},
+};
+
+impl Engine {
+    /// The instants that tie a session: those of the facts, which are given the bindings' as well.
+    pub(crate) fn tie(&self, facts: &mut Facts, proof: BoundProof) -> Ties {
+        let at = |wall| nanos(Option::map(wall, |wall| self.now.boot_at(wall)));
+        let own = at(facts.binding_until);
+        let binding = own.min(nanos(proof.until));
+        if let Some(until) = proof.until
+            && binding == until.0
+        {
+            facts.binding_until = Some(self.now.wall_at(until));
+        }
+        facts.proved_at = facts.proved_at.max(proof.proved);
+        Ties {
+            proved: nanos(facts.proved_at),
+            credential: at(facts.credential_until),
+            own,
+            binding,
+            look_again: NEVER,
+            look_wall: 0,
+            lease_credential: NEVER,
+            lease_binding: NEVER,
+        }
+    }
+
+    pub(crate) fn set_binding(
+        &mut self,
+        keeper: Keeper,
+        mut binding: Binding,
+    ) -> Result<Report, EngineError> {
+        binding.key = canonical(binding.key);
+        let key = binding.key.clone();
+        let cause = format!("{key:?} to {}", binding.identity);
+        let limit = self.bounds.bindings;
+        self.bindings.insert(keeper, binding, limit, self.now)?;
+        self.note(EventKind::BindingChanged, cause.clone());
+        Ok(self.attribute_again(&key, &format!("binding {cause}")))
+    }
+
+    pub(crate) fn remove_binding(&mut self, keeper: Keeper, key: BindingKey) -> Report {
+        let key = canonical(key);
+        if !self.bindings.remove(keeper, &key) {
+            return Report::default();
+        }
+        let cause = format!("{key:?} removed");
+        self.note(EventKind::BindingChanged, cause.clone());
+        self.attribute_again(&key, &format!("binding {cause}"))
+    }
+
+    /// The identity sets that a binding of this key can concern.
+    fn reached(&self, key: &BindingKey) -> Vec<u32> {
+        match key {
+            BindingKey::Address(net) => {
+                let (first, last) = (octets(net.network()), octets(net.broadcast()));
+                let range = self.addresses.range((first, 0)..=(last, u32::MAX));
+                range.map(|&(_, who)| who).collect()
+            }
+            BindingKey::Uid(uid) => self.groups(Key::Uid(*uid)),
+            BindingKey::Cgroup(path) => self.groups(Key::Cgroup(path)),
+        }
+    }
+
+    /// Holds what bindings say now against every session that the key can concern.
+    fn attribute_again(&mut self, key: &BindingKey, cause: &str) -> Report {
+        let mut report = Report::default();
+        let mut moved = Vec::new();
+        for group in self.reached(key) {
+            let Some(who) = self.who(group) else {
+                continue;
+            };
+            for slot in self.of_groups(List::Who, vec![group]) {
+                match self.attribute_one(slot, &who, cause, &mut moved) {
+                    Some(fate) => report.count(fate),
+                    None => report.visited += 1,
+                }
+            }
+        }
+        self.trim(&moved, &mut report);
+        report
+    }
+
+    /// Holds what bindings say now against one session; none when nothing changed for it.
+    fn attribute_one(
+        &mut self,
+        slot: u32,
+        who: &Who,
+        cause: &str,
+        moved: &mut Vec<u32>,
+    ) -> Option<Fate> {
+        let (bound, proof) = self.bindings.of(who.client, &who.peer, self.now.boot);
+        let kept = |old: &_| bound.identities.iter().any(|new| is_same(old, new));
+        if !who.bound.identities.iter().all(kept) {
+            let fate = self.end(slot, EndReason::BindingExpired, cause.to_owned(), None);
+            if fate == Fate::WouldEnd {
+                self.move_to(slot, who, &bound, proof);
+            }
+            return Some(fate);
+        }
+        if bound == who.bound {
+            return self.refresh(slot, proof);
+        }
+        let newer = self.move_to(slot, who, &bound, proof)?;
+        let told = Some(cause.to_owned());
+        self.record(slot, EventKind::BindingChanged, None, told);
+        moved.push(slot);
+        let facts = self.facts(slot)?;
+        let record = self.table.get(slot)?;
+        let ordered = self.ordered_out(record.id, &facts, self.class(slot)?, record.opened_rev);
+        if let Some((reason, cause)) = ordered
+            && self.end(slot, reason, cause, None) == Fate::Closes
+        {
+            return Some(Fate::Closes);
+        }
+        Some(self.review(slot, if newer { Why::Proof } else { Why::Binding }))
+    }
+
+    /// Puts a session under what bindings say now; answers whether that is fresher proof.
+    fn move_to(&mut self, slot: u32, who: &Who, bound: &Bound, proof: BoundProof) -> Option<bool> {
+        let facts = Facts {
+            identities: who.own.identities.clone(),
+            groups: who.own.groups.clone(),
+            ambiguous: who.own.ambiguous,
+            ..self.facts(slot)?
+        };
+        let mut bytes = std::mem::take(&mut self.scratch);
+        who::encode(&mut bytes, &facts, bound, &who.peer);
+        self.uncount(slot);
+        self.leave_who_list(slot);
+        let old = self.table.get(slot)?.who;
+        self.join_who(slot, &bytes);
+        self.scratch = bytes;
+        self.release_who(old);
+        self.count(slot);
+        Some(self.tie_again(slot, proof) == Some(Why::Proof))
+    }
+
+    /// Takes the instants of bindings into a session's ties; answers what is new about them, if anything is.
+    fn tie_again(&mut self, slot: u32, proof: BoundProof) -> Option<Why> {
+        let record = self.table.get(slot)?;
+        let old = *self.ties.get(record.ties)?;
+        let opened_at = record.opened_at;
+        // Proof from before the session was opened is fresh only where later than what it was opened with.
+        let before = if old.proved == NEVER { 0 } else { old.proved };
+        let proved = proof.proved.filter(|proved| proved.0 > before);
+        let ties = Ties {
+            proved: proved.map_or(old.proved, |proved| proved.0),
+            binding: old.own.min(nanos(proof.until)),
+            ..old
+        };
+        self.set_ties(slot, ties);
+        let fresh = proved.is_some_and(|proved| old.proved != NEVER || proved.0 > opened_at);
+        if fresh {
+            Some(Why::Proof)
+        } else if ties != old {
+            Some(Why::Binding)
+        } else {
+            None
+        }
+    }
+
+    /// Takes a later refresh or another end of a session's bindings into its lease.
+    fn refresh(&mut self, slot: u32, proof: BoundProof) -> Option<Fate> {
+        let why = self.tie_again(slot, proof)?;
+        let fate = self.review(slot, why);
+        if fate == Fate::Lives && why == Why::Proof {
+            let cause = Some("the binding was refreshed".to_owned());
+            self.record(slot, EventKind::SessionRenewed, None, cause);
+        }
+        Some(fate)
+    }
+
+    /// Takes proof later than the one that the lease counts from into account.
+    pub(crate) fn renew(&mut self, id: SessionId) -> Result<Report, EngineError> {
+        let unknown = EngineError::UnknownSession(id);
+        let slot = self.table.find(id).ok_or(unknown.clone())?;
+        let closing = self.table.get(slot).is_none_or(|r| r.closing.is_some());
+        let who = self.who_of(slot).filter(|_| !closing).ok_or(unknown)?;
+        let (_, proof) = self.bindings.of(who.client, &who.peer, self.now.boot);
+        let newer = |proved: BootInstant| {
+            let ties = self.table.get(slot).and_then(|r| self.ties.get(r.ties));
+            ties.is_some_and(|ties| ties.proved == NEVER || proved.0 > ties.proved)
+        };
+        if !proof.proved.is_some_and(newer) {
+            return Err(EngineError::ProofRequired(id));
+        }
+        let mut report = Report::default();
+        report.count(self.refresh(slot, proof).unwrap_or(Fate::Lives));
+        Ok(report)
+    }
+}

@@ -1,0 +1,151 @@
+//! What sessions share of their decisions, stored once: a decision without its instants, and what ties a session to
+//! its proof. Deciding may not live here.
+
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use curfew_model::{
+    BootInstant, Bound, EndReason, Lease, LiveOnLoss, Mode, PolicyName, Provenance, Revision,
+    SegmentName,
+};
+use curfew_policy::MatchedSegment;
+
+use crate::{
+    index::Key,
+    record::{NEVER, Record},
+};
+
+type Source = Option<(EndReason, Arc<Provenance>)>;
+
+/// A decision without its instants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Class {
+    pub(crate) segments: Vec<MatchedSegment>,
+    pub(crate) policies: Vec<PolicyName>,
+    pub(crate) revision: Revision,
+    expires: Source,
+    reauth: Source,
+    credential: Source,
+    binding: Source,
+    pub(crate) idle: Option<(Duration, Arc<Provenance>)>,
+    pub(crate) warn_before: Option<Duration>,
+}
+
+impl Hash for Class {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for segment in &self.segments {
+            segment.name.hash(state);
+        }
+        self.policies.hash(state);
+        self.revision.hash(state);
+        self.idle.as_ref().map(|(idle, _)| idle).hash(state);
+    }
+}
+
+impl Class {
+    pub(crate) fn new(
+        segments: Vec<MatchedSegment>,
+        policies: Vec<PolicyName>,
+        revision: Revision,
+        lease: &Lease,
+    ) -> Self {
+        let source = |bound: &Option<Bound>| bound.as_ref().map(|b| (b.reason, b.by.clone()));
+        Self {
+            segments,
+            policies,
+            revision,
+            expires: source(&lease.expires_at),
+            reauth: source(&lease.reauth_by),
+            credential: source(&lease.credential_until),
+            binding: source(&lease.binding_until),
+            idle: lease.idle_timeout.clone(),
+            warn_before: lease.warn_before,
+        }
+    }
+
+    /// Whether what is decided is only recorded.
+    pub(crate) fn is_audit(&self) -> bool {
+        all_audit(&self.segments)
+    }
+
+    /// Every key that the index finds it by.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        let segments = self.segments.iter().map(|s| Key::Segment(&s.name));
+        segments.chain(self.policies.iter().map(Key::Policy))
+    }
+
+    /// After how long without the control plane its sessions end.
+    pub(crate) fn closes_on_loss(&self) -> Option<Duration> {
+        let rules = self.segments.iter().map(|s| s.on_control_plane_loss);
+        rules
+            .filter(|rule| rule.live == LiveOnLoss::Close)
+            .map(|rule| rule.after)
+            .min()
+    }
+
+    pub(crate) fn lease(&self, record: &Record, ties: &Ties) -> Lease {
+        let bound = |at: u64, source: &Source| {
+            source.as_ref().map(|(reason, by)| Bound {
+                at: BootInstant(at),
+                reason: *reason,
+                by: by.clone(),
+            })
+        };
+        Lease {
+            expires_at: bound(record.expires, &self.expires),
+            reauth_by: bound(record.reauth, &self.reauth),
+            credential_until: bound(ties.lease_credential, &self.credential),
+            binding_until: bound(ties.lease_binding, &self.binding),
+            idle_timeout: self.idle.clone(),
+            warn_before: self.warn_before,
+        }
+    }
+}
+
+/// A class as it is kept.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) class: Class,
+    /// The names of its segments, for the records of its sessions.
+    pub(crate) names: Arc<[SegmentName]>,
+}
+
+impl Kept {
+    pub(crate) fn new(class: Class) -> Self {
+        let names = class.segments.iter().map(|s| s.name.clone()).collect();
+        Self { class, names }
+    }
+}
+
+pub(crate) fn all_audit(segments: &[MatchedSegment]) -> bool {
+    !segments.is_empty() && segments.iter().all(|s| s.mode == Mode::Audit)
+}
+
+/// Instants that come from proof and windows: sessions of one subject often share them. `NEVER` is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ties {
+    /// The last proof.
+    pub(crate) proved: u64,
+    pub(crate) credential: u64,
+    /// The end of what the door itself knew the subject by.
+    pub(crate) own: u64,
+    /// The end of the binding, the door's own included.
+    pub(crate) binding: u64,
+    /// When a window or a grant makes another decision possible, and what the wall clock shows then: a clock that was
+    /// set back meanwhile does not put the look off.
+    pub(crate) look_again: u64,
+    pub(crate) look_wall: i64,
+    pub(crate) lease_credential: u64,
+    pub(crate) lease_binding: u64,
+}
+
+pub(crate) fn nanos(at: Option<BootInstant>) -> u64 {
+    at.map_or(NEVER, |at| at.0)
+}
+
+pub(crate) fn bound_at(bound: &Option<Bound>) -> u64 {
+    bound.as_ref().map_or(NEVER, |bound| bound.at.0)
+}

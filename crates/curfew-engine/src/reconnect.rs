@@ -1,0 +1,83 @@
+//! Reconnecting is no renewal (rule 3): the last end by lifetime of a subject's session into a segment, and what it asks of
+//! the next one. Keeping it durably is the enforcer's.
+
+use curfew_model::{BootInstant, EndReason, Facts, SegmentName};
+
+use crate::{Engine, LastEnd, class::Class, open::Objection, who::subject_text};
+
+impl Engine {
+    /// Remembers that a session ended by its lifetime.
+    pub(crate) fn keep_last_end(&mut self, slot: u32) {
+        let (Some(who), Some(record)) = (self.who_of(slot), self.table.get(slot)) else {
+            return;
+        };
+        let subject = who.subject_text();
+        let names = self
+            .classes
+            .get(record.class)
+            .map(|kept| kept.names.clone());
+        for name in names.iter().flat_map(|names| names.iter()) {
+            self.keep_end((subject.clone(), name.clone()), self.now.boot.0);
+        }
+    }
+
+    fn keep_end(&mut self, key: (String, SegmentName), at: u64) {
+        if self.last_ends.len() >= self.bounds.last_ends && !self.last_ends.contains_key(&key) {
+            let mut ends: Vec<u64> = self.last_ends.values().copied().collect();
+            let middle = ends.len() / 2;
+            if middle < ends.len() {
+                let (_, &mut median, _) = ends.select_nth_unstable(middle);
+                self.last_ends.retain(|_, end| *end > median);
+            }
+        }
+        let end = self.last_ends.entry(key).or_insert(at);
+        *end = (*end).max(at);
+    }
+
+    /// What a last end has against a new session.
+    pub(crate) fn object_to_reconnecting(
+        &self,
+        facts: &Facts,
+        class: &Class,
+        objections: &mut Vec<Objection>,
+    ) {
+        if self.last_ends.is_empty() {
+            return;
+        }
+        let subject = subject_text(facts.subject(), facts.client.ip());
+        for segment in &class.segments {
+            let key = (subject.clone(), segment.name.clone());
+            let Some(&end) = self.last_ends.get(&key) else {
+                continue;
+            };
+            let rule = segment.reconnect;
+            let say = |what: &str| format!("segment {}: {what}", segment.name);
+            if self.now.boot < BootInstant(end).after(rule.wait) {
+                let cause = say("reconnecting has to wait after an end by lifetime");
+                objections.push((EndReason::LifetimeExpired, cause, segment.mode));
+            }
+            if rule.proof && facts.proved_at.is_none_or(|proved| proved.0 <= end) {
+                let cause = say("reconnecting after an end by lifetime needs fresh proof");
+                objections.push((EndReason::ReauthOverdue, cause, segment.mode));
+            }
+        }
+    }
+
+    /// The last ends by lifetime, sorted, for the enforcer to keep.
+    #[must_use]
+    pub fn last_ends(&self) -> Vec<LastEnd> {
+        let end = |((subject, segment), at): (&(String, SegmentName), &u64)| LastEnd {
+            subject: subject.clone(),
+            segment: segment.clone(),
+            at: BootInstant(*at),
+        };
+        let mut ends: Vec<LastEnd> = self.last_ends.iter().map(end).collect();
+        ends.sort_unstable_by(|a, b| (&a.subject, &a.segment).cmp(&(&b.subject, &b.segment)));
+        ends
+    }
+
+    /// Takes back a last end that the enforcer kept; the later of two holds.
+    pub fn restore_last_end(&mut self, end: LastEnd) {
+        self.keep_end((end.subject, end.segment), end.at.0);
+    }
+}

@@ -1,0 +1,322 @@
+//! Who holds a session: everything that is equal for all sessions of one person from one address and process, kept
+//! as one run of bytes. Deciding may not live here.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use curfew_model::{DeviceId, Facts, Identity, Issuer, Kind, Proof};
+
+use crate::{Peer, index::Key};
+
+/// An identity set with its address and process, encoded: equal if and only if the bytes are.
+pub(crate) type Encoded = Arc<[u8]>;
+
+/// [`Issuer::local`], which is not written out.
+const LOCAL: &str = "local";
+
+/// What bindings say of an address and process now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// Sorted.
+    pub(crate) identities: Vec<Identity>,
+    /// Sorted.
+    pub(crate) groups: Vec<String>,
+    /// They name two subjects of one kind.
+    pub(crate) ambiguous: bool,
+}
+
+/// The decoded form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Who {
+    pub(crate) client: IpAddr,
+    /// What the door knew itself.
+    pub(crate) own: Bound,
+    /// What bindings added.
+    pub(crate) bound: Bound,
+    pub(crate) device: Option<DeviceId>,
+    pub(crate) attributes: BTreeMap<String, String>,
+    pub(crate) peer: Peer,
+}
+
+impl Who {
+    /// Every identity, sorted: the first is the subject.
+    pub(crate) fn identities(&self) -> Vec<Identity> {
+        let mut all = self.own.identities.clone();
+        all.extend(self.bound.identities.iter().cloned());
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The first identity that is proven, else bound, else asserted (rule 7).
+    pub(crate) fn subject(&self) -> Option<&Identity> {
+        let all = self.own.identities.iter();
+        all.chain(&self.bound.identities).min()
+    }
+
+    /// By what the subject is counted and remembered.
+    pub(crate) fn subject_text(&self) -> String {
+        subject_text(self.subject(), self.client)
+    }
+
+    /// Every key that the index finds it by.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        let all = self.own.identities.iter().chain(&self.bound.identities);
+        let device = self.device.as_ref().map(Key::Device);
+        let cgroup = self.peer.cgroup.as_deref().map(Key::Cgroup);
+        all.map(|i| Key::Identity(i.kind, &i.id))
+            .chain(device)
+            .chain(self.peer.uid.map(Key::Uid))
+            .chain(cgroup)
+    }
+}
+
+/// The subject as text, by which concurrency and reconnecting count (rule 7).
+pub(crate) fn subject_text(subject: Option<&Identity>, client: IpAddr) -> String {
+    match subject {
+        Some(subject) => format!("{}:{}#{}", subject.kind, subject.issuer.0, subject.id),
+        None => format!("address:{}", client.to_canonical()),
+    }
+}
+
+/// Whether two identities name the same one, however well it is known.
+pub(crate) fn is_same(a: &Identity, b: &Identity) -> bool {
+    (a.kind, &a.issuer, &a.id) == (b.kind, &b.issuer, &b.id)
+}
+
+/// Adds what bindings say to what the door knew.
+pub(crate) fn merge(facts: &mut Facts, bound: &Bound) {
+    facts.identities.extend(bound.identities.iter().cloned());
+    facts.identities.sort_unstable();
+    facts.identities.dedup();
+    facts.groups.extend(bound.groups.iter().cloned());
+    facts.groups.sort_unstable();
+    facts.groups.dedup();
+    facts.ambiguous |= bound.ambiguous;
+}
+
+/// An address as the index orders it.
+pub(crate) fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Writes to `out` who the facts of a door and the bindings say it is. `facts` are those of the door, sorted.
+pub(crate) fn encode(out: &mut Vec<u8>, facts: &Facts, bound: &Bound, peer: &Peer) {
+    let Facts {
+        identities,
+        groups,
+        device,
+        attributes,
+        client,
+        ambiguous,
+        ..
+    } = facts;
+    out.clear();
+    out.extend_from_slice(&octets(client.ip()));
+    put_bound(out, identities, groups, *ambiguous);
+    put_bound(out, &bound.identities, &bound.groups, bound.ambiguous);
+    put_option(out, device.as_ref().map(DeviceId::as_str));
+    put_count(out, attributes.len());
+    for (name, value) in attributes {
+        put_text(out, name);
+        put_text(out, value);
+    }
+    put_option(out, peer.cgroup.as_deref());
+    if let Some(uid) = peer.uid {
+        out.extend_from_slice(&uid.to_le_bytes());
+    }
+}
+
+fn put_bound(out: &mut Vec<u8>, identities: &[Identity], groups: &[String], ambiguous: bool) {
+    out.push(u8::from(ambiguous));
+    put_count(out, identities.len());
+    for identity in identities {
+        out.push(((identity.proof as u8) << 4) | identity.kind as u8);
+        let issuer = identity.issuer.0.as_str();
+        // Absent is the issuer of almost everyone.
+        put_option(out, (issuer != LOCAL).then_some(issuer));
+        put_text(out, &identity.id);
+        put_option(out, identity.display.as_deref());
+    }
+    put_count(out, groups.len());
+    groups.iter().for_each(|group| put_text(out, group));
+}
+
+/// A length in seven bits a byte, the least first.
+fn put_count(out: &mut Vec<u8>, mut count: usize) {
+    while count > 0x7f {
+        out.push((count & 0x7f) as u8 | 0x80);
+        count >>= 7;
+    }
+    out.push(count as u8);
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_count(out, text.len());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_option(out: &mut Vec<u8>, text: Option<&str>) {
+    out.push(u8::from(text.is_some()));
+    if let Some(text) = text {
+        put_text(out, text);
+    }
+}
+
+/// What [`encode`] wrote; none for anything else.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Who> {
+    let (address, rest) = bytes.split_first_chunk::<16>()?;
+    let mut reader = Reader(rest);
+    Some(Who {
+        client: IpAddr::from(Ipv6Addr::from(*address)).to_canonical(),
+        own: reader.bound()?,
+        bound: reader.bound()?,
+        device: match reader.option()? {
+            Some(device) => Some(DeviceId::new(&device).ok()?),
+            None => None,
+        },
+        attributes: reader.many(|reader| Some((reader.text()?, reader.text()?)))?,
+        peer: Peer {
+            cgroup: reader.option()?,
+            uid: reader.0.first_chunk().map(|uid| u32::from_le_bytes(*uid)),
+        },
+    })
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(byte)
+    }
+
+    fn count(&mut self) -> Option<usize> {
+        let (mut count, mut shift) = (0usize, 0u32);
+        loop {
+            let byte = self.byte()?;
+            count |= usize::from(byte & 0x7f).checked_shl(shift)?;
+            if byte < 0x80 {
+                return Some(count);
+            }
+            shift += 7;
+        }
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = self.count()?;
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(std::str::from_utf8(text).ok()?.to_owned())
+    }
+
+    fn option(&mut self) -> Option<Option<String>> {
+        match self.byte()? {
+            0 => Some(None),
+            _ => self.text().map(Some),
+        }
+    }
+
+    fn many<T, C: FromIterator<T>>(&mut self, one: impl Fn(&mut Self) -> Option<T>) -> Option<C> {
+        (0..self.count()?).map(|_| one(self)).collect()
+    }
+
+    fn identity(&mut self) -> Option<Identity> {
+        let tag = self.byte()?;
+        Some(Identity {
+            proof: match tag >> 4 {
+                0 => Proof::Proven,
+                1 => Proof::Bound,
+                _ => Proof::Asserted,
+            },
+            kind: match tag & 15 {
+                0 => Kind::User,
+                1 => Kind::Workload,
+                2 => Kind::Device,
+                _ => Kind::Role,
+            },
+            issuer: self.option()?.map_or_else(Issuer::local, Issuer),
+            id: self.text()?,
+            display: self.option()?,
+        })
+    }
+
+    fn bound(&mut self) -> Option<Bound> {
+        Some(Bound {
+            ambiguous: self.byte()? != 0,
+            identities: self.many(Self::identity)?,
+            groups: self.many(Self::text)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        let identity = |kind, proof, issuer: &str, display| Identity {
+            proof,
+            kind,
+            issuer: Issuer(issuer.to_owned()),
+            id: "x".repeat(300),
+            display,
+        };
+        Facts {
+            identities: vec![
+                identity(Kind::User, Proof::Proven, "", Some("Äda".to_owned())),
+                identity(Kind::Workload, Proof::Bound, "local", None),
+                identity(Kind::Device, Proof::Bound, "https://idp.example", None),
+                identity(Kind::Role, Proof::Asserted, "local", None),
+            ],
+            groups: vec![String::new(), "staff".to_owned()],
+            device: Some(DeviceId::new("laptop-7").unwrap()),
+            attributes: [("subject.risk".to_owned(), "low".to_owned())].into(),
+            client: "10.0.0.5:4000".parse().unwrap(),
+            target: curfew_model::Target {
+                service: None,
+                address: None,
+            },
+            opened_at: curfew_model::BootInstant(0),
+            proved_at: None,
+            credential_until: None,
+            binding_until: None,
+            ambiguous: true,
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let facts = facts();
+        let bound = Bound {
+            identities: facts.identities.clone(),
+            groups: vec!["dba".to_owned()],
+            ambiguous: false,
+        };
+        for uid in [None, Some(1_000)] {
+            let cgroup = uid.map(|uid| format!("/user.slice/{uid}"));
+            let peer = Peer { uid, cgroup };
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &facts, &bound, &peer);
+            let who = decode(&bytes).unwrap();
+            assert_eq!(who.client, facts.client.ip());
+            assert_eq!(who.own.identities, facts.identities);
+            assert_eq!(who.own.groups, facts.groups);
+            assert!(who.own.ambiguous);
+            assert_eq!(who.bound, bound);
+            assert_eq!(who.device, facts.device);
+            assert_eq!(who.attributes, facts.attributes);
+            assert_eq!(who.peer, peer);
+            for cut in 0..bytes.len() - 4 {
+                assert_ne!(decode(&bytes[..cut]), Some(who.clone()), "cut at {cut}");
+            }
+        }
+    }
+}
