@@ -61,6 +61,8 @@ pub enum Order {
 pub enum Outcome {
     /// Done: for `Close`, no byte passes any more.
     Done,
+    /// As `Done`, but the client of a door that says goodbye could not be told why: `goodbye: skipped` on record.
+    DoneUntold,
     /// On its way; the door reports the end by upcall.
     Started,
     /// The door has no such session (it ended at the same moment).

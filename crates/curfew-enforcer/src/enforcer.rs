@@ -29,6 +29,10 @@ pub trait Sink: Send + Sync {
     /// A session was ordered to close at the door. `late` counts from its deadline until the door had done it;
     /// none for an end without a deadline.
     fn closed(&self, session: SessionId, reason: EndReason, late: Option<Duration>);
+
+    /// A session that is closed now, and whose end comes on record next, was not told why: its client was inside a
+    /// message or did not read. Recorded as `goodbye: skipped`.
+    fn goodbye_skipped(&self, _session: SessionId) {}
 }
 
 /// The engine between its door and its timer.
@@ -236,7 +240,13 @@ impl Enforcer {
         let done = self.clock.now().boot;
         let mut gone = Vec::new();
         for (&(session, reason, deadline), outcome) in closing.iter().zip(outcomes) {
-            if matches!(outcome, Outcome::Done | Outcome::Unknown) {
+            if outcome == Outcome::DoneUntold {
+                self.sink.goodbye_skipped(session);
+            }
+            if matches!(
+                outcome,
+                Outcome::Done | Outcome::DoneUntold | Outcome::Unknown
+            ) {
                 gone.push(Input::Ended {
                     id: session,
                     reason,

@@ -39,8 +39,20 @@ pub trait Accepted: Send + Sync {
     fn over_limit(&self, address: SocketAddr);
 }
 
-/// A place under a service's limit.
+/// A place under a limit; dropping it gives it back.
 pub struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    /// A place under `limit`, counted by `taken`; none when all are taken.
+    #[must_use]
+    pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        if taken.fetch_add(1, Ordering::AcqRel) >= limit {
+            taken.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Self(Arc::clone(taken)))
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
@@ -123,20 +135,18 @@ fn run(listener: &Socket, stop: &OwnedFd, limit: usize, handler: &dyn Accepted) 
                 let Some(address) = from.as_socket().map(canonical) else {
                     continue;
                 };
-                if open.fetch_add(1, Ordering::AcqRel) >= limit {
-                    open.fetch_sub(1, Ordering::AcqRel);
+                let Some(permit) = Permit::take(&open, limit) else {
                     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
                     drop(socket);
                     handler.over_limit(address);
-                } else if socket.set_nonblocking(true).is_ok() {
-                    let permit = Permit(Arc::clone(&open));
+                    continue;
+                };
+                if socket.set_nonblocking(true).is_ok() {
                     handler.accepted(Client {
                         socket: socket.into(),
                         address,
                         permit,
                     });
-                } else {
-                    open.fetch_sub(1, Ordering::AcqRel);
                 }
             }
             Err(error) if is_exhaustion(&error) => {

@@ -1,13 +1,14 @@
 //! Connecting to an upstream: its addresses in order, each within its share of one timeout.
-//! Resolving names is the caller's.
+//! Resolving names and waiting are the caller's.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, io};
 
-use curfew_model::Clock;
+use curfew_model::BootInstant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -65,51 +66,122 @@ pub fn alternate_families(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     ordered
 }
 
-/// Connects to the first address that answers, all within `timeout`; blocks the calling thread.
-/// The socket is non-blocking.
-///
-/// # Errors
-/// [`ConnectError`] of the address tried last.
-pub fn connect(
-    addresses: &[UpstreamAddress],
-    timeout: Duration,
-    clock: &dyn Clock,
-) -> Result<OwnedFd, ConnectError> {
-    let deadline = clock.now().boot.after(timeout);
-    let mut failure = ConnectError::NoAddress;
-    for (index, address) in addresses.iter().enumerate() {
-        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        let share = deadline.since(clock.now().boot) / left;
-        match connect_one(address, share) {
-            Ok(socket) => return Ok(socket),
-            Err(source) => {
-                failure = ConnectError::Failed {
-                    address: address.clone(),
-                    source,
-                }
-            }
-        }
-    }
-    Err(failure)
+/// A connection that is being made: the first address that answers, all within one timeout.
+#[derive(Debug)]
+pub struct Connecting {
+    left: VecDeque<UpstreamAddress>,
+    deadline: BootInstant,
+    attempt: Option<Attempt>,
+    attempts: usize,
+    failure: ConnectError,
 }
 
-fn connect_one(address: &UpstreamAddress, timeout: Duration) -> io::Result<OwnedFd> {
+#[derive(Debug)]
+struct Attempt {
+    address: UpstreamAddress,
+    socket: Socket,
+    until: BootInstant,
+}
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub enum Progress {
+    /// To this address, with this non-blocking socket.
+    Connected(OwnedFd, UpstreamAddress),
+    /// Look again when [`Connecting::socket`] is writable, or at this instant.
+    Waiting(BootInstant),
+    /// No address answered.
+    Failed(ConnectError),
+}
+
+impl Connecting {
+    /// Will connect within `timeout` from `now`.
+    #[must_use]
+    pub fn new(addresses: &[UpstreamAddress], timeout: Duration, now: BootInstant) -> Self {
+        Self {
+            left: addresses.iter().cloned().collect(),
+            deadline: now.after(timeout),
+            attempt: None,
+            attempts: 0,
+            failure: ConnectError::NoAddress,
+        }
+    }
+
+    /// The socket that waits for its peer.
+    #[must_use]
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.attempt.as_ref().map(|attempt| attempt.socket.as_fd())
+    }
+
+    /// How many addresses were tried: with each, the socket is another.
+    #[must_use]
+    pub fn attempts(&self) -> usize {
+        self.attempts
+    }
+
+    /// Goes as far as it can at `now` without waiting. Call it no more after it is connected or failed.
+    pub fn advance(&mut self, now: BootInstant) -> Progress {
+        loop {
+            let Some(attempt) = self.attempt.take() else {
+                let Some(address) = self.left.pop_front() else {
+                    let failure = std::mem::replace(&mut self.failure, ConnectError::NoAddress);
+                    return Progress::Failed(failure);
+                };
+                self.attempts += 1;
+                let others = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
+                let share = self.deadline.since(now) / others.saturating_add(1);
+                match begin(&address) {
+                    Ok(socket) => {
+                        self.attempt = Some(Attempt {
+                            address,
+                            socket,
+                            until: now.after(share),
+                        });
+                    }
+                    Err(source) => self.failure = ConnectError::Failed { address, source },
+                }
+                continue;
+            };
+            let source = match is_connected(&attempt.socket) {
+                Ok(true) => return Progress::Connected(attempt.socket.into(), attempt.address),
+                Ok(false) if now < attempt.until => {
+                    let until = attempt.until;
+                    self.attempt = Some(attempt);
+                    return Progress::Waiting(until);
+                }
+                Ok(false) => io::ErrorKind::TimedOut.into(),
+                Err(source) => source,
+            };
+            self.failure = ConnectError::Failed {
+                address: attempt.address,
+                source,
+            };
+        }
+    }
+}
+
+fn begin(address: &UpstreamAddress) -> io::Result<Socket> {
     let (domain, target) = match address {
         UpstreamAddress::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
         UpstreamAddress::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
     };
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
     match socket.connect(&target) {
-        Ok(()) => return Ok(socket.into()),
-        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-        Err(error) => return Err(error),
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(socket),
     }
-    let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
-    match poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&timeout))? {
-        0 => Err(io::ErrorKind::TimedOut.into()),
-        _ => match socket.take_error()? {
-            Some(error) => Err(error),
-            None => Ok(socket.into()),
-        },
+}
+
+fn is_connected(socket: &Socket) -> io::Result<bool> {
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    if poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&at_once))? == 0 {
+        return Ok(false);
+    }
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(true),
     }
 }

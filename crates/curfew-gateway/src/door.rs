@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{
-        OnceLock, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,21 +15,25 @@ use std::{
 use curfew_enforcer::{
     Activity, Admitted, Caps, Door, Enforcer, Input, Open, Order, Outcome, Refused,
 };
-use curfew_model::{EndReason, SessionId};
+use curfew_model::{Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use crate::relay::{AdoptError, Bytes, Finish, Finished, Flow, Relay};
+use crate::{
+    accept::Permit,
+    protocol::Protocol,
+    relay::{AdoptError, Bytes, Ending, Finish, Finished, Flow, Opened, Relay},
+};
 
-/// Why a connection is not carried. Both sockets are closed then.
+/// Why a connection is not carried.
 #[derive(Debug, thiserror::Error)]
 pub enum CarryError {
     /// Policy, an order or a limit refuses it.
     #[error("refused: {} ({})", .0.reason, .0.cause)]
     Refused(Refused),
     /// It was ended while it was being opened.
-    #[error("ended while it was being opened")]
-    Ended,
+    #[error("ended while it was being opened: {0}")]
+    Ended(EndReason),
     /// The relay did not take it.
     #[error("the relay does not take it")]
     Relay(#[from] AdoptError),
@@ -38,12 +42,36 @@ pub enum CarryError {
     Detached,
 }
 
+/// Told that sessions which are still being opened were ended: [`Opening::ended`] says which.
+pub trait Nudge: Send + Sync {
+    /// Called under locks of the door: must not block, nor call it.
+    fn nudge(&self);
+}
+
+/// How a session is carried.
+pub enum Carriage {
+    /// Byte by byte.
+    Tcp,
+    /// PostgreSQL, message by message.
+    Postgres(Opened),
+}
+
 /// How far a session has come.
 enum Carried {
     /// Asked for, without a flow yet.
-    Opening { key: u64, ended: bool },
+    Opening {
+        key: u64,
+        ended: Option<EndReason>,
+        nudge: Option<Arc<dyn Nudge>>,
+    },
     /// Relayed.
-    Flowing { key: u64, flow: Flow },
+    Flowing {
+        key: u64,
+        flow: Flow,
+        protocol: Protocol,
+        /// Given back with the entry.
+        _place: Option<Permit>,
+    },
 }
 
 #[derive(Default)]
@@ -60,6 +88,15 @@ pub struct GatewayDoor {
     enforcer: OnceLock<Weak<Enforcer>>,
 }
 
+/// A session that was admitted and has no flow yet. One that is dropped ends as `shutdown`.
+pub struct Opening {
+    door: Arc<GatewayDoor>,
+    id: SessionId,
+    key: u64,
+    admitted: Admitted,
+    settled: bool,
+}
+
 impl GatewayDoor {
     /// Attaches the enforcer that decides; the first one stays.
     pub fn attach(&self, enforcer: Weak<Enforcer>) {
@@ -67,76 +104,73 @@ impl GatewayDoor {
         let _ = self.enforcer.set(enforcer);
     }
 
-    /// Asks for a session and, if it is admitted, relays between the two sockets from then on.
+    fn enforcer(&self) -> Option<Arc<Enforcer>> {
+        self.enforcer.get().and_then(Weak::upgrade)
+    }
+
+    /// Asks for a session. If it is admitted, it is open from now on, and an order that ends it before it is carried
+    /// gives `nudge` a sign.
     ///
     /// The session is noted before the question is asked, so that an order that comes in between finds it (I7).
     ///
     /// # Errors
+    /// [`CarryError::Refused`] or [`CarryError::Detached`].
+    pub fn open(
+        self: &Arc<Self>,
+        open: Open,
+        nudge: Option<Arc<dyn Nudge>>,
+    ) -> Result<Opening, CarryError> {
+        let enforcer = self.enforcer().ok_or(CarryError::Detached)?;
+        let id = open.id;
+        let key = self.note(id, nudge);
+        match enforcer.open(open) {
+            Ok(admitted) => Ok(Opening {
+                door: Arc::clone(self),
+                id,
+                key,
+                admitted,
+                settled: false,
+            }),
+            Err(refused) => {
+                self.forget(id);
+                Err(CarryError::Refused(refused))
+            }
+        }
+    }
+
+    /// Asks for a session and, if it is admitted, relays between the two sockets from then on; otherwise both are
+    /// closed, the client's by a reset.
+    ///
+    /// # Errors
     /// [`CarryError`]: nothing was relayed.
     pub fn carry(
-        &self,
+        self: &Arc<Self>,
         relay: &Relay,
         client: OwnedFd,
         upstream: OwnedFd,
         open: Open,
     ) -> Result<Admitted, CarryError> {
-        let enforcer = self
-            .enforcer
-            .get()
-            .and_then(Weak::upgrade)
-            .ok_or(CarryError::Detached)?;
-        let id = open.id;
-        let key = self.note(id);
-        let admitted = enforcer.open(open).map_err(|refused| {
-            self.forget(id);
-            // The close that follows is a reset then; a socket that refuses this is closed in order.
-            let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
-            CarryError::Refused(refused)
-        })?;
-        match self.flow(relay, client, upstream, id, key) {
-            Ok(()) => Ok(admitted),
+        match self.open(open, None) {
+            Ok(opening) => opening.carry(relay, client, upstream, Carriage::Tcp, None),
             Err(error) => {
-                self.forget(id);
-                let reason = match &error {
-                    CarryError::Relay(AdoptError::Full(_)) => EndReason::Overloaded,
-                    CarryError::Relay(AdoptError::ShuttingDown) => EndReason::Shutdown,
-                    _ => EndReason::NetworkError,
-                };
-                // The engine keeps its own reason where it had ordered the end.
-                let _ = enforcer.handle(Input::Ended { id, reason });
+                // The close that follows is a reset then; a socket that refuses this is closed in order.
+                let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
                 Err(error)
             }
         }
     }
 
-    fn note(&self, id: SessionId) -> u64 {
+    fn note(&self, id: SessionId, nudge: Option<Arc<dyn Nudge>>) -> u64 {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let mut sessions = self.sessions.lock();
-        sessions
-            .by_id
-            .insert(id, Carried::Opening { key, ended: false });
+        let opening = Carried::Opening {
+            key,
+            ended: None,
+            nudge,
+        };
+        sessions.by_id.insert(id, opening);
         sessions.by_key.insert(key, id);
         key
-    }
-
-    fn flow(
-        &self,
-        relay: &Relay,
-        client: OwnedFd,
-        upstream: OwnedFd,
-        id: SessionId,
-        key: u64,
-    ) -> Result<(), CarryError> {
-        // Under the lock: neither an order nor the end of the flow can come between the check and the table.
-        let mut sessions = self.sessions.lock();
-        match sessions.by_id.get_mut(&id) {
-            Some(carried @ Carried::Opening { ended: false, .. }) => {
-                let flow = relay.adopt(client, upstream, key)?;
-                *carried = Carried::Flowing { key, flow };
-                Ok(())
-            }
-            _ => Err(CarryError::Ended),
-        }
     }
 
     fn forget(&self, id: SessionId) {
@@ -149,19 +183,157 @@ impl GatewayDoor {
     }
 
     /// Ends a session and takes it off the table: what is listed has sockets (I5).
-    fn close(&self, id: SessionId) -> Outcome {
+    fn close(&self, id: SessionId, reason: EndReason) -> Outcome {
         let mut sessions = self.sessions.lock();
-        if let Some(Carried::Opening { ended, .. }) = sessions.by_id.get_mut(&id) {
-            *ended = true;
+        if let Some(Carried::Opening { ended, nudge, .. }) = sessions.by_id.get_mut(&id) {
+            ended.get_or_insert(reason);
+            if let Some(nudge) = nudge {
+                nudge.nudge();
+            }
             return Outcome::Done;
         }
-        let Some(Carried::Flowing { key, flow }) = sessions.by_id.remove(&id) else {
+        let Some(Carried::Flowing {
+            key,
+            flow,
+            protocol,
+            ..
+        }) = sessions.by_id.remove(&id)
+        else {
             return Outcome::Unknown;
         };
         sessions.by_key.remove(&key);
         drop(sessions);
-        flow.end();
-        Outcome::Done
+        match protocol.goodbye(id, reason) {
+            Some(goodbye) if flow.end_saying(&goodbye) == Ending::Reset => Outcome::DoneUntold,
+            Some(_) => Outcome::Done,
+            None => {
+                flow.end();
+                Outcome::Done
+            }
+        }
+    }
+
+    fn warn(&self, id: SessionId, deadline: Deadline) -> Outcome {
+        let sessions = self.sessions.lock();
+        match sessions.by_id.get(&id) {
+            Some(Carried::Flowing { flow, protocol, .. }) => {
+                match protocol.warning(id, deadline, flow.now()) {
+                    Some(warning) => {
+                        flow.notice(warning);
+                        Outcome::Started
+                    }
+                    None => Outcome::Unsupported,
+                }
+            }
+            Some(Carried::Opening { .. }) => Outcome::Unsupported,
+            None => Outcome::Unknown,
+        }
+    }
+}
+
+impl Opening {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Why it was ended meanwhile, if it was.
+    #[must_use]
+    pub fn ended(&self) -> Option<EndReason> {
+        match self.door.sessions.lock().by_id.get(&self.id) {
+            Some(Carried::Opening { ended, .. }) => *ended,
+            _ => None,
+        }
+    }
+
+    /// Relays between the two sockets from now on; `place` is given back when the session ends.
+    ///
+    /// # Errors
+    /// [`CarryError`]: nothing was relayed, both sockets are closed, and the session has ended.
+    pub fn carry(
+        mut self,
+        relay: &Relay,
+        client: OwnedFd,
+        upstream: OwnedFd,
+        carriage: Carriage,
+        place: Option<Permit>,
+    ) -> Result<Admitted, CarryError> {
+        let error = match self.flow(relay, client, upstream, carriage, place) {
+            Ok(()) => {
+                self.settled = true;
+                return Ok(self.admitted.clone());
+            }
+            Err(error) => error,
+        };
+        self.settle(match &error {
+            CarryError::Relay(AdoptError::Full(_)) => EndReason::Overloaded,
+            CarryError::Relay(AdoptError::ShuttingDown) => EndReason::Shutdown,
+            CarryError::Relay(AdoptError::Broken(_)) => EndReason::ProtocolError,
+            // The engine keeps its own reason where it had ordered the end.
+            _ => EndReason::NetworkError,
+        });
+        Err(error)
+    }
+
+    /// Ends it before it was carried.
+    pub fn fail(mut self, reason: EndReason) {
+        self.settle(reason);
+    }
+
+    fn flow(
+        &self,
+        relay: &Relay,
+        client: OwnedFd,
+        upstream: OwnedFd,
+        carriage: Carriage,
+        place: Option<Permit>,
+    ) -> Result<(), CarryError> {
+        let key = self.key;
+        // Under the lock: neither an order nor the end of the flow can come between the check and the table.
+        let mut sessions = self.door.sessions.lock();
+        match sessions.by_id.get_mut(&self.id) {
+            Some(carried @ Carried::Opening { ended: None, .. }) => {
+                let (flow, protocol) = match carriage {
+                    Carriage::Tcp => (relay.adopt(client, upstream, key)?, Protocol::Tcp),
+                    Carriage::Postgres(opened) => (
+                        relay.adopt_framed(client, upstream, key, opened)?,
+                        Protocol::Postgres,
+                    ),
+                };
+                *carried = Carried::Flowing {
+                    key,
+                    flow,
+                    protocol,
+                    _place: place,
+                };
+                Ok(())
+            }
+            Some(Carried::Opening {
+                ended: Some(reason),
+                ..
+            }) => Err(CarryError::Ended(*reason)),
+            _ => Err(CarryError::Detached),
+        }
+    }
+
+    fn settle(&mut self, reason: EndReason) {
+        self.settled = true;
+        self.door.forget(self.id);
+        if let Some(enforcer) = self.door.enforcer() {
+            let _ = enforcer.handle(Input::Ended {
+                id: self.id,
+                reason,
+            });
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.settle(EndReason::Shutdown);
+        }
     }
 }
 
@@ -170,8 +342,9 @@ impl Door for GatewayDoor {
         Caps {
             decides_inline: true,
             survives_agent: false,
-            warns: false,
-            says_goodbye: false,
+            // Where the protocol has words for it.
+            warns: true,
+            says_goodbye: true,
         }
     }
 
@@ -179,8 +352,8 @@ impl Door for GatewayDoor {
         orders
             .iter()
             .map(|order| match *order {
-                Order::Close { session, .. } => self.close(session),
-                Order::Warn { .. } => Outcome::Unsupported,
+                Order::Close { session, reason } => self.close(session, reason),
+                Order::Warn { session, deadline } => self.warn(session, deadline),
                 // The engine holds the truth while it lives, and this door does not outlive it.
                 Order::SetLease { .. } => Outcome::Done,
             })

@@ -1,8 +1,10 @@
-//! The gateway door: the modules that accept, connect and relay the connections of a service.
+//! The gateway door: services that accept, connect and relay, and the protocols that they speak.
 //! Nothing here decides about a session; the enforcer does.
 
 pub mod accept;
 pub mod connect;
 pub mod door;
 pub mod postgres;
+pub mod protocol;
 pub mod relay;
+pub mod service;

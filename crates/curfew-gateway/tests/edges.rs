@@ -12,16 +12,32 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use curfew_gateway::accept::{Accepted, Client, Listener};
-use curfew_gateway::connect::{ConnectError, UpstreamAddress, alternate_families, connect};
-use curfew_model::{Clock, Now};
+use curfew_gateway::connect::{
+    ConnectError, Connecting, Progress, UpstreamAddress, alternate_families,
+};
+use curfew_model::BootInstant;
+use rustix::event::{PollFd, PollFlags, poll};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Frozen;
-
-impl Clock for Frozen {
-    fn now(&self) -> Now {
-        Now::default()
+/// Connects at a time that stands still, and waits as long as it takes.
+fn connect(addresses: &[UpstreamAddress]) -> Result<TcpStream, ConnectError> {
+    let now = BootInstant(5);
+    let mut connecting = Connecting::new(addresses, PATIENCE, now);
+    loop {
+        match connecting.advance(now) {
+            Progress::Connected(socket, _) => return Ok(socket.into()),
+            Progress::Failed(error) => return Err(error),
+            Progress::Waiting(until) => {
+                assert!(until > now);
+                let socket = connecting.socket().unwrap();
+                poll(
+                    &mut [PollFd::from_borrowed_fd(socket, PollFlags::OUT)],
+                    None,
+                )
+                .unwrap();
+            }
+        }
     }
 }
 
@@ -75,13 +91,31 @@ fn the_second_address_is_tried_when_the_first_refuses() {
         .unwrap();
     let here = TcpListener::bind("127.0.0.1:0").unwrap();
     let addresses = [gone, here.local_addr().unwrap()].map(UpstreamAddress::Tcp);
-    let socket = TcpStream::from(connect(&addresses, PATIENCE, &Frozen).unwrap());
+    let socket = connect(&addresses).unwrap();
     assert_eq!(socket.peer_addr().unwrap(), here.local_addr().unwrap());
-    let refused = connect(&addresses[..1], PATIENCE, &Frozen).unwrap_err();
+    let refused = connect(&addresses[..1]).unwrap_err();
     assert!(matches!(refused, ConnectError::Failed { .. }));
+    assert!(matches!(connect(&[]), Err(ConnectError::NoAddress)));
+}
+
+#[test]
+fn an_address_that_stays_silent_has_its_share_of_the_timeout() {
+    // The addresses of TEST-NET-1 lead nowhere, or are unreachable at once: either way the time is up after a share.
+    let nowhere = UpstreamAddress::Tcp("192.0.2.1:9".parse().unwrap());
+    let addresses = [nowhere.clone(), nowhere];
+    let mut connecting = Connecting::new(&addresses, Duration::from_secs(10), BootInstant(0));
+    if let Progress::Waiting(until) = connecting.advance(BootInstant(0)) {
+        assert_eq!(
+            (until, connecting.attempts()),
+            (BootInstant(5_000_000_000), 1)
+        );
+        connecting.advance(until);
+        assert_eq!(connecting.attempts(), 2);
+    }
+    let failed = connecting.advance(BootInstant(10_000_000_000));
     assert!(matches!(
-        connect(&[], PATIENCE, &Frozen),
-        Err(ConnectError::NoAddress)
+        failed,
+        Progress::Failed(ConnectError::Failed { .. })
     ));
 }
 
@@ -90,7 +124,7 @@ fn a_unix_socket_can_be_an_upstream() {
     let folder = std::env::temp_dir().join(format!("curfew-connect-{}", std::process::id()));
     let _ = std::fs::remove_file(&folder);
     let listener = UnixListener::bind(&folder).unwrap();
-    connect(&[UpstreamAddress::Unix(folder.clone())], PATIENCE, &Frozen).unwrap();
+    connect(&[UpstreamAddress::Unix(folder.clone())]).unwrap();
     listener.accept().unwrap();
     std::fs::remove_file(folder).unwrap();
 }

@@ -2,8 +2,10 @@
 
 mod clock;
 mod lifetime;
+mod limited;
 mod postgres;
 
 pub use clock::BootClock;
 pub use lifetime::{Lifetime, alice};
+pub use limited::{DENIED, Limited};
 pub use postgres::Postgres;

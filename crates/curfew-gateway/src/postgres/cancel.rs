@@ -5,6 +5,8 @@ use std::{collections::HashMap, fmt};
 
 use curfew_model::SessionId;
 
+use crate::connect::UpstreamAddress;
+
 /// The process id and secret of BackendKeyData: 4 to 256 bytes of secret (protocol 3.0 and 3.2).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CancelKey(Vec<u8>);
@@ -53,10 +55,19 @@ pub enum RegisterError {
     Taken,
 }
 
+/// Whose a key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The live session.
+    pub session: SessionId,
+    /// The server that gave the key.
+    pub upstream: UpstreamAddress,
+}
+
 /// The keys of live sessions, no more than a limit.
 #[derive(Debug)]
 pub struct CancelRegistry {
-    live: HashMap<CancelKey, SessionId>,
+    live: HashMap<CancelKey, Holder>,
     limit: usize,
 }
 
@@ -74,34 +85,60 @@ impl CancelRegistry {
     ///
     /// # Errors
     /// The registry is full, or the key belongs to another session.
-    pub fn register(&mut self, key: CancelKey, session: SessionId) -> Result<(), RegisterError> {
+    pub fn register(&mut self, key: CancelKey, holder: Holder) -> Result<(), RegisterError> {
         match self.live.get(&key) {
-            Some(&holder) if holder == session => return Ok(()),
+            Some(other) if *other == holder => return Ok(()),
             Some(_) => return Err(RegisterError::Taken),
             None => {}
         }
         if self.live.len() >= self.limit {
             return Err(RegisterError::Full(self.limit));
         }
-        self.live.insert(key, session);
+        self.live.insert(key, holder);
         Ok(())
     }
 
     /// The live session that a CancelRequest with this key is for; without one it must not be forwarded.
     #[must_use]
-    pub fn find(&self, key: &CancelKey) -> Option<SessionId> {
-        self.live.get(key).copied()
+    pub fn find(&self, key: &CancelKey) -> Option<&Holder> {
+        self.live.get(key)
     }
 
-    /// Forgets the key of a session that ended.
-    pub fn forget(&mut self, key: &CancelKey) {
-        self.live.remove(key);
+    /// Forgets the key of a session that ended; another's stays.
+    pub fn forget(&mut self, key: &CancelKey, session: SessionId) {
+        if self
+            .find(key)
+            .is_some_and(|holder| holder.session == session)
+        {
+            self.live.remove(key);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_one_session_s_until_that_session_ends() {
+        let key = CancelKey::from_payload(&[1; 8]).unwrap();
+        let holder = |number| Holder {
+            session: SessionId(uuid::Uuid::from_u128(number)),
+            upstream: UpstreamAddress::Unix("/run/a".into()),
+        };
+        let mut registry = CancelRegistry::new(1);
+        registry.register(key.clone(), holder(1)).unwrap();
+        registry.register(key.clone(), holder(1)).unwrap();
+        let taken = registry.register(key.clone(), holder(2));
+        assert_eq!(taken, Err(RegisterError::Taken));
+        let other = CancelKey::from_payload(&[2; 8]).unwrap();
+        let full = registry.register(other, holder(2));
+        assert_eq!(full, Err(RegisterError::Full(1)));
+        registry.forget(&key, holder(2).session);
+        assert_eq!(registry.find(&key), Some(&holder(1)));
+        registry.forget(&key, holder(1).session);
+        assert_eq!(registry.find(&key), None);
+    }
 
     #[test]
     fn a_request_is_byte_exact_and_keys_are_bounded() {

@@ -12,6 +12,9 @@ pub const MAX_STARTUP: usize = 10_000;
 /// The most parameters in a startup packet.
 pub const MAX_PARAMETERS: usize = 100;
 
+/// The longest user name, in bytes: PostgreSQL cuts longer ones, and then the name here is not the role there.
+pub const MAX_NAME: usize = 63;
+
 /// What the client sent, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -61,6 +64,9 @@ pub enum PreambleError {
     /// More than [`MAX_PARAMETERS`].
     #[error("the startup packet has more than {MAX_PARAMETERS} parameters; refuse the connection")]
     TooMany,
+    /// A user name that the server would cut.
+    #[error("the user name has more than {MAX_NAME} bytes; refuse the connection")]
+    LongName,
     /// No user name.
     #[error("the startup packet names no user; refuse the connection")]
     NoUser,
@@ -148,6 +154,9 @@ fn startup(packet: &[u8], body: &[u8], rest: &[u8]) -> Result<Startup, PreambleE
     let user = user
         .filter(|user| !user.is_empty())
         .ok_or(PreambleError::NoUser)?;
+    if user.len() > MAX_NAME {
+        return Err(PreambleError::LongName);
+    }
     let database = database
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| user.clone());
@@ -214,6 +223,8 @@ mod tests {
     fn broken_startups_are_errors() {
         let feed = |code, body: &[u8]| Preamble::default().feed(&packet(code, body));
         assert_eq!(feed(196_608, b"\0"), Err(PreambleError::NoUser));
+        let long = [b"user\0", &[b'a'; 64][..], b"\0\0"].concat();
+        assert_eq!(feed(196_608, &long), Err(PreambleError::LongName));
         assert_eq!(
             feed(196_608, b"user\0a\0user\0b\0\0"),
             Err(PreambleError::Malformed)

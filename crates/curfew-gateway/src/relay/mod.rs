@@ -30,6 +30,9 @@ pub use framing::{Broken, Cut, Framing};
 /// What may stay unsent in a socket, in bytes: bounds what is in flight at a deadline.
 const NOTSENT_BYTES: u32 = 128 * 1024;
 
+/// How long the loops may take to reset what is left when they are stopped.
+const STOPPING: Duration = Duration::from_secs(1);
+
 /// How a relay is set up.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {
@@ -247,8 +250,13 @@ impl Relay {
     }
 
     /// Takes no new flow, lets the open ones finish for at most `drain`, resets the rest.
-    pub fn shutdown(self, drain: Duration) {
+    pub fn shutdown(&self, drain: Duration) {
         self.population.close(drain);
+        for mailbox in &self.mailboxes {
+            mailbox.stop();
+        }
+        // Until each flow has been told that it is over.
+        self.population.close(STOPPING);
     }
 
     fn prepare(&self, socket: &SockRef<'_>) -> io::Result<()> {
@@ -265,10 +273,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.population.close(Duration::ZERO);
-        for mailbox in &self.mailboxes {
-            mailbox.stop();
-        }
+        self.shutdown(Duration::ZERO);
         for thread in self.threads.drain(..) {
             // A loop that panicked has closed its sockets already.
             let _ = thread.join();

@@ -1,0 +1,57 @@
+//! What a service speaks, and what can be said to its clients. Bytes on the wire are made by each protocol's module.
+
+use curfew_model::{BootInstant, Deadline, EndReason, SessionId, format_duration};
+
+use crate::postgres::message;
+
+/// What a service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Bytes: nothing can be said to a client.
+    Tcp,
+    /// PostgreSQL, version 3 of its protocol.
+    Postgres,
+}
+
+impl Protocol {
+    /// Tells a client of the end to come, at `now`; none where the protocol has no words for it.
+    #[must_use]
+    pub fn warning(
+        self,
+        session: SessionId,
+        deadline: Deadline,
+        now: BootInstant,
+    ) -> Option<Vec<u8>> {
+        match self {
+            Self::Tcp => None,
+            Self::Postgres => {
+                let left = deadline.at.since(now).as_millis().div_ceil(1000);
+                let left = std::time::Duration::from_secs(u64::try_from(left).unwrap_or(u64::MAX));
+                let text = format!("this session ends in {}", format_duration(left));
+                let hint = match deadline.reason {
+                    EndReason::ReauthOverdue => "Log in again to keep it.",
+                    _ => "Finish your work and connect again if you still need access.",
+                };
+                Some(message::warning(deadline.reason, session, &text, hint))
+            }
+        }
+    }
+
+    /// Tells a client why its session ended.
+    #[must_use]
+    pub fn goodbye(self, session: SessionId, reason: EndReason) -> Option<Vec<u8>> {
+        match self {
+            Self::Tcp => None,
+            Self::Postgres => Some(message::goodbye(reason, session)),
+        }
+    }
+
+    /// Tells a client why it gets no session.
+    #[must_use]
+    pub fn refusal(self, session: SessionId, reason: EndReason) -> Option<Vec<u8>> {
+        match self {
+            Self::Tcp => None,
+            Self::Postgres => Some(message::refusal(reason, session)),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The way into a service's front from any thread. What becomes of a letter is the front's.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::accept::Client;
+use crate::connect::UpstreamAddress;
+use crate::door::Nudge;
+
+/// What is asked of a front.
+pub(super) enum Letter {
+    /// A client has come.
+    Arrived(Client),
+    /// A session is over: have its running query cancelled with this request.
+    Cancel(UpstreamAddress, Vec<u8>),
+}
+
+/// What waits for the front. It is as long as there are clients that wait and sessions that end.
+#[derive(Default)]
+struct Tray {
+    letters: Vec<Letter>,
+    nudged: bool,
+    stopped: bool,
+    gone: bool,
+}
+
+/// What the front finds when it looks.
+pub(super) struct Mail {
+    pub(super) letters: Vec<Letter>,
+    /// Sessions that are being opened were ended.
+    pub(super) nudged: bool,
+    pub(super) stopped: bool,
+}
+
+/// The desk of one service.
+pub(super) struct Desk {
+    tray: Mutex<Tray>,
+    bell: OwnedFd,
+}
+
+impl Desk {
+    pub(super) fn new() -> io::Result<Arc<Self>> {
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Arc::new(Self {
+            tray: Mutex::default(),
+            bell,
+        }))
+    }
+
+    pub(super) fn arrived(&self, client: Client) {
+        self.change(|tray| tray.letters.push(Letter::Arrived(client)));
+    }
+
+    pub(super) fn cancel(&self, upstream: UpstreamAddress, request: Vec<u8>) {
+        self.change(|tray| tray.letters.push(Letter::Cancel(upstream, request)));
+    }
+
+    pub(super) fn stop(&self) {
+        self.change(|tray| tray.stopped = true);
+    }
+
+    /// Readable when there is mail.
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    pub(super) fn take(&self) -> Mail {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        let mut tray = self.tray.lock();
+        Mail {
+            letters: std::mem::take(&mut tray.letters),
+            nudged: std::mem::take(&mut tray.nudged),
+            stopped: tray.stopped,
+        }
+    }
+
+    /// The front looks no more: what comes from now on is dropped, and its sockets closed.
+    pub(super) fn close(&self) {
+        let mut tray = self.tray.lock();
+        tray.gone = true;
+        tray.letters = Vec::new();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Tray)) {
+        let mut tray = self.tray.lock();
+        if tray.gone {
+            return;
+        }
+        change(&mut tray);
+        drop(tray);
+        // A full counter has rung already.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Nudge for Desk {
+    fn nudge(&self) {
+        self.change(|tray| tray.nudged = true);
+    }
+}

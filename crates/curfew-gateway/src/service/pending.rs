@@ -1,0 +1,75 @@
+//! A connection that is not relayed: what it waits for. Sockets are watched and moved on by the front.
+
+use std::os::fd::OwnedFd;
+
+use curfew_model::BootInstant;
+
+use crate::accept::{Client, Permit};
+use crate::connect::Connecting;
+use crate::door::Opening;
+use crate::postgres::preamble::{Preamble, Startup};
+
+/// One connection.
+pub(super) struct Pending {
+    /// None for a cancel of our own.
+    pub(super) client: Option<Client>,
+    pub(super) stage: Stage,
+    /// When it is looked at again, whatever its sockets do.
+    pub(super) due: BootInstant,
+}
+
+/// What it waits for.
+pub(super) enum Stage {
+    /// The client's wish.
+    Preamble(Preamble),
+    /// The upstream's answer.
+    Connecting(Connecting, Purpose),
+    /// The upstream's end, after it was sent a cancel.
+    Cancelling(OwnedFd),
+    /// The client's end, after it was told why it gets nothing.
+    Leaving,
+}
+
+/// What an upstream is connected for.
+pub(super) enum Purpose {
+    /// A session that was admitted.
+    Session(Box<Admitted>),
+    /// A cancel with these bytes.
+    Cancel(Vec<u8>),
+}
+
+/// A session that waits for its upstream.
+pub(super) struct Admitted {
+    pub(super) opening: Opening,
+    pub(super) place: Permit,
+    /// What a PostgreSQL client said.
+    pub(super) startup: Option<Startup>,
+}
+
+impl Pending {
+    /// Whether it may be reset for a newcomer.
+    pub(super) fn can_make_room(&self) -> bool {
+        matches!(self.stage, Stage::Preamble(_) | Stage::Leaving)
+    }
+
+    /// The session that waits for its upstream.
+    pub(super) fn opening(&self) -> Option<&Opening> {
+        match &self.stage {
+            Stage::Connecting(_, Purpose::Session(admitted)) => Some(&admitted.opening),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a cancel that a server has yet to get.
+    pub(super) fn is_cancel(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Connecting(_, Purpose::Cancel(_)) | Stage::Cancelling(_)
+        )
+    }
+
+    /// Whether an upstream is being connected: at its time the next address is tried.
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(self.stage, Stage::Connecting(..))
+    }
+}

@@ -1,0 +1,113 @@
+//! One PostgreSQL session as the relay sees it: where its messages end, whether its server is at work, and that its
+//! query is cancelled when it is over. Reading the protocol is the `postgres` module's.
+
+use std::sync::Arc;
+
+use curfew_model::SessionId;
+use parking_lot::Mutex;
+
+use super::desk::Desk;
+use crate::connect::UpstreamAddress;
+use crate::postgres::cancel::{CancelRegistry, Holder};
+use crate::postgres::frames::{Conversation, FrameError, Scan};
+use crate::relay::{Broken, Cut, Finish, Framing};
+
+/// The cancel keys of one service.
+pub(super) type Keys = Mutex<CancelRegistry>;
+
+/// One session.
+pub(super) struct Talk {
+    conversation: Conversation,
+    session: SessionId,
+    upstream: UpstreamAddress,
+    keys: Arc<Keys>,
+    desk: Arc<Desk>,
+    busy_is_active: bool,
+    registered: bool,
+}
+
+impl Talk {
+    pub(super) fn new(
+        session: SessionId,
+        upstream: UpstreamAddress,
+        keys: Arc<Keys>,
+        desk: Arc<Desk>,
+        busy_is_active: bool,
+    ) -> Self {
+        Self {
+            conversation: Conversation::default(),
+            session,
+            upstream,
+            keys,
+            desk,
+            busy_is_active,
+            registered: false,
+        }
+    }
+
+    fn register(&mut self) {
+        let Some(key) = self.conversation.key() else {
+            return;
+        };
+        let holder = Holder {
+            session: self.session,
+            upstream: self.upstream.clone(),
+        };
+        // A key that is another's cannot be told from it: that client's cancels are not forwarded, no more.
+        let _ = self.keys.lock().register(key.clone(), holder);
+        self.registered = true;
+    }
+}
+
+impl Framing for Talk {
+    fn inbound(&mut self, bytes: &[u8]) -> Result<Cut, Broken> {
+        cut(self.conversation.scan_client(bytes))
+    }
+
+    fn outbound(&mut self, bytes: &[u8]) -> Result<Cut, Broken> {
+        let cut = cut(self.conversation.scan_server(bytes))?;
+        if !self.registered {
+            self.register();
+        }
+        Ok(cut)
+    }
+
+    fn working(&self) -> bool {
+        self.busy_is_active && self.conversation.busy()
+    }
+
+    fn takes_notices(&self) -> bool {
+        // Before that, clients expect the server's answer to the login and nothing else.
+        self.conversation.transaction().is_some()
+    }
+
+    fn took_leave(&self) -> bool {
+        self.conversation.terminated()
+    }
+
+    fn over(&mut self, how: Finish) {
+        let Some(key) = self.conversation.key() else {
+            return;
+        };
+        self.keys.lock().forget(key, self.session);
+        let left_alone = match how {
+            Finish::ClosedByServer => true,
+            Finish::ClosedByClient => self.conversation.terminated(),
+            Finish::NetworkError | Finish::Ended | Finish::ProtocolError | Finish::Shutdown => {
+                false
+            }
+        };
+        if !left_alone {
+            // Whether or not it seems busy: the server also runs what was not flushed yet.
+            self.desk.cancel(self.upstream.clone(), key.request());
+        }
+    }
+}
+
+fn cut(scan: Result<Scan, FrameError>) -> Result<Cut, Broken> {
+    let scan = scan.map_err(|_| Broken)?;
+    Ok(Cut {
+        complete: scan.complete,
+        remaining: usize::try_from(scan.remaining).unwrap_or(usize::MAX),
+    })
+}

@@ -1,0 +1,183 @@
+//! A gateway with one PostgreSQL service for the tests: policy, enforcer, door, relay and service together.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "each test file uses a part of it, and a helper that cannot go on fails its test"
+)]
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak, mpsc},
+    time::Duration,
+};
+
+use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Sink};
+use curfew_engine::{Bounds, Engine};
+use curfew_gateway::{
+    connect::UpstreamAddress,
+    door::GatewayDoor,
+    protocol::Protocol,
+    relay::{Relay, RelayConfig},
+    service::{Gateway, Service, ServiceConfig, TurnedAway},
+};
+use curfew_model::{Clock, EndReason, Event, EventKind, ServiceName, SessionId};
+use curfew_testkit::{BootClock, Limited};
+use parking_lot::Mutex;
+
+/// What waiting for something may take on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the lab heard of.
+#[derive(Debug)]
+pub enum Heard {
+    /// From the enforcer.
+    Event(Event),
+    /// From the service.
+    TurnedAway(EndReason),
+    /// From the enforcer.
+    GoodbyeSkipped(SessionId),
+}
+
+struct Ear(Mutex<mpsc::Sender<Heard>>);
+
+impl Sink for Ear {
+    fn record(&self, event: Event) {
+        let _ = self.0.lock().send(Heard::Event(event));
+    }
+
+    fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
+
+    fn goodbye_skipped(&self, session: SessionId) {
+        let _ = self.0.lock().send(Heard::GoodbyeSkipped(session));
+    }
+}
+
+impl TurnedAway for Ear {
+    fn turned_away(&self, _: &ServiceName, _: SocketAddr, reason: EndReason, _: &str) {
+        let _ = self.0.lock().send(Heard::TurnedAway(reason));
+    }
+}
+
+/// A running gateway.
+pub struct Lab {
+    // Dropped in this order: no new orders, the relay's flows, the service that cancels their queries.
+    pub deadlines: Deadlines,
+    relay: Arc<Relay>,
+    service: Service,
+    pub door: Arc<GatewayDoor>,
+    heard: mpsc::Receiver<Heard>,
+}
+
+impl Lab {
+    /// A gateway before `upstream` with these limits.
+    pub fn new(upstream: UpstreamAddress, limits: Limited) -> Self {
+        Self::with(upstream, limits, |_| {})
+    }
+
+    /// The same, with a change to the service.
+    pub fn with(
+        upstream: UpstreamAddress,
+        limits: Limited,
+        change: impl FnOnce(&mut ServiceConfig),
+    ) -> Self {
+        let door = Arc::new(GatewayDoor::default());
+        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        let relay = Arc::new(
+            Relay::start(RelayConfig::default(), Arc::clone(&clock), door.clone()).unwrap(),
+        );
+        let (sender, heard) = mpsc::channel();
+        let ear = Arc::new(Ear(Mutex::new(sender)));
+        let engine = Engine::new(Arc::new(limits), Bounds::default(), clock.now());
+        let as_door: Arc<dyn Door> = door.clone();
+        let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
+        let deadlines = Enforcer::start(engine, weak, Arc::clone(&clock), ear.clone()).unwrap();
+        door.attach(Arc::downgrade(deadlines.enforcer()));
+        let mut config = ServiceConfig::new(
+            ServiceName::new("db").unwrap(),
+            "127.0.0.1:0".parse().unwrap(),
+            vec![upstream],
+            Protocol::Postgres,
+        );
+        change(&mut config);
+        let gateway = Gateway {
+            door: Arc::clone(&door),
+            relay: Arc::clone(&relay),
+            clock,
+            turned_away: ear,
+        };
+        let service = Service::start(config, gateway).unwrap();
+        Self {
+            deadlines,
+            relay,
+            service,
+            door,
+            heard,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.service.address()
+    }
+
+    /// Waits for something that was heard.
+    pub fn wait<T>(&self, what: &str, mut found: impl FnMut(Heard) -> Option<T>) -> T {
+        loop {
+            match self.heard.recv_timeout(PATIENCE) {
+                Ok(heard) => {
+                    if let Some(found) = found(heard) {
+                        return found;
+                    }
+                }
+                Err(_) => panic!("{what} was not heard of in time"),
+            }
+        }
+    }
+
+    /// The session that opens next.
+    pub fn opened(&self) -> SessionId {
+        self.wait("the opening", |heard| match heard {
+            Heard::Event(event) if event.event == EventKind::SessionOpened => event.session,
+            _ => None,
+        })
+    }
+
+    /// Why the next session ends.
+    pub fn ended(&self) -> EndReason {
+        self.wait("the end", |heard| match heard {
+            Heard::Event(event) if event.event == EventKind::SessionEnded => event.reason,
+            _ => None,
+        })
+    }
+
+    /// Why the next client was turned away.
+    pub fn turned_away(&self) -> EndReason {
+        self.wait("the turning away", |heard| match heard {
+            Heard::TurnedAway(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
+    /// Cancels a session as an operator would.
+    pub fn cancel(&self, id: SessionId) {
+        let cause = "an operator".to_owned();
+        let order = Input::Cancel { id, cause };
+        self.deadlines.enforcer().handle(order).unwrap();
+    }
+
+    /// Ends what is open, as a shutdown does.
+    pub fn shut_down(&mut self) {
+        self.service.stop_accepting();
+        self.relay.shutdown(Duration::ZERO);
+    }
+}
+
+/// Looks until it is so.
+pub fn eventually(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
+    let start = BootClock.now().boot;
+    while !is_so() {
+        let waited = BootClock.now().boot.since(start);
+        assert!(waited < within, "{what}: not within {within:?}");
+    }
+}
