@@ -6,6 +6,9 @@ mod door;
 mod enforcer;
 mod timer;
 
-pub use curfew_engine::{Admitted, EngineError, Input, Open, Peer, Refused, Report};
+pub use curfew_engine::{
+    Admitted, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, Open, Peer, Refused,
+    Report,
+};
 pub use door::{Activity, Caps, Door, Order, Outcome};
 pub use enforcer::{Deadlines, Enforcer, Sink};

@@ -4,7 +4,7 @@ use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{audit, policy};
+use crate::{audit, policy, run};
 
 /// It could not be done; usage errors included.
 pub const FAILED: u8 = 1;
@@ -26,6 +26,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run what the configuration names: the gateway's services, until a signal ends it
+    Run(run::Run),
     /// Check policy documents, and explain decisions
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -51,6 +53,7 @@ impl Cli {
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         match self.command {
+            Command::Run(command) => command.run(),
             Command::Policy(command) => command.run(),
             Command::Audit(command) => command.run(),
         }

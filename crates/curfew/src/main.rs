@@ -3,7 +3,10 @@
 mod audit;
 mod cli;
 mod clock;
+mod config;
+mod node;
 mod policy;
+mod run;
 mod sources;
 
 use std::process::ExitCode;

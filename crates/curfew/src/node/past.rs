@@ -1,0 +1,67 @@
+//! Sessions of a process that died: open in its records, and never ended. They are put on record as ended, once.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+use curfew_audit::{AuditError, Entry, Record, RecordKind};
+use curfew_model::{EventKind, SessionId};
+
+/// In the data directory: the number of the first record of the process that ran last.
+const SINCE: &str = "audit-since";
+
+/// What the processes before this one left behind.
+pub struct Past {
+    /// The openings of sessions without an end.
+    pub unfinished: Vec<Entry>,
+    /// The number that this process's first record has.
+    pub next: u64,
+}
+
+impl Past {
+    /// Reads the records of the process that ran last; `seq` is the last one in the log.
+    ///
+    /// # Errors
+    /// [`AuditError`] when the log cannot be read.
+    pub fn read(data_dir: &Path, seq: u64) -> Result<Self, AuditError> {
+        // Without the note the whole log is read: slower, and right.
+        let since = fs::read_to_string(data_dir.join(SINCE))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(1);
+        let mut open: BTreeMap<SessionId, Entry> = BTreeMap::new();
+        for line in curfew_audit::export(&data_dir.join(super::AUDIT), since)? {
+            // What is no record is for `audit verify` to say.
+            let Ok(Record { entry, .. }) = serde_json::from_str(&line?) else {
+                continue;
+            };
+            let Some(session) = entry.session else {
+                continue;
+            };
+            match entry.event {
+                RecordKind::Event(EventKind::SessionOpened) => drop(open.insert(session, entry)),
+                RecordKind::Event(EventKind::SessionEnded) => drop(open.remove(&session)),
+                _ => {}
+            }
+        }
+        Ok(Self {
+            unfinished: open.into_values().collect(),
+            next: seq + 1,
+        })
+    }
+}
+
+/// Notes that the records of this process begin with `next`; atomically, so that a crash leaves the old note.
+///
+/// # Errors
+/// The file system's.
+pub fn begin(data_dir: &Path, next: u64) -> io::Result<()> {
+    let fresh = data_dir.join(format!("{SINCE}.new"));
+    let mut file = fs::File::create(&fresh)?;
+    writeln!(file, "{next}")?;
+    file.sync_all()?;
+    fs::rename(&fresh, data_dir.join(SINCE))
+}

@@ -1,0 +1,168 @@
+//! What happens, put on record and into the log for operators: the enforcer's sink. Nothing is decided here.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use curfew_audit::{Entry, Log, RecordKind, Ticket};
+use curfew_enforcer::Sink;
+use curfew_gateway::service::TurnedAway;
+use curfew_model::{
+    Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
+};
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+/// How long a flush waits for the disk.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// Puts what happens on record.
+pub struct Recorder {
+    log: Log,
+    enforcer: EnforcerId,
+    clock: Arc<dyn Clock>,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    /// This enforcer's own count of its events.
+    seq: u64,
+    last: Option<Ticket>,
+    /// What is known of a close before its end comes on record.
+    closes: HashMap<SessionId, Close>,
+}
+
+#[derive(Default)]
+struct Close {
+    late: Option<Duration>,
+    untold: bool,
+}
+
+impl Recorder {
+    pub fn new(log: Log, enforcer: EnforcerId, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            log,
+            enforcer,
+            clock,
+            counted: Mutex::default(),
+        }
+    }
+
+    /// Whether every record finds its way to the disk.
+    pub fn keeps_records(&self) -> bool {
+        self.log.health().keeps_records()
+    }
+
+    /// Something about the process, not a session.
+    pub fn note(&self, event: EventKind, revision: Revision, cause: Option<String>) {
+        let at = self.clock.now().wall;
+        let event = Event {
+            at,
+            event,
+            session: None,
+            subject: None,
+            segments: Vec::new(),
+            reason: None,
+            revision,
+            cause,
+        };
+        self.append(Entry::new(event));
+    }
+
+    /// Ends the sessions of a process that died, on record.
+    pub fn end_the_dead(&self, openings: Vec<Entry>, revision: Revision) {
+        if !openings.is_empty() {
+            warn!(
+                sessions = openings.len(),
+                "the process before this one died; its sessions ended with it"
+            );
+        }
+        for opening in openings {
+            self.append(Entry {
+                at: self.clock.now().wall,
+                event: RecordKind::Event(EventKind::SessionEnded),
+                reason: Some(EndReason::EnforcerLost),
+                revision: Some(revision),
+                cause: Some("the process before this one died".to_owned()),
+                detail: std::collections::BTreeMap::new(),
+                ..opening
+            });
+        }
+    }
+
+    /// Waits until what was recorded is on disk; says so when it is not.
+    pub fn flush(&self) {
+        let last = self.counted.lock().last;
+        if let Some(Err(error)) = last.map(|last| self.log.durable(last, FLUSH)) {
+            warn!(%error, "audit records are not on disk");
+        }
+    }
+
+    fn append(&self, entry: Entry) {
+        let mut counted = self.counted.lock();
+        counted.seq += 1;
+        let entry = entry.by(self.enforcer.clone(), counted.seq);
+        // A record that is not taken is counted by the log, and its gap comes on record.
+        if let Ok(ticket) = self.log.append(&entry) {
+            counted.last = Some(ticket);
+        }
+    }
+}
+
+impl Sink for Recorder {
+    fn record(&self, event: Event) {
+        let ended = event.event == EventKind::SessionEnded;
+        let close = event
+            .session
+            .filter(|_| ended)
+            .and_then(|session| self.counted.lock().closes.remove(&session));
+        tell(&event);
+        let mut entry = Entry::new(event);
+        if let Some(close) = close {
+            if let Some(late) = close.late {
+                entry = entry.with("late_us", late.as_micros());
+            }
+            if close.untold {
+                entry = entry.with("goodbye", "skipped");
+            }
+        }
+        self.append(entry);
+    }
+
+    fn closed(&self, session: SessionId, _reason: EndReason, late: Option<Duration>) {
+        self.counted.lock().closes.entry(session).or_default().late = late;
+    }
+
+    fn goodbye_skipped(&self, session: SessionId) {
+        self.counted
+            .lock()
+            .closes
+            .entry(session)
+            .or_default()
+            .untold = true;
+    }
+}
+
+/// The log for operators. Texts from outside are escaped by being written as debug strings.
+fn tell(event: &Event) {
+    let kind = serde_json::to_value(event.event).unwrap_or_default();
+    info!(
+        event = kind.as_str().unwrap_or_default(),
+        session = event.session.map(tracing::field::display),
+        subject = event.subject.as_ref().map(|subject| format!("{:?}", subject.to_string())),
+        segments = ?event.segments,
+        reason = event.reason.map(EndReason::code),
+        cause = event.cause.as_ref().map(tracing::field::debug),
+    );
+}
+
+impl TurnedAway for Recorder {
+    fn turned_away(
+        &self,
+        service: &ServiceName,
+        client: SocketAddr,
+        reason: EndReason,
+        detail: &str,
+    ) {
+        info!(%service, %client, reason = reason.code(), ?detail, "turned away");
+    }
+}

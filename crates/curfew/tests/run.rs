@@ -1,0 +1,280 @@
+//! `curfew run` from the outside: the real binary before a real PostgreSQL, used with the real psql.
+#![cfg(test)]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use curfew_testkit::Postgres;
+use serde_json::Value;
+
+/// What waiting for something may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder with a configuration before a real server.
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(server: &Postgres, limits: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(
+            "data_dir: data\npolicy: {{path: policy}}\ngateway:\n  services:\n  - {{name: db, listen: '127.0.0.1:0', upstream: '{}', protocol: postgres}}\nbindings:\n- {{address: 127.0.0.1, user: alice, groups: [dba]}}\n",
+            server.address()
+        );
+        std::fs::write(folder.path().join("curfew.yaml"), config).unwrap();
+        std::fs::create_dir(folder.path().join("policy")).unwrap();
+        let site = Self { folder };
+        site.policy(limits);
+        site
+    }
+
+    fn policy(&self, limits: &str) {
+        let segment = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\nspec: {sensitivity: high, members: [{service: db}]}\n";
+        let policy = format!(
+            "---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: dba}}\nspec: {{from: {{groups: [dba]}}, to: {{segments: [db]}}, limits: {{{limits}}}}}\n"
+        );
+        std::fs::write(self.path("policy/p.yaml"), format!("{segment}{policy}")).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self) -> Running {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_curfew"))
+            .args(["run", "--log", "json", "-c"])
+            .arg(self.path("curfew.yaml"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Running { child, lines }
+    }
+
+    fn records(&self) -> Vec<Value> {
+        let output = curfew(&["audit", "export", self.path("data/audit").to_str().unwrap()]);
+        output
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn ends(&self) -> Vec<String> {
+        let ended = |record: &Value| {
+            (record["event"] == "session.ended")
+                .then(|| record["reason"].as_str().unwrap().to_owned())
+        };
+        self.records().iter().filter_map(ended).collect()
+    }
+}
+
+/// The running binary; killed when dropped.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    /// Waits for a line of its log.
+    fn wait(&self, what: &str) -> Value {
+        loop {
+            let line = self
+                .lines
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|_| panic!("{what} was not logged in time"));
+            if line.contains(what) {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.wait("listening")["fields"]["address"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn stopped(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn curfew(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_curfew"))
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn verify(log: &Path) {
+    let text = curfew(&["audit", "verify", log.to_str().unwrap()]);
+    assert!(text.contains("nothing was altered"), "{text}");
+}
+
+/// A psql that reads what is written to it.
+struct Psql(Child);
+
+impl Psql {
+    fn start(server: &Postgres, address: SocketAddr) -> Self {
+        let mut psql = server.psql(address, "postgres");
+        Self(
+            psql.stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    fn type_in(&mut self, text: &str) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{text}").unwrap();
+    }
+
+    /// Closes its input, waits for it, and gives what it printed.
+    fn said(mut self) -> String {
+        drop(self.0.stdin.take());
+        let output = self.0.wait_with_output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr)
+    }
+}
+
+#[test]
+fn psql_is_told_why_its_session_ended_and_may_not_come_straight_back() {
+    let server = Postgres::shared().unwrap();
+    let site = Site::new(&server, "maxLifetime: 2s, reconnect: 60s");
+    let mut running = site.run();
+    let address = running.address();
+    let mut psql = Psql::start(&server, address);
+    psql.type_in("select 'here';");
+    running.wait("session.ended");
+    psql.type_in("select 'gone';");
+    let said = psql.said();
+    assert!(said.contains("here") && !said.contains("gone\n"), "{said}");
+    assert!(
+        said.contains("FATAL") && said.contains("lifetime_expired"),
+        "{said}"
+    );
+    let again = server
+        .psql(address, "postgres")
+        .args(["-c", "select 1"])
+        .output()
+        .unwrap();
+    let refused = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(
+        !again.status.success() && refused.contains("lifetime_expired"),
+        "{refused}"
+    );
+    running.signal("TERM");
+    assert_eq!(running.stopped(), Some(0));
+    assert_eq!(site.ends(), ["lifetime_expired"]);
+    verify(&site.path("data/audit"));
+}
+
+#[test]
+fn a_killed_process_leaves_no_session_without_an_end() {
+    let server = Postgres::shared().unwrap();
+    let site = Site::new(&server, "maxLifetime: 1h");
+    let running = site.run();
+    let mut psql = Psql::start(&server, running.address());
+    psql.type_in("select 1;");
+    running.wait("session.opened");
+    // The opening reaches the disk with the group that it is written in.
+    while !site
+        .records()
+        .iter()
+        .any(|record| record["event"] == "session.opened")
+    {
+        std::thread::yield_now();
+    }
+    running.signal("KILL");
+    psql.said();
+    for _ in 0..2 {
+        let mut again = site.run();
+        again.wait("listening");
+        again.signal("TERM");
+        assert_eq!(again.stopped(), Some(0));
+        assert_eq!(site.ends(), ["enforcer_lost"]);
+    }
+    verify(&site.path("data/audit"));
+}
+
+#[test]
+fn a_stricter_policy_ends_live_sessions_and_a_wrong_one_changes_nothing() {
+    let server = Postgres::shared().unwrap();
+    let site = Site::new(&server, "maxLifetime: 1h");
+    let running = site.run();
+    let mut psql = Psql::start(&server, running.address());
+    psql.type_in("select 1;");
+    running.wait("session.opened");
+    std::fs::write(site.path("policy/p.yaml"), "kind: Nonsense\n").unwrap();
+    running.signal("HUP");
+    running.wait("not reloaded");
+    site.policy("maxLifetime: 1ms");
+    running.signal("HUP");
+    let ended = running.wait("session.ended");
+    assert_eq!(ended["fields"]["reason"], "policy_changed");
+    psql.type_in("select 2;");
+    assert!(psql.said().contains("policy_changed"));
+}
+
+#[test]
+fn check_names_what_is_missing_and_starts_nothing() {
+    let server = Postgres::shared().unwrap();
+    let site = Site::new(&server, "maxLifetime: 1h");
+    let segment = std::fs::read_to_string(site.path("policy/p.yaml"))
+        .unwrap()
+        .replace("service: db", "service: other");
+    std::fs::write(site.path("policy/p.yaml"), segment).unwrap();
+    let config = site.path("curfew.yaml");
+    let check = Command::new(env!("CARGO_BIN_EXE_curfew"))
+        .args(["run", "--check", "-c"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert_eq!(check.status.code(), Some(3), "{text}");
+    assert!(text.contains("is in no segment"), "{text}");
+    assert!(!site.path("data").exists());
+}
