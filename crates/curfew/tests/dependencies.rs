@@ -20,6 +20,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
             "curfew",
             &[
                 "curfew-audit",
+                "curfew-control",
+                "curfew-enforcer",
                 "curfew-engine",
                 "curfew-gateway",
                 "curfew-model",
