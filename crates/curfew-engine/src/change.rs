@@ -128,34 +128,34 @@ impl Engine {
             && acts
             && let Some(class) = self.class(slot)
             && let Some((reason, cause)) =
-                self.ordered_out(id, &facts, class, opened_rev.saturating_add(1))
+                self.ordered_out(id, &facts, class, opened_rev.saturating_sub(1))
         {
             // Ordered to end while the segment was in audit mode.
             return self.end(slot, reason, cause, None);
         }
+        // What was not due before this look is late from the look on.
+        let (from, timed) = match why {
+            Why::Window(at) => (at, true),
+            Why::Policies(_) | Why::Proof | Why::Binding => (self.now.boot, false),
+        };
         let mut ends = Vec::new();
         if let Some(refusal) = refusal {
             let (reason, cause) = why.told(refusal.reason, refusal.cause);
-            let at = match why {
-                Why::Window(at) => at,
-                Why::Policies(_) | Why::Proof | Why::Binding => self.now.boot,
-            };
-            let deadline = matches!(why, Why::Window(_)).then_some(at);
             if refusal.audit_only && acts {
                 let cause = Some(cause);
                 self.record(slot, EventKind::SessionWouldEnd, Some(reason), cause);
             } else {
-                ends.push((at, reason, cause, deadline));
+                ends.push((from, reason, cause));
             }
         }
         if let Some(end) = lease.fixed_deadline()
             && end.at <= self.now.boot
         {
             let (reason, cause) = why.told(end.reason, cause_of(&lease, end));
-            ends.push((end.at, reason, cause, Some(end.at)));
+            ends.push((end.at.max(from), reason, cause));
         }
-        if let Some((_, reason, cause, deadline)) = ends.into_iter().min() {
-            return self.end(slot, reason, cause, deadline);
+        if let Some((at, reason, cause)) = ends.into_iter().min() {
+            return self.end(slot, reason, cause, timed.then_some(at));
         }
         let until = |lease: &Lease| lease.fixed_deadline().map(|end| end.at);
         if until(&old) != until(&lease) {

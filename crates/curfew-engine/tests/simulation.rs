@@ -1,12 +1,7 @@
 //! Seeded runs of the engine against a world that loses, repeats and delays, with an oracle of its own for deadlines.
 //! `CURFEW_SEEDS` sets how many seeds run.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "tests assert by panicking"
-)]
+#![cfg(test)]
 
 mod support;
 

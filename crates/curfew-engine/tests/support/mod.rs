@@ -1,14 +1,16 @@
 //! A small policy that the tests state in full, and a seeded source of numbers. No assertion may live here.
 
+#![cfg(test)]
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use curfew_engine::{Open, Peer};
+use curfew_engine::{Action, Bounds, Concerns, Engine, Input, Open, Peer};
 use curfew_model::{
-    BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LiveOnLoss, LossRule,
-    Mode, NewOnLoss, Now, OnAdopt, PolicyName, Proof, Provenance, Reconnect, Revision, SegmentName,
-    Sensitivity, ServiceName, SessionId, Target, WallInstant,
+    Binding, BindingKey, BootInstant, Bound, EndReason, EventKind, Facts, Identity, Issuer, Kind,
+    Lease, LiveOnLoss, LossRule, Mode, NewOnLoss, Now, OnAdopt, PolicyName, Proof, Provenance,
+    Reconnect, Revision, Revocation, RevocationId, Scope, SegmentName, Sensitivity, ServiceName,
+    SessionId, Target, WallInstant,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Refusal, Verdict};
 
@@ -44,6 +46,12 @@ pub struct Rules {
     pub mode: Mode,
     pub admits: bool,
     pub adopt: OnAdopt,
+    /// When it admits, in seconds of [`at`] on the wall clock: outside it refuses `outside_hours`.
+    pub window: Option<(u64, u64)>,
+    /// From when on another policy limits the lifetime, and to what; both as above.
+    pub ceiling: Option<(u64, u64)>,
+    /// Whether it refuses who has no identity.
+    pub named: bool,
     pub sensitivity: Sensitivity,
 }
 
@@ -64,6 +72,9 @@ impl Default for Rules {
             mode: Mode::Enforce,
             admits: true,
             adopt: OnAdopt::Lease,
+            window: None,
+            ceiling: None,
+            named: false,
             sensitivity: Sensitivity::High,
         }
     }
@@ -139,17 +150,42 @@ impl Decide for Fake {
             idle_timeout: rules.idle.map(|idle| (nanos(idle), self.by.clone())),
             warn_before: rules.warn.map(nanos),
         };
-        let verdict = if rules.admits {
-            Verdict::Admit(lease)
+        let mut lease = lease;
+        let mut edges = Vec::new();
+        let mut passed = |seconds: u64| {
+            let wall = at(seconds).wall;
+            edges.push(wall);
+            wall <= now.wall
+        };
+        if let Some((from, lifetime)) = rules.ceiling
+            && passed(from)
+        {
+            let at = facts.opened_at.after(nanos(lifetime));
+            lease.tighten(Lease {
+                expires_at: bound(at, EndReason::LifetimeExpired),
+                ..Lease::default()
+            });
+        }
+        let outside = |(from, to)| (!passed(from)) | passed(to);
+        let refused = if !rules.admits {
+            Some(EndReason::AccessDenied)
+        } else if facts.ambiguous || rules.named && facts.identities.is_empty() {
+            Some(EndReason::Unattributed)
+        } else if rules.window.is_some_and(outside) {
+            Some(EndReason::OutsideHours)
         } else {
-            let (reason, cause) = (EndReason::AccessDenied, "no policy admits".to_owned());
-            Verdict::Refuse(Refusal {
+            None
+        };
+        let verdict = match refused {
+            None => Verdict::Admit(lease),
+            Some(reason) => Verdict::Refuse(Refusal {
                 reason,
-                cause,
+                cause: "no policy admits".to_owned(),
                 lease,
                 audit_only: rules.mode == Mode::Audit,
-            })
+            }),
         };
+        let next = edges.into_iter().filter(|wall| *wall > now.wall).min();
         Decision {
             segments: vec![MatchedSegment {
                 name: SegmentName::new(name).unwrap(),
@@ -162,7 +198,7 @@ impl Decide for Fake {
             }],
             policies: vec![PolicyName::new("p").unwrap()],
             verdict,
-            look_again_at: None,
+            look_again_at: next.map(|wall| now.boot_at(wall)),
         }
     }
 }
@@ -218,5 +254,71 @@ pub fn open(n: u64, who: &str, service: &str, now: Now) -> Open {
         facts,
         peer: Peer::default(),
         decided_at: None,
+    }
+}
+
+pub fn engine(rules: Rules) -> Engine {
+    Engine::new(Fake::one(1, rules), Bounds::default(), at(0))
+}
+
+pub fn drain(engine: &mut Engine) -> Vec<Action> {
+    engine.check().unwrap();
+    std::iter::from_fn(|| engine.poll_action()).collect()
+}
+
+pub fn closes(engine: &mut Engine) -> Vec<(SessionId, EndReason)> {
+    let close = |action| match action {
+        Action::Close { id, reason, .. } => Some((id, reason)),
+        _ => None,
+    };
+    drain(engine).into_iter().filter_map(close).collect()
+}
+
+pub fn order(n: u64, scope: Scope, revision: u64) -> Revocation {
+    Revocation {
+        id: RevocationId(uuid::Uuid::from_u64_pair(2, n)),
+        block: scope.default_block(),
+        scope,
+        reason: "left".to_owned(),
+        source: "admin".to_owned(),
+        created_at: WallInstant(0),
+        revision: Revision(revision),
+        lifted_at: None,
+    }
+}
+
+pub fn alice() -> Scope {
+    Scope::Subject {
+        kind: Kind::User,
+        issuer: None,
+        id: "alice".to_owned(),
+    }
+}
+
+/// What is on record of sessions.
+pub fn recorded(engine: &mut Engine) -> Vec<(EventKind, Option<EndReason>)> {
+    let event = |action| match action {
+        Action::Record(recorded) if recorded.session.is_some() => {
+            Some((recorded.event, recorded.reason))
+        }
+        _ => None,
+    };
+    drain(engine).into_iter().filter_map(event).collect()
+}
+
+pub fn policies(revision: u64, rules: Rules) -> Input {
+    Input::Policies {
+        set: Fake::one(revision, rules),
+        concerns: Concerns::All,
+    }
+}
+
+pub fn binding(who: &str, net: &str, refreshed: Option<Now>, until: Option<Now>) -> Binding {
+    Binding {
+        key: BindingKey::Address(net.parse().unwrap()),
+        identity: user(who),
+        groups: vec![],
+        until: until.map(|n| n.wall),
+        refreshed_at: refreshed.map(|n| n.wall),
     }
 }

@@ -1,0 +1,312 @@
+//! Who a session belongs to while bindings come, move and go. Long random runs are in `simulation.rs`.
+
+#![cfg(test)]
+
+mod support;
+
+use curfew_engine::{Bounds, Engine, EngineError, Input, Keeper, Report};
+use curfew_model::*;
+use support::*;
+
+#[test]
+fn bindings_attribute_renew_and_end() {
+    let mut engine = engine(Rules {
+        reauth: Some(20 * SECOND),
+        ..Rules::default()
+    });
+    engine
+        .handle(
+            Input::BindingSet(
+                Keeper::State,
+                binding("alice", "10.0.0.0/8", Some(at(1)), Some(at(60))),
+            ),
+            at(1),
+        )
+        .unwrap();
+    engine.open(open(1, "", "db", at(2)), at(2)).unwrap();
+    let view = engine.session(id(1)).unwrap();
+    assert_eq!(view.facts.identities, [user("alice")]);
+    assert_eq!(view.lease.reauth_by.unwrap().at, at(21).boot);
+    assert_eq!(
+        engine.handle(Input::Renew(id(1)), at(3)),
+        Err(EngineError::ProofRequired(id(1)))
+    );
+    engine
+        .handle(
+            Input::BindingSet(
+                Keeper::State,
+                binding("alice", "10.0.0.0/8", Some(at(10)), Some(at(90))),
+            ),
+            at(10),
+        )
+        .unwrap();
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.reauth_by.unwrap().at, at(30).boot);
+    assert_eq!(lease.binding_until.unwrap().at, at(90).boot);
+    engine
+        .handle(
+            Input::BindingSet(Keeper::State, binding("bob", "10.0.0.5/32", None, None)),
+            at(11),
+        )
+        .unwrap();
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::BindingExpired)]);
+    engine.open(open(2, "", "db", at(12)), at(12)).unwrap();
+    assert_eq!(
+        engine.session(id(2)).unwrap().facts.identities,
+        [user("bob")]
+    );
+    engine
+        .handle(
+            Input::BindingRemoved(
+                Keeper::State,
+                BindingKey::Address("10.0.0.5/32".parse().unwrap()),
+            ),
+            at(13),
+        )
+        .unwrap();
+    assert_eq!(closes(&mut engine), [(id(2), EndReason::BindingExpired)]);
+}
+
+fn bind(engine: &mut Engine, keeper: Keeper, binding: Binding, now: Now) -> Report {
+    engine
+        .handle(Input::BindingSet(keeper, binding), now)
+        .unwrap()
+}
+
+fn unbind(engine: &mut Engine, keeper: Keeper, net: &str, now: Now) -> Report {
+    let key = BindingKey::Address(net.parse().unwrap());
+    engine
+        .handle(Input::BindingRemoved(keeper, key), now)
+        .unwrap()
+}
+
+fn identities(engine: &Engine, n: u64) -> Vec<Identity> {
+    engine.session(id(n)).unwrap().facts.identities
+}
+
+#[test]
+fn a_session_without_a_binding_is_decided_again_when_one_appears() {
+    let mut engine = engine(Rules {
+        reauth: Some(50 * SECOND),
+        max: Some(1),
+        ..Rules::default()
+    });
+    engine.open(open(1, "", "db", at(10)), at(10)).unwrap();
+    drain(&mut engine);
+    let report = bind(
+        &mut engine,
+        Keeper::State,
+        binding("alice", "10.0.0.0/24", Some(at(5)), Some(at(80))),
+        at(20),
+    );
+    assert_eq!((report.matched, report.closed), (1, 0));
+    assert_eq!(identities(&engine, 1), [user("alice")]);
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.binding_until.unwrap().at, at(80).boot);
+    // Proof from before the opening is stricter than the opening itself.
+    assert_eq!(lease.reauth_by.unwrap().at, at(55).boot);
+    // She is now the one who is counted and revoked.
+    let refused = engine.open(open(2, "alice", "db", at(21)), at(21));
+    assert_eq!(refused.unwrap_err().reason, EndReason::ConcurrencyExceeded);
+    let report = engine
+        .handle(Input::Revoke(order(1, alice(), 2)), at(22))
+        .unwrap();
+    assert_eq!(report.closed, 1);
+}
+
+#[test]
+fn a_binding_to_a_blocked_subject_ends_the_session_at_once() {
+    let mut engine = engine(Rules::default());
+    engine
+        .handle(Input::Revoke(order(1, alice(), 2)), at(1))
+        .unwrap();
+    engine.open(open(1, "", "db", at(2)), at(2)).unwrap();
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("alice", "10.0.0.5/32", None, None),
+        at(3),
+    );
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::SubjectRevoked)]);
+}
+
+#[test]
+fn two_bindings_of_one_address_leave_it_unattributed() {
+    let mut engine = engine(Rules::default());
+    bind(
+        &mut engine,
+        Keeper::Config,
+        binding("alice", "10.0.0.5/32", None, None),
+        at(0),
+    );
+    engine.open(open(1, "", "db", at(1)), at(1)).unwrap();
+    drain(&mut engine);
+    // The same subject twice is no conflict, the same address written as IPv6 is one.
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("alice", "10.0.0.5/32", None, None),
+        at(2),
+    );
+    assert_eq!(closes(&mut engine), []);
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("bob", "::ffff:10.0.0.5/128", None, None),
+        at(3),
+    );
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::Unattributed)]);
+    let refused = engine.open(open(2, "", "db", at(4)), at(4));
+    assert_eq!(refused.unwrap_err().reason, EndReason::Unattributed);
+    unbind(&mut engine, Keeper::Config, "10.0.0.5/32", at(5));
+    engine.open(open(3, "", "db", at(6)), at(6)).unwrap();
+    assert_eq!(identities(&engine, 3), [user("bob")]);
+}
+
+#[test]
+fn a_later_end_of_a_binding_moves_only_the_binding() {
+    let mut engine = engine(Rules {
+        reauth: Some(50 * SECOND),
+        ..Rules::default()
+    });
+    let until = |end| binding("alice", "10.0.0.0/24", Some(at(1)), Some(at(end)));
+    bind(&mut engine, Keeper::State, until(40), at(1));
+    engine.open(open(1, "", "db", at(2)), at(2)).unwrap();
+    bind(&mut engine, Keeper::State, until(45), at(3));
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.binding_until.unwrap().at, at(45).boot);
+    assert_eq!(lease.reauth_by.unwrap().at, at(51).boot);
+    bind(&mut engine, Keeper::State, until(30), at(4));
+    drain(&mut engine);
+    engine.poll(at(30));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::BindingExpired)]);
+}
+
+#[test]
+fn a_binding_that_ended_hides_no_wider_one() {
+    let mut engine = engine(Rules::default());
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("alice", "10.0.0.5/32", None, Some(at(10))),
+        at(0),
+    );
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("team", "10.0.0.0/8", None, None),
+        at(0),
+    );
+    engine.open(open(1, "", "db", at(1)), at(1)).unwrap();
+    assert_eq!(identities(&engine, 1), [user("alice")]);
+    engine.poll(at(10));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::BindingExpired)]);
+    engine.open(open(2, "", "db", at(11)), at(11)).unwrap();
+    assert_eq!(identities(&engine, 2), [user("team")]);
+    // Narrower again: the address went to another subject.
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("bob", "10.0.0.5/32", None, None),
+        at(12),
+    );
+    assert_eq!(closes(&mut engine), [(id(2), EndReason::BindingExpired)]);
+}
+
+#[test]
+fn only_sessions_of_the_address_are_looked_at() {
+    let mut engine = engine(Rules::default());
+    for n in 0..1_000 {
+        let mut open = open(n, "", "db", at(0));
+        open.facts.client = format!("10.0.{}.{}:9", n / 250, n % 250).parse().unwrap();
+        engine.open(open, at(0)).unwrap();
+    }
+    let report = bind(
+        &mut engine,
+        Keeper::State,
+        binding("a", "10.0.1.0/25", None, None),
+        at(1),
+    );
+    assert_eq!((report.matched, report.visited), (128, 128));
+    engine.check().unwrap();
+}
+
+#[test]
+fn processes_are_bound_by_uid_and_cgroup() {
+    let mut engine = engine(Rules::default());
+    let key = |key| Binding {
+        key,
+        ..binding("alice", "10.0.0.0/8", None, None)
+    };
+    let (path, uid) = ("/app.slice".to_owned(), 1_000);
+    let mut local = open(1, "", "db", at(0));
+    local.peer = curfew_engine::Peer {
+        uid: Some(uid),
+        cgroup: Some(path.clone()),
+    };
+    engine.open(local, at(0)).unwrap();
+    bind(
+        &mut engine,
+        Keeper::Config,
+        key(BindingKey::Uid(uid)),
+        at(1),
+    );
+    assert_eq!(identities(&engine, 1), [user("alice")]);
+    let mut workload = key(BindingKey::Cgroup(path.clone()));
+    workload.identity.kind = Kind::Workload;
+    bind(&mut engine, Keeper::Config, workload.clone(), at(2));
+    assert_eq!(identities(&engine, 1), [user("alice"), workload.identity]);
+    assert_eq!(closes(&mut engine), []);
+    let gone = Input::BindingRemoved(Keeper::Config, BindingKey::Cgroup(path));
+    engine.handle(gone, at(3)).unwrap();
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::BindingExpired)]);
+}
+
+#[test]
+fn a_lost_subject_in_audit_mode_is_recorded_and_gone() {
+    let mut engine = engine(Rules {
+        mode: Mode::Audit,
+        ..Rules::default()
+    });
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("alice", "10.0.0.5/32", None, None),
+        at(0),
+    );
+    engine.open(open(1, "", "db", at(1)), at(1)).unwrap();
+    drain(&mut engine);
+    let report = unbind(&mut engine, Keeper::State, "10.0.0.5/32", at(2));
+    assert_eq!((report.closed, report.audit_only), (0, 1));
+    let would = (EventKind::SessionWouldEnd, Some(EndReason::BindingExpired));
+    assert_eq!(recorded(&mut engine), [would]);
+    assert_eq!(identities(&engine, 1), []);
+}
+
+#[test]
+fn bindings_are_bounded_and_ended_ones_make_room() {
+    let bounds = Bounds {
+        bindings: 2,
+        ..Bounds::default()
+    };
+    let mut engine = Engine::new(Fake::one(1, Rules::default()), bounds, at(0));
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("a", "10.0.0.1/32", None, Some(at(5))),
+        at(0),
+    );
+    bind(
+        &mut engine,
+        Keeper::State,
+        binding("b", "10.0.0.2/32", None, None),
+        at(0),
+    );
+    let third = || Input::BindingSet(Keeper::State, binding("c", "10.0.0.3/32", None, None));
+    let full = EngineError::Full {
+        what: "bindings",
+        limit: 2,
+    };
+    assert_eq!(engine.handle(third(), at(4)), Err(full));
+    engine.handle(third(), at(5)).unwrap();
+}

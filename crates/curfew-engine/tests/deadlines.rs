@@ -1,0 +1,218 @@
+//! What becomes due: lifetime, idle, warnings, windows. Long random runs are in `simulation.rs`.
+
+#![cfg(test)]
+
+mod support;
+
+use curfew_engine::{Action, Activity, Engine, Input, State};
+use curfew_model::*;
+use support::*;
+
+#[test]
+fn a_session_ends_at_its_lifetime_and_not_before() {
+    let mut engine = engine(Rules::default());
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    assert!(engine.next_deadline().unwrap() <= at(100).boot);
+    engine.poll(nanos(100 * SECOND - 1));
+    assert_eq!(closes(&mut engine), []);
+    assert_eq!(engine.next_deadline(), Some(at(100).boot));
+    engine.poll(at(100));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
+    assert_eq!(
+        engine.session(id(1)).unwrap().state,
+        State::Closing(EndReason::LifetimeExpired)
+    );
+    engine
+        .handle(
+            Input::Ended {
+                id: id(1),
+                reason: EndReason::ClosedByClient,
+            },
+            at(101),
+        )
+        .unwrap();
+    assert!(engine.is_empty());
+    assert_eq!(drain(&mut engine), []);
+}
+
+#[test]
+fn idle_asks_the_door_once_and_believes_its_answer() {
+    let mut engine = engine(Rules {
+        idle: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    drain(&mut engine);
+    engine.poll(at(10));
+    assert_eq!(drain(&mut engine), [Action::Probe(vec![id(1)])]);
+    let active = |last| Activity {
+        id: id(1),
+        last: at(last).boot,
+        bytes_in: 1,
+        bytes_out: 2,
+    };
+    engine.handle(Input::Activity(active(5)), at(10)).unwrap();
+    assert!(engine.next_deadline().unwrap() <= at(15).boot);
+    engine.poll(nanos(15 * SECOND - 1));
+    assert_eq!(drain(&mut engine), []);
+    engine.poll(at(15));
+    assert_eq!(drain(&mut engine), [Action::Probe(vec![id(1)])]);
+    engine.handle(Input::Activity(active(5)), at(15)).unwrap();
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::IdleTimeout)]);
+}
+
+#[test]
+fn an_unanswered_probe_counts_as_idle() {
+    let mut engine = engine(Rules {
+        idle: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine.poll(at(10));
+    assert_eq!(closes(&mut engine), []);
+    engine.poll(at(11));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::IdleTimeout)]);
+}
+
+#[test]
+fn a_probe_is_waited_for_exactly_a_second() {
+    let mut engine = engine(Rules {
+        idle: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine.poll(at(10));
+    let idle = Rules {
+        idle: Some(9 * SECOND),
+        ..Rules::default()
+    };
+    let half = nanos(10 * SECOND + SECOND / 2);
+    engine.handle(policies(2, idle), half).unwrap();
+    engine.poll(nanos(11 * SECOND - 1));
+    assert_eq!(closes(&mut engine), []);
+    assert_eq!(engine.next_deadline(), Some(at(11).boot));
+    engine.poll(at(11));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::IdleTimeout)]);
+}
+
+#[test]
+fn one_warning_a_deadline() {
+    let mut engine = engine(Rules {
+        warn: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    drain(&mut engine);
+    for second in 90..95 {
+        engine.poll(at(second));
+        let warnings = drain(&mut engine)
+            .into_iter()
+            .filter(|a| matches!(a, Action::Warn { .. }))
+            .count();
+        assert_eq!(warnings, usize::from(second == 90));
+    }
+}
+
+#[test]
+fn a_window_that_ends_closes_with_its_deadline_and_its_reason() {
+    let rules = Rules {
+        window: Some((0, 30)),
+        ..Rules::default()
+    };
+    let mut engine = engine(rules);
+    engine.open(open(1, "alice", "db", at(5)), at(5)).unwrap();
+    assert!(engine.next_deadline().unwrap() <= at(30).boot);
+    drain(&mut engine);
+    engine.poll(nanos(30 * SECOND - 1));
+    assert_eq!(closes(&mut engine), []);
+    // Late, and after the lifetime too: what came first is the reason.
+    engine.poll(at(130));
+    let close = Action::Close {
+        id: id(1),
+        reason: EndReason::OutsideHours,
+        deadline: Some(at(30).boot),
+    };
+    assert_eq!(drain(&mut engine)[0], close);
+    let refused = engine.open(open(2, "alice", "db", at(131)), at(131));
+    assert_eq!(refused.unwrap_err().reason, EndReason::OutsideHours);
+}
+
+#[test]
+fn a_lifetime_that_comes_before_the_end_of_the_window_is_the_reason() {
+    let mut engine = engine(Rules {
+        window: Some((0, 101)),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine.poll(at(150));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
+}
+
+#[test]
+fn a_clock_set_back_does_not_put_a_window_off() {
+    let mut engine = engine(Rules {
+        window: Some((0, 30)),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(5)), at(5)).unwrap();
+    drain(&mut engine);
+    let mut back = at(30);
+    back.wall.0 -= 3_600_000;
+    engine.poll(back);
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::OutsideHours)]);
+}
+
+#[test]
+fn a_policy_whose_window_opens_tightens_live_sessions() {
+    let mut engine = engine(Rules {
+        ceiling: Some((20, 40 * SECOND)),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    let expires = |engine: &Engine| engine.session(id(1)).unwrap().lease.expires_at.unwrap().at;
+    assert_eq!(expires(&engine), at(100).boot);
+    engine.poll(at(20));
+    assert_eq!(expires(&engine), at(40).boot);
+    let lease = Action::SetLease {
+        id: id(1),
+        until: Some(at(40).boot),
+    };
+    assert!(drain(&mut engine).contains(&lease));
+    engine.poll(at(40));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
+}
+
+#[test]
+fn a_session_that_a_new_window_leaves_past_due_ends_at_that_look() {
+    let mut engine = engine(Rules {
+        ceiling: Some((50, 40 * SECOND)),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine.poll(at(49));
+    assert_eq!(closes(&mut engine), []);
+    engine.poll(at(50));
+    // Late is what comes after the look: before it nothing was due.
+    let close = Action::Close {
+        id: id(1),
+        reason: EndReason::LifetimeExpired,
+        deadline: Some(at(50).boot),
+    };
+    assert!(drain(&mut engine).contains(&close));
+}
+
+#[test]
+fn a_deadline_that_moves_is_warned_of_again() {
+    let rules = |lifetime| Rules {
+        lifetime: lifetime * SECOND,
+        warn: Some(10 * SECOND),
+        ..Rules::default()
+    };
+    let mut engine = engine(rules(100));
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine.poll(at(90));
+    engine.handle(policies(2, rules(98)), at(91)).unwrap();
+    engine.poll(at(92));
+    let warned = |action: &Action| matches!(action, Action::Warn { .. });
+    assert_eq!(drain(&mut engine).iter().filter(|a| warned(a)).count(), 2);
+}

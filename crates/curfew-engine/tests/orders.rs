@@ -1,0 +1,181 @@
+//! Revocations: what they end, what they keep out, how long they are held. Long random runs are in `simulation.rs`.
+
+#![cfg(test)]
+
+mod support;
+
+use curfew_engine::{Engine, Input};
+use curfew_model::*;
+use support::*;
+
+#[test]
+fn revoking_a_subject_does_not_scan() {
+    let mut engine = engine(Rules::default());
+    for n in 0..10_000 {
+        engine
+            .open(open(n, &format!("user{}", n % 1_000), "db", at(0)), at(0))
+            .unwrap();
+    }
+    let scope = Scope::Subject {
+        kind: Kind::User,
+        issuer: None,
+        id: "user7".to_owned(),
+    };
+    let report = engine
+        .handle(Input::Revoke(order(1, scope.clone(), 2)), at(1))
+        .unwrap();
+    assert_eq!((report.matched, report.closed), (10, 10));
+    assert!(
+        report.visited <= report.matched + 2,
+        "visited {}",
+        report.visited
+    );
+    assert!(
+        closes(&mut engine)
+            .iter()
+            .all(|(_, reason)| *reason == EndReason::SubjectRevoked)
+    );
+    assert_eq!(
+        engine
+            .handle(Input::Revoke(order(1, scope, 2)), at(2))
+            .unwrap()
+            .matched,
+        0
+    );
+}
+
+#[test]
+fn a_block_keeps_new_sessions_out_until_it_is_lifted() {
+    let mut engine = engine(Rules::default());
+    engine
+        .handle(Input::Revoke(order(1, alice(), 2)), at(1))
+        .unwrap();
+    let refused = engine
+        .open(open(1, "alice", "db", at(2)), at(2))
+        .unwrap_err();
+    assert_eq!(refused.reason, EndReason::SubjectRevoked);
+    engine.open(open(2, "bob", "db", at(2)), at(2)).unwrap();
+    engine
+        .handle(Input::Lift(order(1, alice(), 2).id), at(3))
+        .unwrap();
+    engine.open(open(3, "alice", "db", at(4)), at(4)).unwrap();
+}
+
+#[test]
+fn a_door_that_decided_before_an_order_is_overruled() {
+    let mut engine = engine(Rules::default());
+    let none = Revocation {
+        block: Block::None,
+        ..order(1, alice(), 5)
+    };
+    engine.handle(Input::Revoke(none), at(1)).unwrap();
+    let mut early = open(1, "alice", "db", at(1));
+    early.decided_at = Some(Revision(4));
+    assert_eq!(
+        engine.open(early, at(1)).unwrap_err().reason,
+        EndReason::SubjectRevoked
+    );
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::SubjectRevoked)]);
+    let mut late = open(2, "alice", "db", at(1));
+    late.decided_at = Some(Revision(5));
+    engine.open(late, at(1)).unwrap();
+}
+
+#[test]
+fn an_order_that_arrives_late_spares_sessions_opened_after_it() {
+    let mut engine = engine(Rules::default());
+    engine.handle(policies(9, Rules::default()), at(0)).unwrap();
+    engine.open(open(1, "alice", "db", at(1)), at(1)).unwrap();
+    assert_eq!(
+        engine
+            .handle(Input::Revoke(order(1, alice(), 5)), at(2))
+            .unwrap()
+            .matched,
+        0
+    );
+}
+
+#[test]
+fn an_order_is_dropped_when_no_session_can_match_it() {
+    let mut engine = engine(Rules::default());
+    let installed = |engine: &mut Engine, revision, now| {
+        engine
+            .handle(Input::Installed(Revision(revision)), now)
+            .unwrap();
+    };
+    let cut = |n, revision| Revocation {
+        block: Block::None,
+        ..order(n, alice(), revision)
+    };
+    engine.open(open(1, "bob", "db", at(0)), at(0)).unwrap();
+    engine.handle(Input::Revoke(cut(1, 2)), at(1)).unwrap();
+    installed(&mut engine, 2, at(1));
+    assert_eq!(engine.orders(), 1, "bob's session is older");
+    engine.handle(policies(3, Rules::default()), at(2)).unwrap();
+    engine.open(open(2, "bob", "db", at(2)), at(2)).unwrap();
+    engine.poll(at(100));
+    assert_eq!(engine.orders(), 0, "the older session ended");
+
+    engine.handle(Input::Revoke(cut(2, 4)), at(101)).unwrap();
+    engine.poll(at(102));
+    assert_eq!(
+        engine.orders(),
+        1,
+        "the door may still decide on revision 3"
+    );
+    installed(&mut engine, 4, at(103));
+    assert_eq!(engine.orders(), 0);
+
+    engine
+        .handle(Input::Revoke(order(3, alice(), 5)), at(104))
+        .unwrap();
+    installed(&mut engine, 5, at(104));
+    assert_eq!(engine.orders(), 1, "it blocks");
+    engine
+        .handle(Input::Lift(order(3, alice(), 5).id), at(105))
+        .unwrap();
+    assert_eq!(engine.orders(), 0);
+
+    let timed = Revocation {
+        block: Block::Until(at(110).wall),
+        ..order(4, alice(), 6)
+    };
+    engine.handle(Input::Revoke(timed), at(106)).unwrap();
+    installed(&mut engine, 6, at(107));
+    let refused = engine.open(open(3, "alice", "db", at(109)), at(109));
+    assert_eq!(refused.unwrap_err().reason, EndReason::SubjectRevoked);
+    engine
+        .open(open(4, "alice", "db", at(110)), at(110))
+        .unwrap();
+    engine.poll(at(209));
+    assert_eq!(engine.orders(), 1, "a session of its own revision is open");
+    engine.poll(at(210));
+    assert_eq!(engine.orders(), 0);
+    engine.check().unwrap();
+}
+
+#[test]
+fn many_people_under_one_role_are_found_by_it_and_without_it() {
+    let mut engine = engine(Rules::default());
+    for n in 0..2_000 {
+        let mut open = open(n, &format!("user{n}"), "db", at(0));
+        open.facts.identities.push(Identity {
+            proof: Proof::Asserted,
+            kind: Kind::Role,
+            ..user("db/app")
+        });
+        engine.open(open, at(0)).unwrap();
+    }
+    let scope = |kind, id: &str| Scope::Subject {
+        kind,
+        issuer: None,
+        id: id.to_owned(),
+    };
+    let one = order(1, scope(Kind::User, "user7"), 2);
+    let report = engine.handle(Input::Revoke(one), at(1)).unwrap();
+    assert_eq!((report.closed, report.visited), (1, 1));
+    let all = order(2, scope(Kind::Role, "db/app"), 3);
+    let report = engine.handle(Input::Revoke(all), at(1)).unwrap();
+    assert_eq!((report.closed, report.visited), (1_999, 1_999));
+    engine.check().unwrap();
+}
