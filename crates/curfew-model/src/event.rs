@@ -28,6 +28,9 @@ pub enum EventKind {
     /// Audit mode: it would have ended.
     #[serde(rename = "session.would_end")]
     SessionWouldEnd,
+    /// An operator ordered one session to end.
+    #[serde(rename = "session.cancelled")]
+    SessionCancelled,
     /// An order was given.
     #[serde(rename = "revocation.created")]
     RevocationCreated,
@@ -40,6 +43,12 @@ pub enum EventKind {
     /// A binding was made or refreshed.
     #[serde(rename = "binding.changed")]
     BindingChanged,
+    /// What is known of a subject changed.
+    #[serde(rename = "subject.changed")]
+    SubjectChanged,
+    /// An API token was made or removed.
+    #[serde(rename = "token.changed")]
+    TokenChanged,
     /// The process started.
     #[serde(rename = "enforcer.started")]
     EnforcerStarted,

@@ -15,6 +15,10 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
             &["curfew-engine", "curfew-model", "curfew-policy"],
         ),
         ("curfew-gateway", &["curfew-enforcer", "curfew-model"]),
+        (
+            "curfew-control",
+            &["curfew-audit", "curfew-model", "curfew-state"],
+        ),
         ("curfew-testkit", &["curfew-model", "curfew-policy"]),
         (
             "curfew",

@@ -1,0 +1,178 @@
+//! What every handler works with, and the steps that changes share: carried out to the end though the caller hangs up,
+//! on record before they are answered. Routes may not live here.
+
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+
+use curfew_audit::Entry;
+use curfew_model::{Event, EventKind, Revision, WallInstant};
+use curfew_state::{Change, Commit};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::{
+    Outcome, Parts,
+    caller::Caller,
+    guard::Guard,
+    outcomes::Outcomes,
+    problem::{Answered, Code, Problem},
+    segments::Segments,
+    watchers::Hub,
+};
+
+/// How long a record may take to the disk before its caller is told so.
+const RECORD: Duration = Duration::from_secs(10);
+
+pub(crate) struct App {
+    pub(crate) parts: Parts,
+    pub(crate) audit_dir: PathBuf,
+    pub(crate) guard: Guard,
+    pub(crate) hub: Hub,
+    pub(crate) outcomes: Mutex<Outcomes>,
+    pub(crate) segments: Segments,
+    /// One verification of the log at a time: each reads everything.
+    pub(crate) verifying: Semaphore,
+    /// True when the server stops.
+    pub(crate) stopping: watch::Receiver<bool>,
+    /// Held by everything that has to finish before the server has stopped.
+    pub(crate) work: mpsc::WeakSender<()>,
+}
+
+/// What happened, for the record.
+pub(crate) struct Deed<'a> {
+    pub(crate) event: EventKind,
+    pub(crate) by: &'a Caller,
+    /// In words.
+    pub(crate) cause: String,
+}
+
+impl Deed<'_> {
+    pub(crate) fn entry(&self, at: WallInstant, revision: Revision) -> Entry {
+        let event = Event {
+            at,
+            event: self.event,
+            session: None,
+            subject: None,
+            segments: Vec::new(),
+            reason: None,
+            revision,
+            cause: Some(self.cause.clone()),
+        };
+        Entry::new(event).with("by", self.by.source())
+    }
+}
+
+impl App {
+    pub(crate) fn wall(&self) -> WallInstant {
+        self.parts.clock.now().wall
+    }
+
+    /// Runs a change to its end, though its caller hangs up or the server begins to stop.
+    pub(crate) async fn finish<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Answered<T>> + Send + 'static,
+    ) -> Answered<T> {
+        let Some(work) = self.work.upgrade() else {
+            return Err(Problem::new(
+                Code::NotDurable,
+                "the server is stopping: nothing was changed",
+            ));
+        };
+        let done = tokio::spawn(async move {
+            let answer = change.await;
+            drop(work);
+            answer
+        });
+        done.await.unwrap_or_else(|error| Err(failed(&error)))
+    }
+
+    /// Runs what may block on a thread that may.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Answered<T> {
+        let app = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&app))
+            .await
+            .map_err(|error| failed(&error))
+    }
+
+    /// Hands a record over now; the future ends when it is on disk.
+    pub(crate) fn record(
+        &self,
+        entry: &Entry,
+    ) -> impl Future<Output = Answered<()>> + Send + use<> {
+        let started = self.parts.clock.now().boot;
+        let clock = Arc::clone(&self.parts.clock);
+        let metrics = Arc::clone(&self.parts.metrics);
+        let (tell, told) = oneshot::channel();
+        let taken = self.parts.journal.append(entry).map(|ticket| {
+            let then = Box::new(move |result| {
+                // The caller may have given up waiting.
+                let _ = tell.send(result);
+            });
+            self.parts.journal.when_durable(ticket, then);
+        });
+        async move {
+            let not_on_record = |detail: String| {
+                Problem::new(
+                    Code::NotOnRecord,
+                    format!("{detail}; it was carried out: try again when the log takes records"),
+                )
+            };
+            taken.map_err(|error| not_on_record(error.to_string()))?;
+            match tokio::time::timeout(RECORD, told).await {
+                Ok(Ok(Ok(()))) => {
+                    metrics.recorded(clock.now().boot.since(started));
+                    Ok(())
+                }
+                Ok(Ok(Err(error))) => Err(not_on_record(error.to_string())),
+                Ok(Err(_)) => Err(not_on_record("the audit log closed".to_owned())),
+                Err(_) => Err(not_on_record(
+                    "the audit record did not reach the disk in time".to_owned(),
+                )),
+            }
+        }
+    }
+
+    /// Refuses what does not end sessions while the log takes no records. Ending always works.
+    pub(crate) fn must_record(&self) -> Answered<()> {
+        let health = self.parts.journal.health();
+        if health.keeps_records() {
+            return Ok(());
+        }
+        let detail = health
+            .error
+            .unwrap_or_else(|| "its queue is full".to_owned());
+        Err(Problem::new(
+            Code::NotOnRecord,
+            format!("nothing was changed, because the audit log takes no records: {detail}"),
+        ))
+    }
+
+    /// Commits changes, has enforcers carry them out, and puts them on record; all three are done when it returns.
+    pub(crate) async fn change(
+        self: &Arc<Self>,
+        expected: Option<Revision>,
+        changes: Vec<Change>,
+        deed: Deed<'_>,
+        wait: Duration,
+    ) -> Answered<(Revision, Vec<Outcome>)> {
+        self.must_record()?;
+        let commit = self
+            .blocking(move |app| {
+                let revision = app.parts.store.commit(expected, &changes)?;
+                Ok::<_, Problem>(Commit { revision, changes })
+            })
+            .await??;
+        let revision = commit.revision;
+        let recorded = self.record(&deed.entry(self.wall(), revision));
+        let applied = self.blocking(move |app| app.parts.fleet.apply(&commit, wait));
+        let (recorded, applied) = tokio::join!(recorded, applied);
+        recorded?;
+        Ok((revision, applied?))
+    }
+}
+
+fn failed(error: &tokio::task::JoinError) -> Problem {
+    Problem::new(Code::Internal, format!("the work was lost: {error}"))
+}

@@ -1,0 +1,147 @@
+//! What control needs of the policy compiler, as a trait that the binary implements, and how a set of policy files is
+//! kept as one text. Parsing and matching may not live here.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use curfew_model::{Access, Mode, PolicyName, SegmentName, Sensitivity, format_duration};
+use curfew_state::Owner;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// One policy file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Its path, as findings and explanations name it.
+    pub path: String,
+    /// Its documents.
+    pub text: String,
+}
+
+/// Writes the files of one owner as the text that the store keeps.
+///
+/// # Errors
+/// When they cannot be written, which strings always can.
+pub fn pack(sources: &[Source]) -> Result<String, serde_json::Error> {
+    serde_json::to_string(sources)
+}
+
+/// Reads what [`pack`] wrote.
+///
+/// # Errors
+/// When it is something else.
+pub fn unpack(content: &str) -> Result<Vec<Source>, serde_json::Error> {
+    serde_json::from_str(content)
+}
+
+/// The policy compiler.
+pub trait Compile: Send + Sync {
+    /// Reads, checks and compiles the union of what every owner has, as one set. Finds everything in one pass.
+    ///
+    /// # Errors
+    /// Every finding, when at least one is an error.
+    fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>>;
+}
+
+/// A set that compiles.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Valid {
+    /// Its segments.
+    pub segments: Vec<Segment>,
+    /// Its session policies.
+    pub policies: Vec<PolicyName>,
+    /// What is allowed and probably not meant.
+    pub warnings: Vec<Finding>,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The set is refused.
+    Error,
+    /// The set is taken.
+    Warning,
+}
+
+/// Something about a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// The file.
+    pub path: String,
+    /// The line, from one; zero for the file as a whole.
+    pub line: u64,
+    /// The column, from one; zero for the line as a whole.
+    pub column: u64,
+    /// What is wrong.
+    pub message: String,
+    /// The line of the source.
+    pub excerpt: Option<String>,
+    /// What would happen with it.
+    pub consequence: Option<String>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// A segment as its documents define it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its name.
+    pub name: SegmentName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How much it matters.
+    pub sensitivity: Sensitivity,
+    /// Whether its decisions act.
+    pub mode: Mode,
+    /// What a session needs to be admitted.
+    pub access: Access,
+    /// The defaults of its sensitivity, replaced by its own limits.
+    pub ceilings: Ceilings,
+    /// Where it is written: file and line.
+    pub place: Option<String>,
+}
+
+/// The ceilings of a segment; none where nothing limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ceilings {
+    /// From opening to the end.
+    pub max_lifetime: Option<Duration>,
+    /// Without payload.
+    pub idle_timeout: Option<Duration>,
+    /// From the subject's last proof.
+    pub reauth_every: Option<Duration>,
+    /// Open sessions of one subject.
+    pub max_concurrent: Option<u32>,
+    /// How long before a deadline the client is warned.
+    pub warn_before: Option<Duration>,
+}
+
+/// The ceilings of a segment, durations written like `15m`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct LimitsView {
+    /// From opening to the end.
+    max_lifetime: Option<String>,
+    /// Without payload.
+    idle_timeout: Option<String>,
+    /// From the subject's last proof.
+    reauth_every: Option<String>,
+    /// Open sessions of one subject.
+    max_concurrent: Option<u32>,
+    /// How long before a deadline the client is warned.
+    warn_before: Option<String>,
+}
+
+impl From<Ceilings> for LimitsView {
+    fn from(limits: Ceilings) -> Self {
+        Self {
+            max_lifetime: limits.max_lifetime.map(format_duration),
+            idle_timeout: limits.idle_timeout.map(format_duration),
+            reauth_every: limits.reauth_every.map(format_duration),
+            max_concurrent: limits.max_concurrent,
+            warn_before: limits.warn_before.map(format_duration),
+        }
+    }
+}

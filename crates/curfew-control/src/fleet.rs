@@ -1,0 +1,144 @@
+//! What control needs of the running enforcers, as a trait that the binary implements. No enforcer, door or network
+//! type may appear here.
+
+use std::time::Duration;
+
+use curfew_model::{EnforcerId, Revision, SegmentName, SessionId, WallInstant};
+use curfew_state::Commit;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Explanation, Filter, Session};
+
+/// Where sessions are enforced.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// In the kernel.
+    Kernel,
+    /// At the gateway.
+    Gateway,
+    /// In Envoy.
+    Envoy,
+}
+
+impl Door {
+    /// The word used in metrics and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Gateway => "gateway",
+            Self::Envoy => "envoy",
+        }
+    }
+}
+
+/// The live sessions of every enforcer. Methods may block: they are called on threads that may.
+pub trait Fleet: Send + Sync {
+    /// The sessions that a filter lets through, by id, from the first after `after`; at most `limit`.
+    fn sessions(&self, filter: &Filter, after: Option<SessionId>, limit: usize) -> Vec<Session>;
+
+    /// One session, open or ended not long ago; none if it is not known.
+    fn session(&self, id: SessionId) -> Option<Session>;
+
+    /// Why a session is there and when it will end; none if it is not known.
+    fn explain(&self, id: SessionId) -> Option<Explanation>;
+
+    /// Ends one session now, in audit mode too, and returns when its door has done it.
+    ///
+    /// # Errors
+    /// [`FleetError`] when it is not open, or its enforcer does not answer.
+    fn cancel(&self, id: SessionId, cause: &str) -> Result<(), FleetError>;
+
+    /// Takes fresh proof of the session's subject into account.
+    ///
+    /// # Errors
+    /// [`FleetError::ProofRequired`] when there is none, or the other variants.
+    fn renew(&self, id: SessionId) -> Result<Session, FleetError>;
+
+    /// Has every enforcer carry out a commit now, and gives the answer of each; one that has not answered within
+    /// `wait` is unreachable, and follows later by its own watch. For revocations it is called before the commit is
+    /// durable. A commit that an enforcer knows already changes nothing there. The revision of an order in it is that
+    /// of the commit.
+    fn apply(&self, commit: &Commit, wait: Duration) -> Vec<Outcome>;
+
+    /// How many sessions are open, by their first segment and door.
+    fn open(&self) -> Vec<OpenCount>;
+
+    /// Every enforcer that is known.
+    fn enforcers(&self) -> Vec<Enforcer>;
+}
+
+/// Why a session could not be cancelled or renewed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FleetError {
+    /// No such session is open.
+    #[error("session {0} is not open: it ended, or never was")]
+    Unknown(SessionId),
+    /// A renewal without proof.
+    #[error(
+        "session {0} renews only when its subject proves itself again: have the source of its binding refresh it first"
+    )]
+    ProofRequired(SessionId),
+    /// The enforcer of the session does not answer.
+    #[error("enforcer {0} does not answer: the session ends at its deadline; try again")]
+    Unreachable(EnforcerId),
+}
+
+/// Whether an enforcer answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It did what it was told.
+    Done,
+    /// It did not answer in time.
+    Unreachable,
+}
+
+/// What one enforcer did with a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Outcome {
+    /// Which.
+    #[schema(value_type = String)]
+    pub enforcer: EnforcerId,
+    /// Whether it answered.
+    pub answer: Answer,
+    /// Sessions that the commit concerns.
+    pub matched: u64,
+    /// Of these, closed.
+    pub closed: u64,
+    /// Of these, only recorded, in audit mode.
+    pub audit_only: u64,
+}
+
+/// Open sessions by segment and door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenCount {
+    /// The first segment; none for sessions into no segment.
+    pub segment: Option<SegmentName>,
+    /// The door.
+    pub door: Door,
+    /// How many.
+    pub open: u64,
+}
+
+/// One enforcer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Enforcer {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub id: EnforcerId,
+    /// Its doors.
+    pub doors: Vec<Door>,
+    /// The revision that it has applied.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// How many sessions it has open.
+    pub open: u64,
+    /// When it was last heard.
+    #[schema(value_type = String, format = DateTime)]
+    pub heard_at: WallInstant,
+}

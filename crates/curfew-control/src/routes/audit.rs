@@ -1,0 +1,158 @@
+//! The audit log: its last records, its signed head, its verification.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use curfew_audit::{AuditError, Head, Report, Truncation};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::page;
+use crate::{
+    app::App,
+    caller::Viewer,
+    extract::{Json, Query},
+    problem::{Answered, Code, Document, Problem},
+};
+
+/// How many records.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Tail {
+    /// 1 to 1000; 100 if left out.
+    limit: Option<usize>,
+}
+
+/// The last records.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Records {
+    /// As they are on disk, the oldest first.
+    #[schema(value_type = Vec<Object>)]
+    records: Vec<Box<RawValue>>,
+}
+
+/// Shows the last records.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", params(Tail), responses((status = 200, body = Records)))]
+pub(super) async fn tail(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Query(tail): Query<Tail>,
+) -> Answered<Json<Records>> {
+    let limit = page(tail.limit)?;
+    let lines = app
+        .blocking(move |app| curfew_audit::tail(&app.audit_dir, limit))
+        .await?
+        .map_err(unreadable)?;
+    let records: Result<Vec<_>, _> = lines.into_iter().map(RawValue::from_string).collect();
+    let records = records.map_err(|error| {
+        let detail = format!("a record is not JSON: {error}; verify the log");
+        Problem::new(Code::Internal, detail)
+    })?;
+    Ok(Json(Records { records }))
+}
+
+/// Shows the place that the log has reached, signed: keep it elsewhere, and truncation is found against it.
+#[utoipa::path(get, path = "/v1/audit/head", tag = "audit", responses((status = 200, body = Object)))]
+pub(super) async fn head(State(app): State<Arc<App>>, _: Viewer) -> Answered<Response> {
+    let head = app.parts.journal.head(app.wall()).to_string();
+    Ok(([(header::CONTENT_TYPE, "application/json")], head).into_response())
+}
+
+/// What to verify against.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Against {
+    /// A head exported earlier.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    head: Option<Head>,
+}
+
+/// Something wrong at a place.
+#[derive(Debug, Serialize, ToSchema)]
+struct Wrong {
+    file: String,
+    /// From one; zero for the file as a whole.
+    line: u64,
+    /// The record, where it is known.
+    seq: Option<u64>,
+    problem: String,
+}
+
+/// What verification found.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Verified {
+    /// Nothing was altered, dropped or moved.
+    ok: bool,
+    records: u64,
+    first: Option<u64>,
+    last: Option<u64>,
+    findings: Vec<Wrong>,
+    /// Findings that are not listed.
+    more: u64,
+    /// Up to this record nothing was cut off: the given head names it.
+    whole_through: Option<u64>,
+    /// Truncation after this record cannot be excluded.
+    unknown_after: Option<u64>,
+    /// Records that the log itself says it lost.
+    lost: u64,
+    /// Events missing from the enforcers' own counts.
+    enforcer_gaps: u64,
+}
+
+impl From<Report> for Verified {
+    fn from(report: Report) -> Self {
+        let (whole_through, unknown_after) = match report.truncation {
+            Truncation::ExcludedThrough(seq) => (Some(seq), None),
+            Truncation::NotExcludedAfter(seq) => (None, Some(seq)),
+        };
+        let wrong = report.findings.iter().map(|finding| Wrong {
+            file: finding.place.file.clone(),
+            line: finding.place.line,
+            seq: finding.place.seq,
+            problem: finding.problem.to_string(),
+        });
+        Self {
+            ok: report.is_ok(),
+            records: report.records,
+            first: report.first,
+            last: report.last.map(|(seq, _)| seq),
+            findings: wrong.collect(),
+            more: report.more,
+            whole_through,
+            unknown_after,
+            lost: report.lost,
+            enforcer_gaps: report.enforcer_gaps,
+        }
+    }
+}
+
+/// Verifies the whole log on the server. Who does not trust the server verifies an export.
+#[utoipa::path(post, path = "/v1/audit/verify", tag = "audit", request_body = Against,
+    responses((status = 200, body = Verified), (status = 429, body = Document, content_type = "application/problem+json")))]
+pub(super) async fn verify(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Json(against): Json<Against>,
+) -> Answered<Json<Verified>> {
+    let Ok(_turn) = app.verifying.try_acquire() else {
+        let detail = "the log is being verified: one at a time";
+        return Err(Problem::new(Code::TooManyRequests, detail).retry_after(5));
+    };
+    app.blocking(move |app| curfew_audit::verify(&app.audit_dir, against.head.as_ref()))
+        .await?
+        .map(|report| Json(Verified::from(report)))
+        .map_err(unreadable)
+}
+
+fn unreadable(error: AuditError) -> Problem {
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+    let detail = format!("{error}{}", cause.unwrap_or_default());
+    Problem::new(Code::Internal, detail)
+}

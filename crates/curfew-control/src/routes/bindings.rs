@@ -1,0 +1,350 @@
+//! Bindings: list, make or refresh, remove. A binder touches only addresses within its networks.
+
+use std::{ops::Bound, sync::Arc};
+
+use axum::extract::State;
+use curfew_model::{
+    Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof, Revision, WallInstant,
+};
+use curfew_state::Change;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Wait, page, subjects::groups};
+use crate::{
+    Outcome,
+    app::{App, Deed},
+    caller::{Binder, Caller, Viewer},
+    extract::{Json, Query},
+    problem::{Answered, Code, Document, Problem},
+    schema,
+};
+
+/// Bytes of a name or path, at most.
+const NAME: usize = 1_000;
+
+/// What is bound: exactly one of them.
+#[derive(Debug, Clone, Deserialize, Serialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Key {
+    /// A source address or range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    /// The user id that owns the client's socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    /// The cgroup path of the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cgroup: Option<String>,
+}
+
+impl Key {
+    fn read(self) -> Answered<BindingKey> {
+        let invalid = |detail: String| Problem::new(Code::Invalid, detail);
+        match (self.address, self.uid, self.cgroup) {
+            (Some(text), None, None) => {
+                let whole = text
+                    .parse::<std::net::IpAddr>()
+                    .map(|ip| IpNet::from(ip.to_canonical()));
+                let net = whole.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+                    invalid(format!(
+                        "address: {text:?} is neither an address nor a range like 10.0.0.0/24"
+                    ))
+                })?;
+                Ok(BindingKey::Address(net.trunc()))
+            }
+            (None, Some(uid), None) => Ok(BindingKey::Uid(uid)),
+            (None, None, Some(path)) if path.starts_with('/') && path.len() <= NAME => {
+                Ok(BindingKey::Cgroup(path))
+            }
+            (None, None, Some(_)) => Err(invalid(format!(
+                "cgroup: a path from the root, at most {NAME} bytes"
+            ))),
+            _ => Err(invalid(
+                "give exactly one of address, uid and cgroup".to_owned(),
+            )),
+        }
+    }
+}
+
+impl From<&BindingKey> for Key {
+    fn from(key: &BindingKey) -> Self {
+        let mut shown = Self {
+            address: None,
+            uid: None,
+            cgroup: None,
+        };
+        match key {
+            BindingKey::Address(net) => shown.address = Some(net.to_string()),
+            BindingKey::Uid(uid) => shown.uid = Some(*uid),
+            BindingKey::Cgroup(path) => shown.cgroup = Some(path.clone()),
+        }
+        shown
+    }
+}
+
+/// A binding to make or refresh.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewBinding {
+    /// A source address or range; or `uid`, or `cgroup`.
+    #[serde(default)]
+    address: Option<String>,
+    /// The user id that owns the client's socket.
+    #[serde(default)]
+    uid: Option<u32>,
+    /// The cgroup path of the client.
+    #[serde(default)]
+    cgroup: Option<String>,
+    /// To whom: `[ISSUER#]ID`; or `workload`.
+    #[serde(default)]
+    user: Option<String>,
+    /// To what: `[ISSUER#]ID`.
+    #[serde(default)]
+    workload: Option<String>,
+    /// For people to read.
+    #[serde(default)]
+    display: Option<String>,
+    /// Groups of the subject.
+    #[serde(default)]
+    groups: Vec<String>,
+    /// When it ends; never if left out.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<WallInstant>,
+}
+
+impl NewBinding {
+    fn read(self, now: WallInstant) -> Answered<Binding> {
+        let invalid = |detail: &str| Problem::new(Code::Invalid, detail);
+        let (kind, name) = match (self.user, self.workload) {
+            (Some(name), None) => (Kind::User, name),
+            (None, Some(name)) => (Kind::Workload, name),
+            _ => return Err(invalid("give exactly one of user and workload")),
+        };
+        let texts = [Some(&name), self.display.as_ref()];
+        if texts.into_iter().flatten().any(|text| !is_name(text)) {
+            return Err(invalid("names: 1 to 1000 bytes without control characters"));
+        }
+        if self.until.is_some_and(|until| until <= now) {
+            return Err(invalid("until: it is past"));
+        }
+        let (issuer, id) = issuer_and_id(&name);
+        if !is_name(&id) || !is_name(&issuer.0) {
+            return Err(invalid("names are written ID or ISSUER#ID"));
+        }
+        let (address, uid, cgroup) = (self.address, self.uid, self.cgroup);
+        Ok(Binding {
+            key: Key {
+                address,
+                uid,
+                cgroup,
+            }
+            .read()?,
+            identity: Identity {
+                proof: Proof::Bound,
+                kind,
+                issuer,
+                id,
+                display: self.display,
+            },
+            groups: groups(self.groups)?,
+            until: self.until,
+            refreshed_at: Some(now),
+        })
+    }
+}
+
+pub(super) fn is_name(text: &str) -> bool {
+    (1..=NAME).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// `[ISSUER#]ID`.
+fn issuer_and_id(name: &str) -> (Issuer, String) {
+    match name.split_once('#') {
+        Some((issuer, id)) => (Issuer(issuer.to_owned()), id.to_owned()),
+        None => (Issuer::local(), name.to_owned()),
+    }
+}
+
+/// One binding.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Shown {
+    #[serde(flatten)]
+    key: Key,
+    #[schema(value_type = schema::Identity)]
+    identity: Identity,
+    groups: Vec<String>,
+    /// When it ends; never if none.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<WallInstant>,
+    /// When its source last confirmed it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    refreshed_at: Option<WallInstant>,
+}
+
+impl From<&Binding> for Shown {
+    fn from(binding: &Binding) -> Self {
+        Self {
+            key: Key::from(&binding.key),
+            identity: binding.identity.clone(),
+            groups: binding.groups.clone(),
+            until: binding.until,
+            refreshed_at: binding.refreshed_at,
+        }
+    }
+}
+
+/// Which page of the list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Listing {
+    /// The `next` of the page before.
+    after: Option<String>,
+    /// Entries, 1 to 1000; 100 if left out.
+    limit: Option<usize>,
+}
+
+/// One page of bindings.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Bindings {
+    bindings: Vec<Shown>,
+    /// The `after` of the next page; none on the last.
+    next: Option<String>,
+}
+
+/// Lists bindings.
+#[utoipa::path(get, path = "/v1/bindings", tag = "bindings", params(Listing), responses((status = 200, body = Bindings)))]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Query(listing): Query<Listing>,
+) -> Answered<Json<Bindings>> {
+    let limit = page(listing.limit)?;
+    let after: Option<BindingKey> = super::cursor(listing.after.as_deref())?;
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let state = app.parts.store.read();
+    let mut found: Vec<&Binding> = state
+        .bindings
+        .range((from, Bound::Unbounded))
+        .map(|(_, binding)| binding)
+        .take(limit + 1)
+        .collect();
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found
+        .last()
+        .filter(|_| more)
+        .map(|last| super::as_cursor(&last.key));
+    let bindings = found.into_iter().map(Shown::from).collect();
+    Ok(Json(Bindings { bindings, next }))
+}
+
+/// A changed binding.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Changed {
+    #[schema(value_type = u64)]
+    revision: Revision,
+    /// What each enforcer did.
+    enforcers: Vec<Outcome>,
+}
+
+/// Makes a binding, or refreshes it: its subject has proved itself now.
+#[utoipa::path(put, path = "/v1/bindings", tag = "bindings", request_body = NewBinding, params(Wait),
+    responses((status = 200, body = Changed), (status = 403, body = Document, content_type = "application/problem+json")))]
+pub(super) async fn bind(
+    State(app): State<Arc<App>>,
+    Binder(by): Binder,
+    Query(wait): Query<Wait>,
+    Json(new): Json<NewBinding>,
+) -> Answered<Json<Changed>> {
+    let wait = wait.read()?;
+    let binding = new.read(app.wall())?;
+    let key = binding.key.clone();
+    let cause = format!("{} is bound to {}", name(&key), binding.identity);
+    change(app, by, key, Change::Bind(binding), cause, wait).await
+}
+
+/// The binding to remove.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Removal {
+    /// A source address or range; or `uid`, or `cgroup`.
+    address: Option<String>,
+    /// The user id that owns the client's socket.
+    uid: Option<u32>,
+    /// The cgroup path of the client.
+    cgroup: Option<String>,
+    /// How long the answer waits for enforcers, like `5s`; at most 60s.
+    wait: Option<String>,
+}
+
+/// Removes a binding; its sessions end now.
+#[utoipa::path(delete, path = "/v1/bindings", tag = "bindings", params(Removal),
+    responses((status = 200, body = Changed), (status = 404, body = Document, content_type = "application/problem+json")))]
+pub(super) async fn unbind(
+    State(app): State<Arc<App>>,
+    Binder(by): Binder,
+    Query(removal): Query<Removal>,
+) -> Answered<Json<Changed>> {
+    let Removal {
+        address,
+        uid,
+        cgroup,
+        wait,
+    } = removal;
+    let wait = Wait { wait }.read()?;
+    let key = Key {
+        address,
+        uid,
+        cgroup,
+    }
+    .read()?;
+    let cause = format!("{} is bound no more", name(&key));
+    change(app, by, key.clone(), Change::Unbind(key), cause, wait).await
+}
+
+async fn change(
+    app: Arc<App>,
+    by: Caller,
+    key: BindingKey,
+    change: Change,
+    cause: String,
+    wait: std::time::Duration,
+) -> Answered<Json<Changed>> {
+    if !by.may_bind(&key) {
+        let detail = format!(
+            "{} is not within the networks of the token {:?}",
+            name(&key),
+            by.name
+        );
+        return Err(Problem::new(Code::Forbidden, detail));
+    }
+    let working = Arc::clone(&app);
+    app.finish(async move {
+        let event = EventKind::BindingChanged;
+        let deed = Deed {
+            event,
+            by: &by,
+            cause,
+        };
+        let (revision, enforcers) = working.change(None, vec![change], deed, wait).await?;
+        Ok(Json(Changed {
+            revision,
+            enforcers,
+        }))
+    })
+    .await
+}
+
+fn name(key: &BindingKey) -> String {
+    match key {
+        BindingKey::Address(net) => format!("address {net}"),
+        BindingKey::Uid(uid) => format!("uid {uid}"),
+        BindingKey::Cgroup(path) => format!("cgroup {path}"),
+    }
+}

@@ -1,0 +1,67 @@
+//! Metrics, and whether the process is alive and ready.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{app::App, caller::Viewer, extract::Json, problem::Answered};
+
+/// What is counted, as OpenMetrics text.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "application/openmetrics-text")))]
+pub(super) async fn metrics(State(app): State<Arc<App>>, _: Viewer) -> Answered<Response> {
+    let text = app
+        .blocking(|app| {
+            let parts = &app.parts;
+            let (open, health) = (parts.fleet.open(), parts.journal.health());
+            parts
+                .metrics
+                .write(&open, parts.store.read().revision, &health)
+        })
+        .await?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// The process answers.
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()), responses((status = 200, content_type = "text/plain")))]
+pub(super) async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// Whether changes can be made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Ready {
+    ready: bool,
+    /// Whether the audit log takes records.
+    audit: bool,
+    /// Whether the server is not stopping.
+    serving: bool,
+}
+
+/// Whether changes can be made: 503 if not.
+#[utoipa::path(get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = Ready), (status = 503, body = Ready)))]
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
+    let audit = app.parts.journal.health().keeps_records();
+    let serving = !*app.stopping.borrow();
+    let ready = audit && serving;
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(Ready {
+            ready,
+            audit,
+            serving,
+        }),
+    )
+        .into_response()
+}

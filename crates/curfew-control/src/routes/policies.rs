@@ -1,0 +1,373 @@
+//! Policies and segments: what is in force, its history, validating a set, applying one.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::extract::State;
+use curfew_model::{
+    Access, EventKind, Mode, PolicyName, Revision, SegmentName, Sensitivity, WallInstant,
+};
+use curfew_state::{Change, Hash, Owner, PolicyPointer};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Wait, word};
+use crate::{
+    Finding, Outcome, Segment, Source,
+    app::{App, Deed},
+    caller::{Admin, Viewer},
+    compile::{LimitsView, pack, unpack},
+    extract::{Json, Path, Query},
+    problem::{Answered, Code, Document, Problem},
+    segments::{invalid, sources},
+};
+
+/// Files of a set, at most.
+const FILES: usize = 1_000;
+
+/// One segment.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Shown {
+    #[schema(value_type = String)]
+    name: SegmentName,
+    labels: BTreeMap<String, String>,
+    /// `low`, `moderate`, `high` or `critical`.
+    #[schema(value_type = String)]
+    sensitivity: Sensitivity,
+    /// `enforce` or `audit`.
+    #[schema(value_type = String)]
+    mode: Mode,
+    /// `policy` or `open`.
+    #[schema(value_type = String)]
+    access: Access,
+    /// Its ceilings.
+    limits: LimitsView,
+    /// Where it is written: file and line.
+    place: Option<String>,
+    /// Open sessions that it is the first segment of.
+    open: u64,
+}
+
+impl Shown {
+    fn new(segment: &Segment, open: u64) -> Self {
+        let segment = segment.clone();
+        Self {
+            name: segment.name,
+            labels: segment.labels,
+            sensitivity: segment.sensitivity,
+            mode: segment.mode,
+            access: segment.access,
+            limits: segment.ceilings.into(),
+            place: segment.place,
+            open,
+        }
+    }
+}
+
+/// Every segment.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Segments {
+    segments: Vec<Shown>,
+    /// The revision that they are of.
+    #[schema(value_type = u64)]
+    revision: Revision,
+}
+
+/// Lists segments.
+#[utoipa::path(get, path = "/v1/segments", tag = "segments", responses((status = 200, body = Segments)))]
+pub(super) async fn segments(State(app): State<Arc<App>>, _: Viewer) -> Answered<Json<Segments>> {
+    app.blocking(|app| {
+        let state = app.parts.store.read();
+        let valid = app.segments.of(&state, &*app.parts.compile)?;
+        let mut open: BTreeMap<SegmentName, u64> = BTreeMap::new();
+        for count in app.parts.fleet.open() {
+            if let Some(segment) = count.segment {
+                *open.entry(segment).or_default() += count.open;
+            }
+        }
+        let count = |segment: &Segment| open.get(&segment.name).copied().unwrap_or(0);
+        let shown = valid
+            .segments
+            .iter()
+            .map(|segment| Shown::new(segment, count(segment)));
+        Ok(Json(Segments {
+            segments: shown.collect(),
+            revision: state.revision,
+        }))
+    })
+    .await?
+}
+
+/// A set to validate or apply. It replaces all documents of its owner.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewSet {
+    /// Its files.
+    sources: Vec<Source>,
+    /// Whose set: `api` if left out, or `files`.
+    #[serde(default = "api")]
+    #[schema(value_type = Option<String>)]
+    owner: Owner,
+    /// Only while the state has this revision.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    expected_revision: Option<Revision>,
+    /// A set without any document is meant.
+    #[serde(default)]
+    allow_empty: bool,
+}
+
+fn api() -> Owner {
+    Owner::Api
+}
+
+impl NewSet {
+    fn check(&self) -> Answered<()> {
+        if self.sources.len() > FILES {
+            let detail = format!("sources: at most {FILES} files");
+            return Err(Problem::new(Code::Invalid, detail));
+        }
+        let blank = self
+            .sources
+            .iter()
+            .all(|source| source.text.trim().is_empty());
+        if blank && !self.allow_empty {
+            let detail = "the set is empty, which would remove every document of its owner: set allow_empty if that is meant";
+            return Err(Problem::new(Code::Invalid, detail));
+        }
+        Ok(())
+    }
+
+    /// These files beside those of the other owners.
+    fn whole(&self, app: &App) -> Answered<(Revision, Vec<(Owner, Source)>)> {
+        let state = app.parts.store.read();
+        let mut all = sources(&state, Some(self.owner))?;
+        all.extend(
+            self.sources
+                .iter()
+                .cloned()
+                .map(|source| (self.owner, source)),
+        );
+        Ok((state.revision, all))
+    }
+}
+
+/// What is wrong with a set.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Validated {
+    /// Whether it can be applied.
+    ok: bool,
+    findings: Vec<Finding>,
+}
+
+/// Checks a set together with what other owners have in force, and changes nothing.
+#[utoipa::path(post, path = "/v1/policies/validate", tag = "policies", request_body = NewSet, responses((status = 200, body = Validated)))]
+pub(super) async fn validate(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Json(set): Json<NewSet>,
+) -> Answered<Json<Validated>> {
+    set.check()?;
+    app.blocking(move |app| {
+        let (_, all) = set.whole(app)?;
+        let (ok, findings) = match app.parts.compile.validate(&all) {
+            Ok(valid) => (true, valid.warnings),
+            Err(findings) => (false, findings),
+        };
+        Ok(Json(Validated { ok, findings }))
+    })
+    .await?
+}
+
+/// An applied set.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Applied {
+    #[schema(value_type = u64)]
+    revision: Revision,
+    /// The SHA-256 of the set as it is kept.
+    #[schema(value_type = String)]
+    hash: Hash,
+    warnings: Vec<Finding>,
+    /// What each enforcer did.
+    enforcers: Vec<Outcome>,
+    /// From the arrival of the request until every enforcer had answered, in milliseconds.
+    took_ms: f64,
+}
+
+/// Applies a set: it replaces all documents of its owner, and live sessions that it concerns are decided again.
+#[utoipa::path(post, path = "/v1/policies", tag = "policies", request_body = NewSet, params(Wait),
+    responses((status = 200, body = Applied), (status = 409, body = Document, content_type = "application/problem+json"),
+        (status = 422, description = "`policy_invalid`: `findings` lists everything", body = Document, content_type = "application/problem+json")))]
+pub(super) async fn apply(
+    State(app): State<Arc<App>>,
+    Admin(by): Admin,
+    Query(wait): Query<Wait>,
+    Json(set): Json<NewSet>,
+) -> Answered<Json<Applied>> {
+    set.check()?;
+    let wait = wait.read()?;
+    let working = Arc::clone(&app);
+    app.finish(async move {
+        let app = working;
+        let start = app.parts.clock.now();
+        let owner = set.owner;
+        let expected = set.expected_revision;
+        let content =
+            pack(&set.sources).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        // What was checked is what is committed: a set of another owner that comes in between makes this a conflict.
+        let (checked_on, valid) = app
+            .blocking(move |app| {
+                let (revision, all) = set.whole(app)?;
+                let valid = app.parts.compile.validate(&all).map_err(invalid)?;
+                Ok::<_, Problem>((revision, valid))
+            })
+            .await??;
+        let hash = Hash::of(content.as_bytes());
+        let deed = Deed {
+            event: EventKind::PolicyApplied,
+            by: &by,
+            cause: format!("set {hash} of {}", word(owner)),
+        };
+        let change = Change::ApplyPolicy {
+            owner,
+            content: content.into(),
+            at: start.wall,
+            by: by.source(),
+        };
+        let expected = expected.unwrap_or(checked_on);
+        if expected != checked_on {
+            let detail = format!(
+                "the state is at revision {checked_on}, not {expected}: look again and decide anew"
+            );
+            return Err(Problem::new(Code::Conflict, detail));
+        }
+        let (revision, enforcers) = app.change(Some(expected), vec![change], deed, wait).await?;
+        Ok(Json(Applied {
+            revision,
+            hash,
+            warnings: valid.warnings,
+            enforcers,
+            took_ms: app.parts.clock.now().boot.since(start.boot).as_secs_f64() * 1_000.0,
+        }))
+    })
+    .await
+}
+
+/// The set of one owner.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InForce {
+    /// `files` or `api`.
+    #[schema(value_type = String)]
+    owner: Owner,
+    #[schema(value_type = String)]
+    hash: Hash,
+    /// Since which revision.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    #[schema(value_type = String, format = DateTime)]
+    at: WallInstant,
+    /// Who applied it.
+    by: String,
+    sources: Vec<Source>,
+}
+
+impl InForce {
+    fn new(pointer: &PolicyPointer, content: &str) -> Answered<Self> {
+        let sources = unpack(content).map_err(|error| {
+            let detail = format!("the policy set {} cannot be read: {error}", pointer.hash);
+            Problem::new(Code::Internal, detail)
+        })?;
+        Ok(Self {
+            owner: pointer.owner,
+            hash: pointer.hash,
+            revision: pointer.revision,
+            at: pointer.at,
+            by: pointer.by.clone(),
+            sources,
+        })
+    }
+}
+
+/// What is in force.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Policies {
+    /// The set of each owner.
+    sets: Vec<InForce>,
+    /// Every session policy by name.
+    #[schema(value_type = Vec<String>)]
+    policies: Vec<PolicyName>,
+}
+
+/// Shows the sets in force.
+#[utoipa::path(get, path = "/v1/policies", tag = "policies", responses((status = 200, body = Policies)))]
+pub(super) async fn list(State(app): State<Arc<App>>, _: Viewer) -> Answered<Json<Policies>> {
+    app.blocking(|app| {
+        let state = app.parts.store.read();
+        let valid = app.segments.of(&state, &*app.parts.compile)?;
+        let sets = state.policies.values();
+        let sets: Answered<Vec<_>> = sets
+            .map(|(pointer, content)| InForce::new(pointer, content))
+            .collect();
+        Ok(Json(Policies {
+            sets: sets?,
+            policies: valid.policies.clone(),
+        }))
+    })
+    .await?
+}
+
+/// One application of a set.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Past {
+    #[schema(value_type = String)]
+    owner: Owner,
+    #[schema(value_type = String)]
+    hash: Hash,
+    #[schema(value_type = u64)]
+    revision: Revision,
+    #[schema(value_type = String, format = DateTime)]
+    at: WallInstant,
+    by: String,
+}
+
+/// The last applications, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct History {
+    history: Vec<Past>,
+}
+
+/// Shows which sets were applied, when and by whom.
+#[utoipa::path(get, path = "/v1/policies/history", tag = "policies", responses((status = 200, body = History)))]
+pub(super) async fn history(State(app): State<Arc<App>>, _: Viewer) -> Answered<Json<History>> {
+    let state = app.parts.store.read();
+    let past = state.policy_history.iter().rev().map(|pointer| Past {
+        owner: pointer.owner,
+        hash: pointer.hash,
+        revision: pointer.revision,
+        at: pointer.at,
+        by: pointer.by.clone(),
+    });
+    Ok(Json(History {
+        history: past.collect(),
+    }))
+}
+
+/// Shows a set of the history.
+#[utoipa::path(get, path = "/v1/policies/history/{revision}", tag = "policies", params(("revision" = u64, Path)),
+    responses((status = 200, body = InForce), (status = 404, body = Document, content_type = "application/problem+json")))]
+pub(super) async fn past(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Path(revision): Path<Revision>,
+) -> Answered<Json<InForce>> {
+    app.blocking(move |app| {
+        let state = app.parts.store.read();
+        let mut history = state.policy_history.iter();
+        let pointer = history.find(|pointer| pointer.revision == revision);
+        let missing = || Problem::not_found("applied policy set of revision", revision);
+        let pointer = pointer.ok_or_else(missing)?;
+        let content = app.parts.store.policy(pointer.hash);
+        let content = content.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        InForce::new(pointer, &content.ok_or_else(missing)?).map(Json)
+    })
+    .await?
+}

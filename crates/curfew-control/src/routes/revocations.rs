@@ -1,0 +1,473 @@
+//! Revocations: order, list, show, lift. The cut and the disk run side by side; the answer comes after both (I4).
+
+use std::{ops::Bound, sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use curfew_model::{Block, EventKind, Now, Revision, Revocation, RevocationId, Scope, WallInstant};
+use curfew_state::{Change, Commit, CommitError, Committed, Role};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{Wait, page, words};
+use crate::{
+    Answer, Outcome,
+    app::{App, Deed},
+    caller::{Caller, Operator, Viewer},
+    extract::{Json, Path, Query},
+    metrics::Stage,
+    problem::{Answered, Code, Document, Problem},
+    schema,
+};
+
+/// An order to end sessions.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewRevocation {
+    /// Which sessions.
+    #[schema(value_type = schema::Scope)]
+    scope: Scope,
+    /// Why, in words.
+    reason: String,
+    /// What happens to new sessions; if left out, subjects and devices stay out until the block is lifted.
+    #[serde(default)]
+    #[schema(value_type = Option<schema::Block>)]
+    block: Option<Block>,
+}
+
+/// An order, and what enforcers did.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Shown {
+    #[schema(value_type = String)]
+    id: RevocationId,
+    /// Which sessions.
+    #[schema(value_type = schema::Scope)]
+    scope: Scope,
+    /// What happens to new ones.
+    #[schema(value_type = schema::Block)]
+    block: Block,
+    /// Whether it keeps new ones out now.
+    blocks: bool,
+    /// Why.
+    reason: String,
+    /// Who ordered it.
+    source: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: WallInstant,
+    /// Sessions opened at or before it end.
+    #[schema(value_type = u64)]
+    revision: Revision,
+    /// When its block was lifted.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    lifted_at: Option<WallInstant>,
+    /// What each enforcer did; none when it is not remembered.
+    enforcers: Option<Vec<Outcome>>,
+}
+
+impl Shown {
+    fn new(order: &Revocation, enforcers: Option<Vec<Outcome>>, now: WallInstant) -> Self {
+        let order = order.clone();
+        let blocks = order.lifted_at.is_none()
+            && match order.block {
+                Block::None => false,
+                Block::Until(until) => now < until,
+                Block::UntilLifted => true,
+            };
+        Self {
+            id: order.id,
+            scope: order.scope,
+            block: order.block,
+            blocks,
+            reason: order.reason,
+            source: order.source,
+            created_at: order.created_at,
+            revision: order.revision,
+            lifted_at: order.lifted_at,
+            enforcers,
+        }
+    }
+}
+
+/// A carried out order: durable, on record, and done by every enforcer that answered.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Done {
+    #[serde(flatten)]
+    order: Shown,
+    /// Sessions that the order concerns.
+    matched: u64,
+    /// Of these, closed.
+    closed: u64,
+    /// Of these, only recorded, in audit mode.
+    audit_only: u64,
+    /// Enforcers that did not answer in time.
+    unreachable: usize,
+    /// Whether the idempotency key was known.
+    repeated: bool,
+    /// From the arrival of the request until every enforcer had answered, in milliseconds.
+    enforced_after_ms: f64,
+    /// From the arrival of the request until the order was on disk, in milliseconds.
+    durable_after_ms: f64,
+}
+
+/// Orders sessions to end. With an `Idempotency-Key`, sending the same again gives the order that was made.
+#[utoipa::path(post, path = "/v1/revocations", tag = "revocations", request_body = NewRevocation,
+    params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters")),
+    responses((status = 201, body = Done), (status = 200, description = "the key was known", body = Done),
+        (status = 503, description = "`not_durable` or `not_on_record`: the sessions are closed; `enforcers` says which", body = Document, content_type = "application/problem+json")))]
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Operator(by): Operator,
+    Query(wait): Query<Wait>,
+    headers: HeaderMap,
+    Json(new): Json<NewRevocation>,
+) -> Answered<(StatusCode, Json<Done>)> {
+    let wait = wait.read()?;
+    let key = idempotency_key(&headers, &by)?;
+    let reason = words("reason", &new.reason)?;
+    let start = app.parts.clock.now();
+    let order = Revocation {
+        id: RevocationId(uuid_v7(start.wall)?),
+        block: new.block.unwrap_or_else(|| new.scope.default_block()),
+        scope: new.scope,
+        reason,
+        source: by.source(),
+        created_at: start.wall,
+        revision: Revision(0),
+        lifted_at: None,
+    };
+    let issue = Issue {
+        app: Arc::clone(&app),
+        by,
+        wait,
+        start,
+    };
+    app.finish(async move {
+        let done = issue.carry_out(order, key).await?;
+        let status = if done.repeated {
+            StatusCode::OK
+        } else {
+            StatusCode::CREATED
+        };
+        Ok((status, Json(done)))
+    })
+    .await
+}
+
+/// What one order needs on its way.
+struct Issue {
+    app: Arc<App>,
+    by: Caller,
+    wait: Duration,
+    start: Now,
+}
+
+/// What came of the cut.
+struct Cut {
+    outcomes: Vec<Outcome>,
+    after: Duration,
+    recorded: Answered<()>,
+}
+
+impl Issue {
+    async fn carry_out(&self, order: Revocation, key: Option<String>) -> Answered<Done> {
+        if let Some(known) = self.known(&order, key.as_deref()).await? {
+            return self.repeat(known).await;
+        }
+        let (accepted, told) = oneshot::channel();
+        let changes = [Change::Revoke(order.clone())];
+        let commit = {
+            let key = key.clone();
+            self.app.blocking(move |app| {
+                let accepted =
+                    Box::new(move |commit: &Arc<Commit>| drop(accepted.send(Arc::clone(commit))));
+                app.parts
+                    .store
+                    .commit_with(key.as_deref(), None, &changes, accepted)
+            })
+        };
+        let commit = async {
+            let committed = commit.await;
+            (committed, self.took())
+        };
+        let cut = async {
+            match told.await {
+                Ok(commit) => {
+                    self.app.parts.metrics.stage(Stage::Accepted, self.took());
+                    Some(self.cut(&order, commit).await)
+                }
+                Err(_) => None,
+            }
+        };
+        let ((committed, durable), cut) = tokio::join!(commit, cut);
+        match (committed?, cut) {
+            (Ok(Committed { revision, .. }), Some(cut)) => {
+                self.app.parts.metrics.stage(Stage::Durable, durable);
+                let order = Revocation { revision, ..order };
+                self.answer(&order, cut, durable, false)
+            }
+            // The key came in twice at the same time, and the other was first.
+            (Err(CommitError::KeyReused(_)) | Ok(_), None) => {
+                match self.known(&order, key.as_deref()).await? {
+                    Some(known) => self.repeat(known).await,
+                    None => Err(Problem::new(Code::Internal, "the order was not told to enforcers")),
+                }
+            }
+            (Err(error), None) => Err(error.into()),
+            (Err(error), Some(cut)) => Err(Problem::new(
+                Code::NotDurable,
+                format!("the sessions were closed, but the order is not known to be on disk: {error}; give it again"),
+            )
+            .with("enforcers", cut.outcomes)),
+        }
+    }
+
+    fn took(&self) -> Duration {
+        self.app.parts.clock.now().boot.since(self.start.boot)
+    }
+
+    /// Has enforcers carry the order out, and puts it on record meanwhile.
+    async fn cut(&self, order: &Revocation, commit: Arc<Commit>) -> Cut {
+        let deed = Deed {
+            event: EventKind::RevocationCreated,
+            by: &self.by,
+            cause: format!("revocation {}: {}", order.id, order.reason),
+        };
+        let scope = serde_json::to_string(&order.scope).unwrap_or_default();
+        let entry = deed
+            .entry(order.created_at, commit.revision)
+            .with("revocation", order.id)
+            .with("scope", scope);
+        let wait = self.wait;
+        let applied = self
+            .app
+            .blocking(move |app| app.parts.fleet.apply(&commit, wait));
+        let applied = async { (applied.await, self.took()) };
+        let (recorded, (outcomes, after)) = tokio::join!(self.app.record(&entry), applied);
+        self.app.parts.metrics.stage(Stage::Enforced, after);
+        match outcomes {
+            Ok(outcomes) => {
+                self.app.outcomes.lock().keep(order.id, &outcomes);
+                Cut {
+                    outcomes,
+                    after,
+                    recorded,
+                }
+            }
+            Err(problem) => Cut {
+                outcomes: Vec::new(),
+                after,
+                recorded: Err(problem),
+            },
+        }
+    }
+
+    fn answer(
+        &self,
+        order: &Revocation,
+        cut: Cut,
+        durable: Duration,
+        repeated: bool,
+    ) -> Answered<Done> {
+        let Cut {
+            outcomes,
+            after,
+            recorded,
+        } = cut;
+        recorded.map_err(|problem| problem.with("enforcers", &outcomes))?;
+        self.app
+            .parts
+            .metrics
+            .stage(Stage::Acknowledged, self.took());
+        let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum();
+        let lost = |outcome: &&Outcome| outcome.answer == Answer::Unreachable;
+        Ok(Done {
+            matched: sum(|outcome| outcome.matched),
+            closed: sum(|outcome| outcome.closed),
+            audit_only: sum(|outcome| outcome.audit_only),
+            unreachable: outcomes.iter().filter(lost).count(),
+            repeated,
+            enforced_after_ms: after.as_secs_f64() * 1_000.0,
+            durable_after_ms: durable.as_secs_f64() * 1_000.0,
+            order: Shown::new(order, Some(outcomes), self.start.wall),
+        })
+    }
+
+    /// The order that this key made before.
+    async fn known(&self, order: &Revocation, key: Option<&str>) -> Answered<Option<Revocation>> {
+        let Some(key) = key.map(str::to_owned) else {
+            return Ok(None);
+        };
+        let revision = self
+            .app
+            .blocking(move |app| app.parts.store.revision_of(&key))
+            .await?
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let Some(revision) = revision else {
+            return Ok(None);
+        };
+        let state = self.app.parts.store.read();
+        let mut orders = state.revocations.values();
+        let known = orders.find(|known| known.revision == revision);
+        let reused = |detail: &str| Problem::new(Code::KeyReused, detail);
+        let known = known
+            .ok_or_else(|| reused("the order of this key is not kept any more: use a new key"))?;
+        let same = (&known.scope, known.block, &known.reason)
+            == (&order.scope, order.block, &order.reason);
+        if !same {
+            return Err(
+                reused("this key made another order: use a new key").with("revocation", known.id)
+            );
+        }
+        Ok(Some(known.clone()))
+    }
+
+    /// Answers for an order that is durable already, once enforcers have it and it is on record.
+    async fn repeat(&self, order: Revocation) -> Answered<Done> {
+        let before = self.app.outcomes.lock().get(order.id);
+        let commit = Arc::new(Commit {
+            revision: order.revision,
+            changes: vec![Change::Revoke(order.clone())],
+        });
+        let mut cut = self.cut(&order, commit).await;
+        if let Some(before) = before {
+            cut.outcomes = before;
+        }
+        self.answer(&order, cut, self.took(), true)
+    }
+}
+
+/// The store's key for the caller's: callers do not see each other's.
+fn idempotency_key(headers: &HeaderMap, by: &Caller) -> Answered<Option<String>> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let visible =
+        |key: &&str| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+    let key = key.to_str().ok().filter(visible).ok_or_else(|| {
+        Problem::new(
+            Code::BadRequest,
+            "Idempotency-Key: 1 to 200 visible ASCII characters",
+        )
+    })?;
+    let by = curfew_state::Hash::of(by.name.as_bytes()).to_string();
+    let by: String = by.chars().take(16).collect();
+    Ok(Some(format!("revocation {by} {key}")))
+}
+
+/// A UUIDv7 of our own clock.
+fn uuid_v7(now: WallInstant) -> Answered<Uuid> {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).map_err(|error| {
+        Problem::new(Code::Internal, format!("no randomness for an id: {error}"))
+    })?;
+    let millis = u64::try_from(now.0).unwrap_or(0);
+    Ok(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+}
+
+/// Which orders.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Listing {
+    /// Only those that keep new sessions out, or do not.
+    blocks: Option<bool>,
+    /// The `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<RevocationId>,
+    /// Entries, 1 to 1000; 100 if left out.
+    limit: Option<usize>,
+}
+
+/// One page of orders.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Revocations {
+    /// By id, which is the order of giving.
+    revocations: Vec<Shown>,
+    /// The `after` of the next page; none on the last.
+    #[schema(value_type = Option<String>)]
+    next: Option<RevocationId>,
+}
+
+/// Lists orders.
+#[utoipa::path(get, path = "/v1/revocations", tag = "revocations", params(Listing), responses((status = 200, body = Revocations)))]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Query(listing): Query<Listing>,
+) -> Answered<Json<Revocations>> {
+    let limit = page(listing.limit)?;
+    let state = app.parts.store.read();
+    let now = app.wall();
+    let from = listing.after.map_or(Bound::Unbounded, Bound::Excluded);
+    let outcomes = app.outcomes.lock();
+    let mut revocations: Vec<Shown> = state
+        .revocations
+        .range((from, Bound::Unbounded))
+        .map(|(id, order)| Shown::new(order, outcomes.get(*id), now))
+        .filter(|shown| listing.blocks.is_none_or(|blocks| shown.blocks == blocks))
+        .take(limit + 1)
+        .collect();
+    let more = revocations.len() > limit;
+    revocations.truncate(limit);
+    let next = revocations.last().filter(|_| more).map(|last| last.id);
+    Ok(Json(Revocations { revocations, next }))
+}
+
+/// Shows an order.
+#[utoipa::path(get, path = "/v1/revocations/{id}", tag = "revocations", params(("id" = String, Path)),
+    responses((status = 200, body = Shown), (status = 404, body = Document, content_type = "application/problem+json")))]
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    _: Viewer,
+    Path(id): Path<RevocationId>,
+) -> Answered<Json<Shown>> {
+    let state = app.parts.store.read();
+    let order = state.revocations.get(&id);
+    let order = order.ok_or_else(|| Problem::not_found("revocation", id))?;
+    let outcomes = app.outcomes.lock().get(id);
+    Ok(Json(Shown::new(order, outcomes, app.wall())))
+}
+
+/// Lifts the block of an order. Only its source or an admin may; the order stays.
+#[utoipa::path(post, path = "/v1/revocations/{id}/lift", tag = "revocations", params(("id" = String, Path), Wait),
+    responses((status = 200, body = Shown), (status = 403, body = Document, content_type = "application/problem+json")))]
+pub(super) async fn lift(
+    State(app): State<Arc<App>>,
+    Operator(by): Operator,
+    Path(id): Path<RevocationId>,
+    Query(wait): Query<Wait>,
+) -> Answered<Json<Shown>> {
+    let wait = wait.read()?;
+    let state = app.parts.store.read();
+    let order = state.revocations.get(&id);
+    let order = order.ok_or_else(|| Problem::not_found("revocation", id))?;
+    if by.role != Role::Admin && order.source != by.source() {
+        let detail = format!(
+            "the block belongs to {}: it or an admin lifts it",
+            order.source
+        );
+        return Err(Problem::new(Code::Forbidden, detail));
+    }
+    let working = Arc::clone(&app);
+    app.finish(async move {
+        let app = working;
+        let deed = Deed {
+            event: EventKind::RevocationLifted,
+            by: &by,
+            cause: format!("revocation {id}"),
+        };
+        let lifted = Change::Lift { id, at: app.wall() };
+        app.change(None, vec![lifted], deed, wait).await?;
+        let state = app.parts.store.read();
+        let order = state.revocations.get(&id);
+        let order = order.ok_or_else(|| Problem::not_found("revocation", id))?;
+        let outcomes = app.outcomes.lock().get(id);
+        Ok(Json(Shown::new(order, outcomes, app.wall())))
+    })
+    .await
+}

@@ -1,0 +1,138 @@
+//! Watching sessions: server-sent events (HTML standard, section 9.2) of what happens to them.
+
+use std::{convert::Infallible, fmt::Write as _, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use curfew_model::SegmentName;
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, broadcast::error::RecvError, watch};
+use utoipa::IntoParams;
+
+use crate::{
+    app::App,
+    caller::{Caller, Viewer},
+    extract::Query,
+    problem::{Answered, Code, Document, Problem},
+    watchers::{Told, Watched},
+};
+
+/// A comment goes out after so long without an event, so that both ends see a broken connection.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// What to watch; what is left out matches every event.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Of sessions into this segment.
+    #[param(value_type = Option<String>)]
+    segment: Option<SegmentName>,
+    /// Of sessions of this subject: `kind:ID` or `kind:ISSUER#ID`.
+    subject: Option<String>,
+    /// Of this kind: `session.opened`, `session.refused`, `session.warned`, `session.renewed`, `session.ended`, …
+    event: Option<String>,
+}
+
+impl Wanted {
+    fn matches(&self, event: &Watched) -> bool {
+        let of_subject = |name: &String| {
+            let subject = event.subject.as_ref();
+            subject.is_some_and(|subject| subject.to_string() == *name)
+        };
+        self.segment
+            .as_ref()
+            .is_none_or(|name| event.segments.contains(name))
+            && self.subject.as_ref().is_none_or(of_subject)
+            && self.event.as_ref().is_none_or(|kind| event.kind == *kind)
+    }
+}
+
+/// Watches sessions, as server-sent events. An event `lost` says how many were missed: list the sessions again.
+#[utoipa::path(get, path = "/v1/sessions/watch", tag = "sessions", params(Wanted),
+    responses((status = 200, content_type = "text/event-stream"), (status = 429, body = Document, content_type = "application/problem+json")))]
+pub(super) async fn watch(
+    State(app): State<Arc<App>>,
+    Viewer(by): Viewer,
+    Query(wanted): Query<Wanted>,
+) -> Answered<Response> {
+    let Some((events, place)) = app.hub.watch() else {
+        let detail = "too many are watching: close some";
+        return Err(Problem::new(Code::TooManyRequests, detail).retry_after(30));
+    };
+    let watcher = Watcher {
+        stopping: app.stopping.clone(),
+        app,
+        by,
+        wanted,
+        events,
+        _place: place,
+    };
+    // The head goes out at once: who has it misses nothing from there on.
+    let head = Bytes::from_static(b": watching\n\n");
+    let events = stream::unfold((watcher, Some(head)), |(mut watcher, head)| async move {
+        let bytes = match head {
+            Some(head) => head,
+            None => watcher.next().await?,
+        };
+        Some((Ok::<_, Infallible>(bytes), (watcher, None)))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+struct Watcher {
+    app: Arc<App>,
+    by: Caller,
+    wanted: Wanted,
+    events: broadcast::Receiver<Told>,
+    stopping: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    /// The next event as text; none at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let told = tokio::select! {
+                biased;
+                _ = self.stopping.wait_for(|stop| *stop) => return None,
+                told = tokio::time::timeout(BEAT, self.events.recv()) => told,
+            };
+            // A stream is an open session too: it ends with its token.
+            if !self.by.is_known(&self.app.parts.store.read()) {
+                return None;
+            }
+            let text = match told {
+                Err(_) => ": beat\n\n".to_owned(),
+                Ok(Ok(Told::Event(event))) if !self.wanted.matches(&event) => continue,
+                Ok(Ok(Told::Event(event))) => written(&event.kind, Some(&event.id), &event.json),
+                Ok(Ok(Told::Lost(lost)) | Err(RecvError::Lagged(lost))) => {
+                    written("lost", None, &format!("{{\"lost\":{lost}}}"))
+                }
+                Ok(Err(RecvError::Closed)) => return None,
+            };
+            return Some(text.into());
+        }
+    }
+}
+
+/// One event. JSON has no line breaks.
+fn written(kind: &str, id: Option<&str>, json: &str) -> String {
+    let mut text = format!("event: {kind}\n");
+    if let Some(id) = id {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "id: {id}");
+    }
+    let _ = write!(text, "data: {json}\n\n");
+    text
+}

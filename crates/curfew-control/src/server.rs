@@ -1,0 +1,296 @@
+//! The server: its threads, its connections and how it stops. What a request means may not live here.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use curfew_model::{Event, EventKind};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+    sync::{Semaphore, mpsc, watch},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    Limits, Parts, Settings, StartError,
+    app::App,
+    guard::{Guard, Peer},
+    outcomes::Outcomes,
+    routes,
+    segments::Segments,
+    tls, token,
+    watchers::Hub,
+};
+
+/// Threads that never block.
+const WORKERS: usize = 2;
+/// Threads that may: as many requests read the store or wait for enforcers at once.
+const BLOCKING: usize = 64;
+/// After the system had no more file descriptors, the next connection is taken this much later.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Without an answer from the other end for so long, a connection is gone.
+const DEAD: Duration = Duration::from_secs(30);
+/// How long the first record may take.
+const RECORD: Duration = Duration::from_secs(10);
+
+/// A running server. Dropping it stops it at once.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    work: Option<mpsc::Sender<()>>,
+    done: mpsc::Receiver<()>,
+    runtime: Option<Runtime>,
+}
+
+impl Server {
+    /// Makes the first token where there is none, listens, and serves on threads of its own.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing listens then.
+    pub fn start(settings: Settings, parts: Parts) -> Result<Self, StartError> {
+        let loopback = settings.listen.ip().to_canonical().is_loopback();
+        if !loopback && settings.tls.is_none() {
+            return Err(StartError::TlsRequired(settings.listen));
+        }
+        let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose()?;
+        let listen = |source| StartError::Listen {
+            address: settings.listen,
+            source,
+        };
+        let listener = StdListener::bind(settings.listen).map_err(listen)?;
+        listener.set_nonblocking(true).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        first_token(&settings, &parts)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .max_blocking_threads(BLOCKING)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let (stop, stopping) = watch::channel(false);
+        let (work, done) = mpsc::channel(1);
+        let app = App {
+            audit_dir: settings.audit_dir,
+            guard: Guard::new(address, &settings.limits),
+            hub: Hub::start(&*parts.bus).map_err(StartError::Threads)?,
+            outcomes: Mutex::new(Outcomes::default()),
+            segments: Segments::default(),
+            verifying: Semaphore::new(1),
+            stopping,
+            work: work.downgrade(),
+            parts,
+        };
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener).map_err(listen)?
+        };
+        let connections = Connections::new(Arc::new(app), acceptor, settings.limits);
+        runtime.spawn(accept(listener, connections, work.clone()));
+        Ok(Self {
+            address,
+            stop,
+            work: Some(work),
+            done,
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets what runs come to its end for `within`, and ends the rest. Gives whether
+    /// everything came to its end. It may not be called on one of the server's own threads.
+    pub fn stop(mut self, within: Duration) -> bool {
+        self.stop.send_replace(true);
+        self.work = None;
+        let Some(runtime) = self.runtime.take() else {
+            return true;
+        };
+        let done = &mut self.done;
+        let whole = runtime
+            .block_on(async { tokio::time::timeout(within, done.recv()).await })
+            .is_ok();
+        runtime.shutdown_background();
+        whole
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn first_token(settings: &Settings, parts: &Parts) -> Result<(), StartError> {
+    let now = parts.clock.now().wall;
+    let Some(path) = token::make_first(&*parts.store, &settings.data_dir, now)? else {
+        return Ok(());
+    };
+    let event = Event {
+        at: now,
+        event: EventKind::TokenChanged,
+        session: None,
+        subject: None,
+        segments: Vec::new(),
+        reason: None,
+        revision: parts.store.read().revision,
+        cause: Some(format!("the first token was made: {}", path.display())),
+    };
+    let not_on_record = |detail: String| StartError::NotOnRecord(detail);
+    let ticket = parts
+        .journal
+        .append(&curfew_audit::Entry::new(event).with("by", "curfew"))
+        .map_err(|error| not_on_record(error.to_string()))?;
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let then = Box::new(move |result| {
+        // Nobody waits any more once the time is up.
+        let _ = tell.send(result);
+    });
+    parts.journal.when_durable(ticket, then);
+    match told.recv_timeout(RECORD) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(not_on_record(error.to_string())),
+        Err(_) => Err(not_on_record(
+            "it did not reach the disk in time".to_owned(),
+        )),
+    }
+}
+
+/// What every connection shares.
+struct Connections {
+    app: Arc<App>,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    receive: Duration,
+    places: Arc<Semaphore>,
+    per_address: usize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Connections {
+    fn new(app: Arc<App>, tls: Option<TlsAcceptor>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            router: routes::router(&app),
+            app,
+            tls,
+            receive: limits.receive,
+            places: Arc::new(Semaphore::new(limits.connections)),
+            per_address: limits.connections.div_ceil(4),
+            by_address: Mutex::default(),
+        })
+    }
+
+    /// A place for one more connection of an address; none when there are too many.
+    fn place(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let mut by_address = self.by_address.lock();
+        let count = by_address.entry(peer).or_insert(0);
+        if *count >= self.per_address && !peer.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            connections: Arc::clone(self),
+            peer,
+            _permit: permit,
+        })
+    }
+}
+
+struct Place {
+    connections: Arc<Connections>,
+    peer: IpAddr,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.connections.by_address.lock();
+        if let Some(count) = by_address.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.peer);
+            }
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, connections: Arc<Connections>, work: mpsc::Sender<()>) {
+    let mut stopping = connections.app.stopping.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stop| *stop) => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Over the limit the connection is closed: who waits in the backlog would look like a slow server.
+                if let Some(place) = connections.place(peer.ip().to_canonical()) {
+                    tokio::spawn(connection(stream, place, work.clone()));
+                }
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, place: Place, work: mpsc::Sender<()>) {
+    let connections = Arc::clone(&place.connections);
+    let peer = Peer(place.peer);
+    // Without them the connection only ends later when the other end vanishes.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(DEAD));
+    match &connections.tls {
+        None => serve(stream, peer, &connections).await,
+        Some(tls) => {
+            let handshake = tokio::time::timeout(connections.receive, tls.accept(stream));
+            if let Ok(Ok(stream)) = handshake.await {
+                serve(stream, peer, &connections).await;
+            }
+        }
+    }
+    drop(place);
+    drop(work);
+}
+
+async fn serve<I: AsyncRead + AsyncWrite + Unpin>(io: I, peer: Peer, connections: &Connections) {
+    let router = TowerToHyperService::new(connections.router.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        hyper::service::Service::call(&router, request)
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(connections.receive)
+        .serve_connection(TokioIo::new(io), service);
+    let mut serving = std::pin::pin!(serving);
+    let mut stopping = connections.app.stopping.clone();
+    // What the client did wrong on the wire is told to it by hyper; it is not ours to report.
+    tokio::select! {
+        biased;
+        _ = serving.as_mut() => return,
+        _ = stopping.wait_for(|stop| *stop) => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    let _ = serving.await;
+}

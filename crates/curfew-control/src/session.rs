@@ -1,0 +1,243 @@
+//! A session as the API shows it, what a list of them can be filtered by, and why one will end. The field names are a
+//! contract. Deciding may not live here.
+
+use std::net::SocketAddr;
+
+use curfew_model::{
+    BootInstant, Bound, EndReason, EnforcerId, Identity, Lease, Now, PolicyName, Provenance,
+    Revision, SegmentName, ServiceName, SessionId, WallInstant, format_duration,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Door, schema};
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// It may pass.
+    Open,
+    /// It was ordered to end.
+    Closing,
+    /// It has ended.
+    Ended,
+}
+
+/// One session. Instants are RFC 3339 UTC with milliseconds, bytes are payload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// Its id, a UUIDv7.
+    #[schema(value_type = String)]
+    pub id: SessionId,
+    /// Who holds it.
+    #[schema(value_type = Option<schema::Identity>)]
+    pub subject: Option<Identity>,
+    /// Every identity that it carries.
+    #[schema(value_type = Vec<schema::Identity>)]
+    pub identities: Vec<Identity>,
+    /// Its segments, the most sensitive first.
+    #[schema(value_type = Vec<String>)]
+    pub segments: Vec<SegmentName>,
+    /// The gateway service.
+    #[schema(value_type = Option<String>)]
+    pub service: Option<ServiceName>,
+    /// Where it is enforced.
+    pub door: Door,
+    /// By whom.
+    #[schema(value_type = String)]
+    pub enforcer: EnforcerId,
+    /// Where it stands.
+    pub state: SessionState,
+    /// Why it ends or ended.
+    #[schema(value_type = Option<String>)]
+    pub reason: Option<EndReason>,
+    /// Where it comes from.
+    #[schema(value_type = String)]
+    pub client: SocketAddr,
+    /// Where it leads: an address, or the path of a Unix socket.
+    pub upstream: Option<String>,
+    /// When it was admitted.
+    #[schema(value_type = String, format = DateTime)]
+    pub opened_at: WallInstant,
+    /// The end that nothing moves.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<WallInstant>,
+    /// When it ends without payload until then.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub idle_deadline: Option<WallInstant>,
+    /// When its subject has to have proved itself again.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub reauth_by: Option<WallInstant>,
+    /// The end of its credential.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub credential_until: Option<WallInstant>,
+    /// The end of its binding.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub binding_until: Option<WallInstant>,
+    /// Payload from the client.
+    pub bytes_in: u64,
+    /// Payload to the client.
+    pub bytes_out: u64,
+    /// The policies that matched.
+    #[schema(value_type = Vec<String>)]
+    pub policies: Vec<PolicyName>,
+    /// The revision that it was last decided on.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+}
+
+/// Which sessions a list shows; what is none matches every session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Carries this identity: `kind:ID` or `kind:ISSUER#ID`.
+    pub subject: Option<String>,
+    /// Leads into this segment.
+    pub segment: Option<SegmentName>,
+    /// Goes through this service.
+    pub service: Option<ServiceName>,
+    /// Is enforced by this enforcer.
+    pub enforcer: Option<EnforcerId>,
+    /// Is enforced at this door.
+    pub door: Option<Door>,
+    /// Stands there.
+    pub state: Option<SessionState>,
+    /// Was matched by this policy.
+    pub policy: Option<PolicyName>,
+}
+
+impl Filter {
+    /// Whether a session is shown.
+    #[must_use]
+    pub fn matches(&self, session: &Session) -> bool {
+        fn is<T: PartialEq>(wanted: &Option<T>, found: &[T]) -> bool {
+            wanted.as_ref().is_none_or(|wanted| found.contains(wanted))
+        }
+        let carries = |text: &String| {
+            let carried = session.identities.iter().chain(&session.subject);
+            carried.map(Identity::to_string).any(|name| name == *text)
+        };
+        self.subject.as_ref().is_none_or(carries)
+            && is(&self.segment, &session.segments)
+            && is(&self.service, session.service.as_slice())
+            && is(&self.enforcer, std::slice::from_ref(&session.enforcer))
+            && is(&self.door, &[session.door])
+            && is(&self.state, &[session.state])
+            && is(&self.policy, &session.policies)
+    }
+}
+
+/// One bound of a lease, and what set it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExplainedBound {
+    /// `expires_at`, `reauth_by`, `credential_until`, `binding_until` or `idle_deadline`.
+    pub bound: String,
+    /// When it passes.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: WallInstant,
+    /// The reason of the session's end if it does.
+    #[schema(value_type = String)]
+    pub reason: EndReason,
+    /// The document, credential, binding or order that set it.
+    pub by: String,
+    /// The field of the document.
+    pub field: Option<String>,
+    /// Where it is written: file and line.
+    pub place: Option<String>,
+}
+
+/// Why a session is there, and when and why it will end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Explanation {
+    /// The session.
+    pub session: Session,
+    /// Every bound of its lease, the earliest first.
+    pub bounds: Vec<ExplainedBound>,
+    /// The same in a sentence.
+    pub text: String,
+}
+
+impl Explanation {
+    /// Explains a session by its lease.
+    #[must_use]
+    pub fn new(session: Session, lease: &Lease, last_activity: BootInstant, now: Now) -> Self {
+        let fixed = [
+            ("expires_at", &lease.expires_at),
+            ("reauth_by", &lease.reauth_by),
+            ("credential_until", &lease.credential_until),
+            ("binding_until", &lease.binding_until),
+        ];
+        let idle = lease.idle_timeout.as_ref().map(|(timeout, by)| Bound {
+            at: last_activity.after(*timeout),
+            reason: EndReason::IdleTimeout,
+            by: by.clone(),
+        });
+        let mut bounds: Vec<(&str, &Bound)> = fixed
+            .into_iter()
+            .filter_map(|(name, bound)| bound.as_ref().map(|bound| (name, bound)))
+            .chain(idle.iter().map(|bound| ("idle_deadline", bound)))
+            .collect();
+        bounds.sort_by_key(|(_, bound)| (bound.at, bound.reason));
+        let text = match (session.reason, bounds.first()) {
+            (Some(reason), _) => format!("The session ends or has ended: {}.", reason.text()),
+            (None, None) => "Nothing limits the session.".to_owned(),
+            (None, Some((_, bound))) => format!(
+                "The session ends in {} at {} with {} unless something ends it earlier: {} set this.",
+                format_duration(bound.at.since(now.boot)),
+                now.wall_at(bound.at),
+                bound.reason,
+                Words::of(&bound.by).by,
+            ),
+        };
+        let bounds = bounds
+            .into_iter()
+            .map(|(name, bound)| {
+                let Words { by, field, place } = Words::of(&bound.by);
+                ExplainedBound {
+                    bound: name.to_owned(),
+                    at: now.wall_at(bound.at),
+                    reason: bound.reason,
+                    by,
+                    field,
+                    place,
+                }
+            })
+            .collect();
+        Self {
+            session,
+            bounds,
+            text,
+        }
+    }
+}
+
+/// A provenance in words.
+struct Words {
+    by: String,
+    field: Option<String>,
+    place: Option<String>,
+}
+
+impl Words {
+    fn of(provenance: &Provenance) -> Self {
+        let plain = |by: &str| Self {
+            by: by.to_owned(),
+            field: None,
+            place: None,
+        };
+        match provenance {
+            Provenance::Document {
+                document,
+                field,
+                place,
+            } => Self {
+                by: document.clone(),
+                field: Some(field.clone()),
+                place: place.clone(),
+            },
+            Provenance::Credential => plain("the credential"),
+            Provenance::Binding => plain("the binding"),
+            Provenance::Order(words) => plain(words),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Orders over the wire: cut and disk side by side, the answer after both and on record, once for one key, and what
+//! happens when the disk or the log refuses.
+#![cfg(test)]
+
+mod support;
+
+use curfew_control::Answer;
+use curfew_model::Revision;
+use curfew_state::{Change, Store as _};
+use serde_json::{Value, json};
+use support::{World, fakes::outcome, is_problem};
+
+fn alice() -> Value {
+    json!({"scope": {"subject": {"kind": "user", "issuer": null, "id": "alice"}}, "reason": "left the company"})
+}
+
+#[test]
+fn an_order_is_carried_out_durable_and_on_record_when_it_is_answered() {
+    let world = World::start();
+    world.store.pass.forget();
+    let answer = world.admin().post("/v1/revocations", &alice());
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let mut happened = world.store.pass.happened();
+    happened.sort_unstable();
+    assert_eq!(happened, ["cut", "durable", "recorded"]);
+    let done = answer.json();
+    assert_eq!(done["matched"], 4);
+    assert_eq!(done["closed"], 3);
+    assert_eq!(done["audit_only"], 1);
+    assert_eq!(done["unreachable"], 1);
+    assert_eq!(done["enforcers"][0]["enforcer"], "gw-1");
+    assert_eq!(done["enforcers"][0]["answer"], "done");
+    assert_eq!(done["enforcers"][1]["answer"], "unreachable");
+    assert_eq!(done["block"], "until_lifted", "the default of a subject");
+    assert_eq!(done["source"], "api:admin");
+    assert!(done["enforced_after_ms"].as_f64().unwrap() > 0.0);
+    let state = world.store.read();
+    let order = state.revocations.values().next().unwrap();
+    assert_eq!(order.id.to_string(), done["id"].as_str().unwrap());
+    assert_eq!(done["revision"], order.revision.0);
+    assert_eq!(order.id.0.get_version_num(), 7);
+    let records = world.records();
+    let record = records.last().unwrap();
+    assert_eq!(record["event"], "revocation.created");
+    assert_eq!(record["detail"]["by"], "api:admin");
+    assert_eq!(record["detail"]["revocation"], done["id"]);
+    assert_eq!(record["revision"], done["revision"]);
+    let applied = world.fleet.applied.lock();
+    assert_eq!(applied.len(), 1);
+    assert_eq!(applied[0].revision, order.revision);
+}
+
+#[test]
+fn the_cut_does_not_wait_for_the_disk() {
+    let world = World::start();
+    world.store.pass.forget();
+    world.store.pass.hold("durable", "cut");
+    let answer = world.admin().post("/v1/revocations", &alice());
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+#[test]
+fn the_cut_does_not_wait_for_the_log() {
+    let world = World::start();
+    world.store.pass.forget();
+    world.store.pass.hold("recorded", "cut");
+    let answer = world.admin().post("/v1/revocations", &alice());
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+#[test]
+fn the_answer_waits_for_cut_disk_and_log() {
+    for last in ["cut", "durable", "recorded"] {
+        let world = World::start();
+        world.store.pass.forget();
+        world.store.pass.hold(last, "looked");
+        let client = world.admin();
+        let answering = std::thread::spawn(move || client.post("/v1/revocations", &alice()));
+        for other in ["cut", "durable", "recorded"] {
+            if other != last {
+                world.store.pass.wait_for(other);
+            }
+        }
+        assert!(!answering.is_finished(), "answered without {last}");
+        world.store.pass.pass("looked");
+        assert_eq!(answering.join().unwrap().status, 201);
+    }
+}
+
+#[test]
+fn a_key_makes_one_order() {
+    let world = World::start();
+    let client = world.admin().with("Idempotency-Key", "leaver-17");
+    let first = client.post("/v1/revocations", &alice());
+    let revision = world.store.read().revision;
+    world.fleet.outcomes.lock()[0] = outcome("gw-1", Answer::Done, 0);
+    let again = client.post("/v1/revocations", &alice());
+    assert_eq!((first.status, again.status), (201, 200), "{again:?}");
+    let (first, again) = (first.json(), again.json());
+    assert_eq!(first["id"], again["id"]);
+    assert_eq!(first["enforcers"], again["enforcers"]);
+    assert_eq!(
+        (&first["repeated"], &again["repeated"]),
+        (&json!(false), &json!(true))
+    );
+    assert_eq!(world.store.read().revision, revision);
+    let other = json!({"scope": "all", "reason": "drill"});
+    let reused = client.post("/v1/revocations", &other);
+    assert!(
+        is_problem(&reused, 422, "idempotency_key_reused"),
+        "{reused:?}"
+    );
+    // Another caller's key is another key.
+    let operator = world.role("operator").with("Idempotency-Key", "leaver-17");
+    assert_eq!(operator.post("/v1/revocations", &other).status, 201);
+    // And it outlives the process.
+    let world = World::inside(world.stop(), |_| ());
+    let client = world.admin().with("Idempotency-Key", "leaver-17");
+    let later = client.post("/v1/revocations", &alice());
+    assert_eq!((later.status, &later.json()["id"]), (200, &first["id"]));
+}
+
+#[test]
+fn one_key_at_the_same_time_makes_one_order() {
+    let world = World::start();
+    let before = world.store.read().revision;
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let client = world.admin().with("Idempotency-Key", "k");
+            std::thread::spawn(move || client.post("/v1/revocations", &alice()))
+        })
+        .collect();
+    let answers: Vec<_> = callers
+        .into_iter()
+        .map(|caller| caller.join().unwrap())
+        .collect();
+    let made = answers.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(made, 1, "{answers:?}");
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.json()["id"] == answers[0].json()["id"])
+    );
+    assert_eq!(world.store.read().revision, Revision(before.0 + 1));
+}
+
+#[test]
+fn a_broken_disk_cuts_and_says_that_the_order_is_not_kept() {
+    let world = World::start();
+    *world.store.broken.lock() = true;
+    let answer = world.admin().post("/v1/revocations", &alice());
+    assert!(is_problem(&answer, 503, "not_durable"), "{answer:?}");
+    assert_eq!(answer.json()["enforcers"][0]["closed"], 3);
+    assert_eq!(world.fleet.applied.lock().len(), 1);
+}
+
+#[test]
+fn a_full_log_cuts_and_is_never_a_success() {
+    let world = World::start();
+    *world.journal.full.lock() = true;
+    let client = world.admin().with("Idempotency-Key", "k");
+    let answer = client.post("/v1/revocations", &alice());
+    assert!(is_problem(&answer, 503, "not_on_record"), "{answer:?}");
+    assert_eq!(answer.json()["enforcers"][0]["closed"], 3);
+    assert_eq!(world.store.read().revocations.len(), 1);
+    // Tried again with the same key, it comes on record.
+    *world.journal.full.lock() = false;
+    let again = client.post("/v1/revocations", &alice());
+    assert_eq!(again.status, 200, "{again:?}");
+    let created = |record: &Value| record["event"] == "revocation.created";
+    assert_eq!(
+        world
+            .records()
+            .iter()
+            .filter(|record| created(record))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn an_order_goes_on_when_its_caller_hangs_up() {
+    let world = World::start();
+    world.store.pass.forget();
+    world.store.pass.hold("cut", "gone");
+    let stream = world.admin().with("Content-Type", "application/json").open(
+        "POST",
+        "/v1/revocations",
+        "1.1",
+        Some(alice().to_string().as_bytes()),
+    );
+    world.store.pass.wait_for("durable");
+    drop(stream);
+    world.store.pass.pass("gone");
+    // Stopping waits for what is under way.
+    let store = std::sync::Arc::clone(&world.store);
+    let fleet = std::sync::Arc::clone(&world.fleet);
+    world.stop();
+    assert!(store.pass.happened().contains(&"recorded"));
+    let applied = fleet.applied.lock();
+    assert!(matches!(applied[0].changes[0], Change::Revoke(_)));
+}
+
+#[test]
+fn orders_are_listed_shown_and_lifted_by_whom_they_belong_to() {
+    let world = World::start();
+    let operator = world.role("operator");
+    let mine = operator.post("/v1/revocations", &alice()).json();
+    let drill = json!({"scope": {"segment": "payments"}, "reason": "drill"});
+    let other = world.admin().post("/v1/revocations", &drill).json();
+    assert_eq!(other["block"], "none");
+    let viewer = world.role("viewer");
+    let list = |query: &str| viewer.get(&format!("/v1/revocations{query}")).json();
+    let ids = |list: &Value| -> Vec<Value> {
+        let orders = list["revocations"].as_array().unwrap();
+        orders.iter().map(|order| order["id"].clone()).collect()
+    };
+    assert_eq!(ids(&list("?blocks=true")), [mine["id"].clone()]);
+    assert_eq!(ids(&list("?blocks=false")), [other["id"].clone()]);
+    let first = list("?limit=1");
+    let next = first["next"].as_str().unwrap().to_owned();
+    let rest = list(&format!("?after={next}"));
+    assert!(rest["next"].is_null());
+    assert_eq!([ids(&first), ids(&rest)].concat(), ids(&list("")));
+    let path = |order: &Value| format!("/v1/revocations/{}", order["id"].as_str().unwrap());
+    let shown = viewer.get(&path(&mine)).json();
+    assert_eq!(shown["enforcers"], mine["enforcers"]);
+    let lift = |client: &support::client::Client, order| {
+        client.send("POST", &format!("{}/lift", path(order)), None)
+    };
+    let refused = lift(&operator, &other);
+    assert!(is_problem(&refused, 403, "forbidden"), "{refused:?}");
+    let lifted = lift(&operator, &mine);
+    assert_eq!(lifted.status, 200, "{lifted:?}");
+    assert_eq!(lifted.json()["blocks"], false);
+    assert!(lifted.json()["lifted_at"].is_string());
+    assert_eq!(
+        world.records().last().unwrap()["event"],
+        "revocation.lifted"
+    );
+    assert_eq!(lift(&world.admin(), &other).status, 200);
+    let unknown = viewer.get("/v1/revocations/018f0000-0000-7000-8000-000000000000");
+    assert!(is_problem(&unknown, 404, "not_found"), "{unknown:?}");
+}
+
+#[test]
+fn what_makes_no_order_is_said() {
+    let world = World::start();
+    let before = world.store.read().revision;
+    let bad = [
+        (json!({"scope": "everything", "reason": "x"}), "invalid"),
+        (json!({"scope": "all", "reason": " "}), "invalid"),
+        (json!({"scope": "all", "reason": "x\u{1b}[31m"}), "invalid"),
+        (
+            json!({"scope": "all", "reason": "x", "blok": "none"}),
+            "invalid",
+        ),
+        (
+            json!({"scope": {"segment": "Not A Name"}, "reason": "x"}),
+            "invalid",
+        ),
+        (json!({"reason": "x"}), "invalid"),
+    ];
+    for (body, code) in bad {
+        let answer = world.admin().post("/v1/revocations", &body);
+        assert!(is_problem(&answer, 422, code), "{body}: {answer:?}");
+    }
+    for wait in ["5", "61s", "0s", "soon"] {
+        let answer = world
+            .admin()
+            .post(&format!("/v1/revocations?wait={wait}"), &alice());
+        assert!(
+            is_problem(&answer, 400, "bad_request"),
+            "{wait}: {answer:?}"
+        );
+    }
+    let long = "k".repeat(201);
+    for key in ["", "a b", &long] {
+        let answer = world
+            .admin()
+            .with("Idempotency-Key", key)
+            .post("/v1/revocations", &alice());
+        assert!(is_problem(&answer, 400, "bad_request"), "{key}: {answer:?}");
+    }
+    assert_eq!(world.store.read().revision, before);
+    assert!(world.fleet.applied.lock().is_empty());
+}
