@@ -85,15 +85,18 @@ impl App {
         done.await.unwrap_or_else(|error| Err(failed(&error)))
     }
 
-    /// Runs what may block on a thread that may.
-    pub(crate) async fn blocking<T: Send + 'static>(
+    /// Starts what may block now, on a thread that may; the future ends with it.
+    pub(crate) fn blocking<T, W>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> Answered<T> {
+        work: W,
+    ) -> impl Future<Output = Answered<T>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Self) -> T + Send + 'static,
+    {
         let app = Arc::clone(self);
-        tokio::task::spawn_blocking(move || work(&app))
-            .await
-            .map_err(|error| failed(&error))
+        let started = tokio::task::spawn_blocking(move || work(&app));
+        async move { started.await.map_err(|error| failed(&error)) }
     }
 
     /// Hands a record over now; the future ends when it is on disk.
@@ -165,8 +168,8 @@ impl App {
             })
             .await??;
         let revision = commit.revision;
-        let recorded = self.record(&deed.entry(self.wall(), revision));
         let applied = self.blocking(move |app| app.parts.fleet.apply(&commit, wait));
+        let recorded = self.record(&deed.entry(self.wall(), revision));
         let (recorded, applied) = tokio::join!(recorded, applied);
         recorded?;
         Ok((revision, applied?))

@@ -232,6 +232,11 @@ impl Issue {
 
     /// Has enforcers carry the order out, and puts it on record meanwhile.
     async fn cut(&self, order: &Revocation, commit: Arc<Commit>) -> Cut {
+        let (revision, wait) = (commit.revision, self.wait);
+        let applied = self
+            .app
+            .blocking(move |app| app.parts.fleet.apply(&commit, wait));
+        let applied = async { (applied.await, self.took()) };
         let deed = Deed {
             event: EventKind::RevocationCreated,
             by: &self.by,
@@ -239,14 +244,9 @@ impl Issue {
         };
         let scope = serde_json::to_string(&order.scope).unwrap_or_default();
         let entry = deed
-            .entry(order.created_at, commit.revision)
+            .entry(order.created_at, revision)
             .with("revocation", order.id)
             .with("scope", scope);
-        let wait = self.wait;
-        let applied = self
-            .app
-            .blocking(move |app| app.parts.fleet.apply(&commit, wait));
-        let applied = async { (applied.await, self.took()) };
         let (recorded, (outcomes, after)) = tokio::join!(self.app.record(&entry), applied);
         self.app.parts.metrics.stage(Stage::Enforced, after);
         match outcomes {

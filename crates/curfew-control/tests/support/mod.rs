@@ -63,26 +63,31 @@ impl World {
             ..Limits::default()
         };
         change(&mut settings);
-        let parts = Parts {
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            journal: Arc::clone(&journal) as Arc<dyn Journal>,
-            bus: Arc::clone(&bus) as Arc<dyn Bus>,
-            fleet: Arc::clone(&fleet) as Arc<dyn Fleet>,
-            compile: Arc::new(FakeCompile) as Arc<dyn Compile>,
-            clock: Arc::new(BootClock),
-            metrics: Arc::clone(&metrics),
-        };
-        let server = Server::start(settings, parts).unwrap();
-        let admin = first_token(dir.path());
-        Self {
+        let mut world = Self {
             fleet,
             store,
             journal,
             bus,
             metrics,
-            admin,
-            server: Some(server),
+            admin: String::new(),
+            server: None,
             dir,
+        };
+        world.server = Some(Server::start(settings, world.parts()).unwrap());
+        world.admin = first_token(world.dir.path());
+        world
+    }
+
+    /// What a server works with here.
+    pub fn parts(&self) -> Parts {
+        Parts {
+            store: Arc::clone(&self.store) as Arc<dyn Store>,
+            journal: Arc::clone(&self.journal) as Arc<dyn Journal>,
+            bus: Arc::clone(&self.bus) as Arc<dyn Bus>,
+            fleet: Arc::clone(&self.fleet) as Arc<dyn Fleet>,
+            compile: Arc::new(FakeCompile) as Arc<dyn Compile>,
+            clock: Arc::new(BootClock),
+            metrics: Arc::clone(&self.metrics),
         }
     }
 

@@ -1,0 +1,529 @@
+//! Sessions, policies, bindings, subjects, audit, metrics and the OpenAPI document over the wire.
+#![cfg(test)]
+
+mod support;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use curfew_control::Door;
+use curfew_model::{BindingKey, EndReason};
+use curfew_state::{Owner, Store as _};
+use serde_json::{Value, json};
+use support::{World, is_problem};
+
+#[test]
+fn a_session_has_the_fields_that_others_rely_on() {
+    let world = World::start();
+    let id = world.fleet.open_session(7, "alice", "db").to_string();
+    let listed = world.role("viewer").get("/v1/sessions").json();
+    let session = &listed["sessions"][0];
+    for field in [
+        "id",
+        "subject",
+        "identities",
+        "segments",
+        "service",
+        "door",
+        "enforcer",
+        "state",
+        "client",
+        "upstream",
+        "opened_at",
+        "expires_at",
+        "idle_deadline",
+        "reauth_by",
+        "bytes_in",
+        "bytes_out",
+        "policies",
+    ] {
+        assert!(
+            session.get(field).is_some(),
+            "{field} is missing: {session}"
+        );
+    }
+    assert_eq!(session["id"], id);
+    assert_eq!(session["subject"]["id"], "alice");
+    assert_eq!(session["subject"]["proof"], "bound");
+    assert_eq!(session["state"], "open");
+    assert_eq!(session["door"], "gateway");
+    assert_eq!(session["expires_at"], "2023-11-14T22:28:20.000Z");
+    assert!(session["reauth_by"].is_null());
+    let shown = world.admin().get(&format!("/v1/sessions/{id}")).json();
+    assert_eq!(&shown, session);
+}
+
+#[test]
+fn sessions_are_filtered_and_paged() {
+    let world = World::start();
+    for number in 1..=5 {
+        world.fleet.open_session(number, "alice", "db");
+    }
+    world.fleet.open_session(6, "bob", "web");
+    let ids = |query: &str| -> Vec<u128> {
+        let answer = world.admin().get(&format!("/v1/sessions{query}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let sessions = answer.json()["sessions"].as_array().unwrap().clone();
+        let id = |session: &Value| {
+            session["id"]
+                .as_str()
+                .unwrap()
+                .parse::<uuid::Uuid>()
+                .unwrap()
+        };
+        sessions
+            .iter()
+            .map(|session| id(session).as_u128())
+            .collect()
+    };
+    assert_eq!(ids(""), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(ids("?subject=user:bob"), [6]);
+    assert_eq!(ids("?subject=user:BOB"), [] as [u128; 0]);
+    assert_eq!(ids("?segment=db&limit=2"), [1, 2]);
+    assert_eq!(
+        ids("?service=orders&door=gateway&enforcer=gw-1&state=open&policy=dba&segment=web"),
+        [6]
+    );
+    assert_eq!(ids("?door=kernel"), [] as [u128; 0]);
+    assert_eq!(ids("?state=closing"), [] as [u128; 0]);
+    let mut after = String::new();
+    let mut seen = Vec::new();
+    loop {
+        let page = world
+            .admin()
+            .get(&format!("/v1/sessions?limit=4{after}"))
+            .json();
+        seen.push(page["sessions"].as_array().unwrap().len());
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        after = format!("&after={next}");
+    }
+    assert_eq!(seen, [4, 2]);
+}
+
+#[test]
+fn explain_says_what_set_each_bound() {
+    let world = World::start();
+    let id = world.fleet.open_session(1, "alice", "db");
+    let explained = world
+        .admin()
+        .get(&format!("/v1/sessions/{id}/explain"))
+        .json();
+    let bounds = explained["bounds"].as_array().unwrap();
+    let names: Vec<&str> = bounds
+        .iter()
+        .map(|bound| bound["bound"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["idle_deadline", "expires_at"], "the earliest first");
+    assert_eq!(bounds[0]["reason"], "idle_timeout");
+    assert_eq!(bounds[1]["by"], "SessionPolicy/dba");
+    assert_eq!(bounds[1]["field"], "spec.limits.maxLifetime");
+    assert_eq!(bounds[1]["place"], "policy/dba.yaml:9");
+    let text = explained["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("The session ends in 5m at ") && text.contains("idle_timeout"),
+        "{text}"
+    );
+    let unknown = world
+        .admin()
+        .get("/v1/sessions/00000000-0000-0000-0000-000000000009/explain");
+    assert!(is_problem(&unknown, 404, "not_found"), "{unknown:?}");
+}
+
+#[test]
+fn a_cancelled_session_is_closed_before_it_is_on_record_and_on_record_before_the_answer() {
+    let world = World::start();
+    let id = world.fleet.open_session(1, "alice", "db");
+    world.store.pass.forget();
+    let cancelled = world
+        .role("operator")
+        .delete(&format!("/v1/sessions/{id}?reason=drill"));
+    assert_eq!(cancelled.status, 200, "{cancelled:?}");
+    let happened = world.store.pass.happened();
+    assert_eq!(happened[happened.len() - 2..], ["cut", "recorded"]);
+    assert!(world.fleet.sessions.lock().is_empty());
+    let records = world.records();
+    let record = records.last().unwrap();
+    assert_eq!(record["event"], "session.cancelled");
+    assert_eq!(record["session"], id.to_string());
+    assert_eq!(record["cause"], "drill");
+    assert_eq!(record["detail"]["by"], "api:a-operator");
+    let again = world.admin().delete(&format!("/v1/sessions/{id}"));
+    assert!(is_problem(&again, 404, "not_found"), "{again:?}");
+    // With a full log it still closes, and says that it is not on record.
+    let id = world.fleet.open_session(2, "alice", "db");
+    *world.journal.full.lock() = true;
+    let unrecorded = world.admin().delete(&format!("/v1/sessions/{id}"));
+    assert!(
+        is_problem(&unrecorded, 503, "not_on_record"),
+        "{unrecorded:?}"
+    );
+    assert!(world.fleet.sessions.lock().is_empty());
+}
+
+#[test]
+fn a_renewal_needs_proof() {
+    let world = World::start();
+    let id = world.fleet.open_session(1, "alice", "db");
+    let path = format!("/v1/sessions/{id}/renew");
+    let refused = world.admin().send("POST", &path, None);
+    assert!(is_problem(&refused, 403, "proof_required"), "{refused:?}");
+    world.fleet.proved.lock().push(id);
+    let renewed = world.admin().send("POST", &path, None);
+    assert_eq!(renewed.status, 200, "{renewed:?}");
+    assert_eq!(renewed.json()["id"], id.to_string());
+    assert_eq!(world.records().last().unwrap()["event"], "session.renewed");
+}
+
+#[test]
+fn policies_are_validated_applied_and_remembered() {
+    let world = World::start();
+    let admin = world.admin();
+    assert_eq!(admin.get("/v1/segments").json()["segments"], json!([]));
+    let set = |text: &str| json!({"sources": [{"path": "policy/a.yaml", "text": text}]});
+    let bad = admin.post(
+        "/v1/policies/validate",
+        &set("segment db\nsgement web\nnonsense"),
+    );
+    assert_eq!(bad.status, 200);
+    let bad = bad.json();
+    assert_eq!(bad["ok"], false);
+    assert_eq!(bad["findings"].as_array().unwrap().len(), 2);
+    assert_eq!(bad["findings"][0]["line"], 2);
+    let before = world.store.read().revision;
+    let refused = admin.post("/v1/policies", &set("sgement web"));
+    assert!(is_problem(&refused, 422, "policy_invalid"), "{refused:?}");
+    assert_eq!(refused.json()["findings"][0]["path"], "policy/a.yaml");
+    let empty = admin.post("/v1/policies", &set(" \n"));
+    assert!(is_problem(&empty, 422, "invalid"), "{empty:?}");
+    assert_eq!(world.store.read().revision, before);
+    world.store.pass.forget();
+    let applied = admin.post("/v1/policies", &set("segment db"));
+    assert_eq!(applied.status, 200, "{applied:?}");
+    assert_eq!(world.store.pass.happened()[0], "durable");
+    let applied = applied.json();
+    assert_eq!(applied["revision"], before.0 + 1);
+    assert_eq!(applied["enforcers"][0]["closed"], 3);
+    let records = world.records();
+    let record = records.last().unwrap();
+    assert_eq!(record["event"], "policy.applied");
+    assert_eq!(record["revision"], applied["revision"]);
+    world.fleet.open_session(1, "alice", "db");
+    let segments = admin.get("/v1/segments").json();
+    assert_eq!(segments["segments"][0]["name"], "db");
+    assert_eq!(segments["segments"][0]["limits"]["max_lifetime"], "15m");
+    assert_eq!(segments["segments"][0]["open"], 1);
+    let mut stale = set("segment web");
+    stale["expected_revision"] = json!(before.0);
+    let conflict = admin.post("/v1/policies", &stale);
+    assert!(is_problem(&conflict, 409, "conflict"), "{conflict:?}");
+    let mut files = set("segment web");
+    files["owner"] = json!("files");
+    assert_eq!(admin.post("/v1/policies", &files).status, 200);
+    let names = |segments: Value| -> Vec<Value> {
+        let segments = segments["segments"].as_array().unwrap().clone();
+        segments
+            .iter()
+            .map(|segment| segment["name"].clone())
+            .collect()
+    };
+    assert_eq!(
+        names(admin.get("/v1/segments").json()).len(),
+        2,
+        "the union of both owners"
+    );
+    let history = admin.get("/v1/policies/history").json();
+    let owners: Vec<&Value> = history["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|past| &past["owner"])
+        .collect();
+    assert_eq!(owners, ["files", "api"], "the newest first");
+    let revision = &history["history"][1]["revision"];
+    let past = admin
+        .get(&format!("/v1/policies/history/{revision}"))
+        .json();
+    assert_eq!(past["sources"][0]["text"], "segment db");
+    assert_eq!(past["by"], "api:admin");
+    let missing = admin.get("/v1/policies/history/999");
+    assert!(is_problem(&missing, 404, "not_found"), "{missing:?}");
+    let in_force = admin.get("/v1/policies").json();
+    assert_eq!(in_force["sets"].as_array().unwrap().len(), 2);
+    assert_eq!(world.store.read().policies[&Owner::Api].0.by, "api:admin");
+}
+
+#[test]
+fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
+    let world = World::start();
+    let binder = world.role("binder");
+    let bind = json!({"address": "::ffff:10.1.2.3", "user": "https://idp.example#alice", "groups": ["dba", "dba"]});
+    let bound = binder.put("/v1/bindings", &bind);
+    assert_eq!(bound.status, 200, "{bound:?}");
+    let key = BindingKey::Address("10.1.2.3/32".parse().unwrap());
+    let state = world.store.read();
+    let binding = &state.bindings[&key];
+    assert_eq!(binding.identity.issuer.0, "https://idp.example");
+    assert_eq!(binding.identity.id, "alice");
+    assert_eq!(binding.groups, ["dba"]);
+    assert!(binding.refreshed_at.is_some());
+    let applied = world.fleet.applied.lock().last().unwrap().clone();
+    assert_eq!(bound.json()["revision"], applied.revision.0);
+    let records = world.records();
+    let record = records.last().unwrap();
+    assert_eq!(record["event"], "binding.changed");
+    assert_eq!(record["detail"]["by"], "api:a-binder");
+    for outside in [
+        json!({"address": "10.2.0.1", "user": "alice"}),
+        json!({"address": "10.0.0.0/8", "user": "alice"}),
+        json!({"address": "0.0.0.0/0", "user": "alice"}),
+        json!({"uid": 0, "user": "alice"}),
+        json!({"cgroup": "/x", "workload": "x"}),
+    ] {
+        let refused = binder.put("/v1/bindings", &outside);
+        assert!(
+            is_problem(&refused, 403, "forbidden"),
+            "{outside}: {refused:?}"
+        );
+        assert_eq!(
+            world.admin().put("/v1/bindings", &outside).status,
+            200,
+            "{outside}"
+        );
+    }
+    let refused = binder.delete("/v1/bindings?uid=0");
+    assert!(is_problem(&refused, 403, "forbidden"), "{refused:?}");
+    for bad in [
+        json!({"user": "alice"}),
+        json!({"address": "10.1.2.3"}),
+        json!({"address": "10.1.2.3", "uid": 1, "user": "alice"}),
+        json!({"address": "10.1.2.3", "user": "alice", "workload": "x"}),
+        json!({"address": "10.1.2.3/40", "user": "alice"}),
+        json!({"address": "10.1.2.3", "user": "a\nb"}),
+        json!({"address": "10.1.2.3", "user": "#"}),
+        json!({"address": "10.1.2.3", "user": "alice", "until": "2001-01-01T00:00:00Z"}),
+        json!({"cgroup": "relative", "user": "alice"}),
+    ] {
+        let answer = world.admin().put("/v1/bindings", &bad);
+        assert!(is_problem(&answer, 422, "invalid"), "{bad}: {answer:?}");
+    }
+    let mut seen = 0;
+    let mut after = String::new();
+    loop {
+        let page = world
+            .admin()
+            .get(&format!("/v1/bindings?limit=2{after}"))
+            .json();
+        seen += page["bindings"].as_array().unwrap().len();
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        let encoded: String = next.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        after = format!("&after={encoded}");
+    }
+    assert_eq!(seen, 6);
+    assert_eq!(binder.delete("/v1/bindings?address=10.1.2.3").status, 200);
+    let gone = binder.delete("/v1/bindings?address=10.1.2.3");
+    assert!(is_problem(&gone, 404, "not_found"), "{gone:?}");
+}
+
+#[test]
+fn subjects_are_set_listed_and_forgotten() {
+    let world = World::start();
+    let subject = json!({"kind": "user", "id": "alice", "groups": ["dba"], "attributes": {"subject.risk": "low"}});
+    assert_eq!(world.admin().put("/v1/subjects", &subject).status, 200);
+    assert_eq!(world.records().last().unwrap()["event"], "subject.changed");
+    let listed = world.admin().get("/v1/subjects").json();
+    assert_eq!(listed["subjects"][0]["issuer"], "local");
+    assert_eq!(listed["subjects"][0]["attributes"]["subject.risk"], "low");
+    assert_eq!(
+        world
+            .admin()
+            .delete("/v1/subjects?kind=user&id=alice")
+            .status,
+        200
+    );
+    let gone = world.admin().delete("/v1/subjects?kind=user&id=alice");
+    assert!(is_problem(&gone, 404, "not_found"), "{gone:?}");
+    let bad = world
+        .admin()
+        .put("/v1/subjects", &json!({"kind": "user", "id": ""}));
+    assert!(is_problem(&bad, 422, "invalid"), "{bad:?}");
+}
+
+#[test]
+fn the_log_is_read_and_verified_over_the_api() {
+    let world = World::start();
+    let admin = world.admin();
+    let head = admin.get("/v1/audit/head").json();
+    for _ in 0..3 {
+        admin.post(
+            "/v1/revocations",
+            &json!({"scope": "all", "reason": "drill"}),
+        );
+    }
+    let records = admin.get("/v1/audit?limit=2").json();
+    let records = records["records"].as_array().unwrap();
+    assert_eq!(records.len(), 2);
+    assert_eq!(records[1]["seq"], 4);
+    let verified = admin.post("/v1/audit/verify", &json!({})).json();
+    assert_eq!(
+        (&verified["ok"], &verified["records"]),
+        (&json!(true), &json!(4))
+    );
+    assert_eq!(verified["unknown_after"], 4);
+    let verified = admin
+        .post("/v1/audit/verify", &json!({ "head": head }))
+        .json();
+    assert_eq!(verified["whole_through"], 1);
+    let files = std::fs::read_dir(world.dir.path().join("audit")).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().path());
+    let is_segment = |path: &std::path::PathBuf| path.to_string_lossy().contains("/0");
+    let segment = files.find(is_segment).unwrap();
+    let changed = std::fs::read_to_string(&segment)
+        .unwrap()
+        .replacen("drill", "dril1", 1);
+    std::fs::write(&segment, changed).unwrap();
+    let verified = admin.post("/v1/audit/verify", &json!({})).json();
+    assert_eq!(verified["ok"], false);
+    assert_eq!(verified["findings"][0]["line"], 2, "{verified}");
+}
+
+#[test]
+fn metrics_count_what_happened_and_name_no_subject() {
+    let world = World::start();
+    world.fleet.open_session(1, "alice", "db");
+    world.fleet.open_session(2, "alice", "db");
+    let db = ["db".parse().unwrap()];
+    world
+        .metrics
+        .ended(&db, Door::Gateway, EndReason::SubjectRevoked);
+    world
+        .metrics
+        .refused(&[], Door::Gateway, EndReason::Unattributed);
+    world
+        .metrics
+        .closed(Door::Gateway, Duration::from_micros(300));
+    world.admin().post(
+        "/v1/revocations",
+        &json!({"scope": "all", "reason": "alice"}),
+    );
+    let answer = world.admin().get("/metrics");
+    assert!(
+        answer
+            .header("content-type")
+            .unwrap()
+            .starts_with("application/openmetrics-text")
+    );
+    let text = &answer.body;
+    for line in [
+        r#"curfew_sessions_open{segment="db",door="gateway"} 2"#,
+        r#"curfew_sessions_ended_total{segment="db",door="gateway",reason="subject_revoked"} 1"#,
+        r#"curfew_sessions_refused_total{segment="none",door="gateway",reason="unattributed"} 1"#,
+        r#"curfew_close_lateness_seconds_bucket{le="0.00025",door="gateway"} 0"#,
+        r#"curfew_close_lateness_seconds_bucket{le="0.0005",door="gateway"} 1"#,
+        r#"curfew_revocation_stage_seconds_count{stage="accepted"} 1"#,
+        r#"curfew_revocation_stage_seconds_count{stage="enforced"} 1"#,
+        r#"curfew_revocation_stage_seconds_count{stage="durable"} 1"#,
+        r#"curfew_revocation_stage_seconds_count{stage="acknowledged"} 1"#,
+        "curfew_audit_durable_seconds_count 1",
+        "curfew_audit_writable 1",
+        "curfew_audit_last_record 2",
+        "curfew_state_revision 2",
+        "# EOF",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is missing:\n{text}"
+        );
+    }
+    assert!(!text.contains("alice"));
+    // A session that is gone is not counted on.
+    world.fleet.sessions.lock().clear();
+    let text = world.admin().get("/metrics").body;
+    assert!(!text.contains("curfew_sessions_open{"), "{text}");
+}
+
+#[test]
+fn enforcers_are_listed() {
+    let world = World::start();
+    let listed = world.admin().get("/v1/enforcers").json();
+    assert_eq!(listed["enforcers"][0]["id"], "gw-1");
+    assert_eq!(listed["enforcers"][0]["doors"], json!(["gateway"]));
+}
+
+#[test]
+fn the_openapi_document_describes_what_is_served() {
+    let world = World::start();
+    let document = world.stranger().get("/v1/openapi.json").json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
+    assert_eq!(
+        document["components"]["securitySchemes"]["token"]["scheme"],
+        "bearer"
+    );
+    let mut operations = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            operations.insert(format!("{method} {path}"));
+            let real = path.replace("{id}", "018f0000-0000-7000-8000-000000000000");
+            let real = real.replace("{name}", "nobody").replace("{revision}", "1");
+            if real == "/v1/sessions/watch" {
+                continue;
+            }
+            let answer = world
+                .admin()
+                .json(&method.to_uppercase(), &real, &json!(null));
+            let missing =
+                [404, 405].contains(&answer.status) && answer.body.contains("there is no path");
+            assert!(
+                !missing && answer.status != 405,
+                "{method} {path}: {answer:?}"
+            );
+        }
+    }
+    let expected = [
+        "delete /v1/bindings",
+        "delete /v1/sessions/{id}",
+        "delete /v1/subjects",
+        "delete /v1/tokens/{name}",
+        "get /healthz",
+        "get /metrics",
+        "get /readyz",
+        "get /v1/audit",
+        "get /v1/audit/head",
+        "get /v1/bindings",
+        "get /v1/enforcers",
+        "get /v1/policies",
+        "get /v1/policies/history",
+        "get /v1/policies/history/{revision}",
+        "get /v1/revocations",
+        "get /v1/revocations/{id}",
+        "get /v1/segments",
+        "get /v1/sessions",
+        "get /v1/sessions/watch",
+        "get /v1/sessions/{id}",
+        "get /v1/sessions/{id}/explain",
+        "get /v1/subjects",
+        "get /v1/tokens",
+        "post /v1/audit/verify",
+        "post /v1/policies",
+        "post /v1/policies/validate",
+        "post /v1/revocations",
+        "post /v1/revocations/{id}/lift",
+        "post /v1/sessions/{id}/renew",
+        "post /v1/tokens",
+        "put /v1/bindings",
+        "put /v1/subjects",
+    ];
+    let expected: BTreeSet<String> = expected.into_iter().map(str::to_owned).collect();
+    assert_eq!(operations, expected);
+    // Every reference leads somewhere.
+    let text = document.to_string();
+    for part in text.split("\"#/components/schemas/").skip(1) {
+        let name = part.split('"').next().unwrap();
+        assert!(
+            !document["components"]["schemas"][name].is_null(),
+            "{name} is not described"
+        );
+    }
+}

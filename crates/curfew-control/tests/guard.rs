@@ -1,0 +1,472 @@
+//! What every request passes: tokens and roles, the Host header, limits on bodies, rates and connections, TLS, and a
+//! problem document for whatever is refused.
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    time::Duration,
+};
+
+use curfew_control::{Server, Settings, StartError};
+use curfew_state::{Hash, Role, Store as _};
+use serde_json::json;
+use support::{
+    SOON, World,
+    client::{Client, read},
+    first_token, is_problem,
+};
+
+#[test]
+fn the_first_token_is_made_once_for_its_owner_alone_and_only_its_hash_is_kept() {
+    let world = World::start();
+    let path = world.dir.path().join("admin.token");
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let token = first_token(world.dir.path());
+    assert!(
+        token.starts_with("curfew_") && token.len() == 7 + 64,
+        "{token}"
+    );
+    let state = world.store.read();
+    let kept = &state.tokens["admin"];
+    assert_eq!(
+        (kept.hash, kept.role),
+        (Hash::of(token.as_bytes()), Role::Admin)
+    );
+    let records = world.records();
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0]["event"], "token.changed");
+    // Neither the log nor the database has the token.
+    for entry in [world.dir.path().to_owned(), world.dir.path().join("audit")] {
+        for file in fs::read_dir(entry).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_file() && !path.ends_with("admin.token") {
+                let bytes = fs::read(&path).unwrap();
+                let found = bytes
+                    .windows(token.len())
+                    .any(|part| part == token.as_bytes());
+                assert!(!found, "{}", path.display());
+            }
+        }
+    }
+    let dir = world.stop();
+    fs::remove_file(dir.path().join("admin.token")).unwrap();
+    fs::write(dir.path().join("admin.token"), "not made again").unwrap();
+    let world = World::inside(dir, |_| ());
+    assert_eq!(first_token(world.dir.path()), "not made again");
+    assert_eq!(world.client(&token).get("/v1/tokens").status, 200);
+}
+
+#[test]
+fn no_token_no_answer() {
+    let world = World::start();
+    let wrong = format!("curfew_{}", "0".repeat(64));
+    let strangers = [
+        world.stranger(),
+        world.client(&wrong),
+        world.client(""),
+        world.client(&world.admin.to_uppercase()),
+        world.client(&world.admin[..world.admin.len() - 1]),
+        world
+            .stranger()
+            .with("Authorization", &format!("Basic {}", world.admin)),
+        world.stranger().with("Authorization", &world.admin),
+    ];
+    for stranger in strangers {
+        let answer = stranger.get("/v1/sessions");
+        assert!(is_problem(&answer, 401, "unauthenticated"), "{answer:?}");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        assert!(!answer.body.contains(&world.admin));
+    }
+    let unknown = world.stranger().get("/v1/no-such-thing");
+    assert_eq!(unknown.status, 401, "what exists is not told to strangers");
+    for open in ["/healthz", "/readyz", "/v1/openapi.json"] {
+        assert_eq!(world.stranger().get(open).status, 200, "{open}");
+    }
+    let metrics = world.stranger().get("/metrics");
+    assert_eq!(metrics.status, 401);
+}
+
+#[test]
+fn each_role_does_what_it_may_and_nothing_else() {
+    let world = World::start();
+    let id = "018f0000-0000-7000-8000-000000000000";
+    let order = json!({"scope": {"segment": "payments"}, "reason": "drill"});
+    let set = json!({"sources": [{"path": "a.yaml", "text": "segment a"}]});
+    let binding = json!({"address": "10.1.2.3", "user": "alice"});
+    let subject = json!({"kind": "user", "id": "alice", "groups": ["dba"]});
+    let token = json!({"name": "x", "role": "viewer"});
+    // What a role may not do is 403; what it may do is anything else.
+    let table: [(&str, String, serde_json::Value, &[&str]); 13] = [
+        (
+            "GET",
+            "/v1/sessions".to_owned(),
+            json!(null),
+            &["viewer", "operator", "admin"],
+        ),
+        (
+            "GET",
+            "/metrics".to_owned(),
+            json!(null),
+            &["viewer", "operator", "admin"],
+        ),
+        (
+            "GET",
+            "/v1/audit".to_owned(),
+            json!(null),
+            &["viewer", "operator", "admin"],
+        ),
+        (
+            "POST",
+            "/v1/policies/validate".to_owned(),
+            set.clone(),
+            &["viewer", "operator", "admin"],
+        ),
+        (
+            "DELETE",
+            format!("/v1/sessions/{id}"),
+            json!(null),
+            &["operator", "admin"],
+        ),
+        (
+            "POST",
+            format!("/v1/sessions/{id}/renew"),
+            json!(null),
+            &["operator", "admin"],
+        ),
+        (
+            "POST",
+            "/v1/revocations".to_owned(),
+            order,
+            &["operator", "admin"],
+        ),
+        (
+            "PUT",
+            "/v1/bindings".to_owned(),
+            binding,
+            &["binder", "admin"],
+        ),
+        (
+            "DELETE",
+            "/v1/bindings?address=10.1.2.3".to_owned(),
+            json!(null),
+            &["binder", "admin"],
+        ),
+        ("PUT", "/v1/subjects".to_owned(), subject, &["admin"]),
+        ("POST", "/v1/policies".to_owned(), set, &["admin"]),
+        ("GET", "/v1/tokens".to_owned(), json!(null), &["admin"]),
+        ("POST", "/v1/tokens".to_owned(), token, &["admin"]),
+    ];
+    let mut clients = vec![("admin", world.admin())];
+    for role in ["viewer", "operator", "binder"] {
+        clients.push((role, world.role(role)));
+    }
+    for (method, path, body, may) in table {
+        for (role, client) in &clients {
+            let answer = client.json(method, &path, &body);
+            if may.contains(role) {
+                assert!(
+                    ![401, 403].contains(&answer.status),
+                    "{role} {method} {path}: {answer:?}"
+                );
+            } else {
+                assert!(
+                    is_problem(&answer, 403, "forbidden"),
+                    "{role} {method} {path}: {answer:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_removed_token_is_refused_and_the_last_admin_stays() {
+    let world = World::start();
+    let viewer = world.role("viewer");
+    assert_eq!(viewer.get("/v1/sessions").status, 200);
+    assert_eq!(world.admin().delete("/v1/tokens/a-viewer").status, 204);
+    assert_eq!(viewer.get("/v1/sessions").status, 401);
+    let last = world.admin().delete("/v1/tokens/admin");
+    assert!(is_problem(&last, 409, "conflict"), "{last:?}");
+    let missing = world.admin().delete("/v1/tokens/nobody");
+    assert!(is_problem(&missing, 404, "not_found"), "{missing:?}");
+    let listed = world.admin().get("/v1/tokens");
+    assert!(
+        !listed.body.contains("hash") && !listed.body.contains("curfew_"),
+        "{listed:?}"
+    );
+    let again = world
+        .admin()
+        .post("/v1/tokens", &json!({"name": "admin", "role": "viewer"}));
+    assert!(is_problem(&again, 409, "conflict"), "{again:?}");
+    for bad in [
+        json!({"name": "No Name", "role": "viewer"}),
+        json!({"name": "b", "role": "binder"}),
+        json!({"name": "v", "role": "viewer", "networks": ["10.0.0.0/8"]}),
+        json!({"name": "v", "role": "root"}),
+    ] {
+        let answer = world.admin().post("/v1/tokens", &bad);
+        assert!(is_problem(&answer, 422, "invalid"), "{bad}: {answer:?}");
+    }
+}
+
+#[test]
+fn on_loopback_only_names_of_loopback_are_answered() {
+    let world = World::start();
+    let port = world.address().port();
+    for host in [
+        format!("localhost:{port}"),
+        format!("[::1]:{port}"),
+        "127.0.0.1".to_owned(),
+    ] {
+        let answer = world.admin().with("Host", &host).get("/v1/sessions");
+        assert_eq!(answer.status, 200, "{host}");
+    }
+    for host in ["evil.example", "localhost.evil.example:80", "10.0.0.1"] {
+        for path in ["/v1/sessions", "/healthz", "/v1/openapi.json", "/nothing"] {
+            let answer = world.admin().with("Host", host).get(path);
+            assert!(
+                is_problem(&answer, 421, "wrong_host"),
+                "{host} {path}: {answer:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn whatever_is_refused_is_a_problem_document() {
+    let world = World::start();
+    let admin = world.admin();
+    let missing = admin.get("/v1/no-such-thing");
+    assert!(is_problem(&missing, 404, "not_found"), "{missing:?}");
+    let method = admin.send("PATCH", "/v1/sessions", None);
+    assert!(is_problem(&method, 405, "method_not_allowed"), "{method:?}");
+    assert!(
+        method.header("allow").unwrap().contains("GET"),
+        "{method:?}"
+    );
+    let bad_id = admin.get("/v1/sessions/not-an-id");
+    assert!(is_problem(&bad_id, 404, "not_found"), "{bad_id:?}");
+    let query = admin.get("/v1/sessions?sgement=x");
+    assert!(is_problem(&query, 400, "bad_request"), "{query:?}");
+    let limit = admin.get("/v1/sessions?limit=0");
+    assert!(is_problem(&limit, 400, "bad_request"), "{limit:?}");
+    let plain =
+        admin
+            .with("Content-Type", "text/plain")
+            .send("POST", "/v1/revocations", Some(b"{}"));
+    assert!(
+        is_problem(&plain, 415, "unsupported_media_type"),
+        "{plain:?}"
+    );
+    let json = world.admin().with("Content-Type", "application/json");
+    for body in ["{", "", "[1,]", "\u{0}"] {
+        let malformed = json.send("POST", "/v1/revocations", Some(body.as_bytes()));
+        assert!(
+            is_problem(&malformed, 400, "malformed_json"),
+            "{body:?}: {malformed:?}"
+        );
+    }
+    let deep = "[".repeat(50_000);
+    let deep = json.send("POST", "/v1/revocations", Some(deep.as_bytes()));
+    assert!((400..=422).contains(&deep.status), "{deep:?}");
+}
+
+#[test]
+fn bodies_are_bounded() {
+    let world = World::start();
+    let json = world.admin().with("Content-Type", "application/json");
+    let large = vec![b' '; 64 * 1024 + 1];
+    let stated = json.send("POST", "/v1/revocations", Some(&large));
+    assert!(is_problem(&stated, 413, "too_large"), "{stated:?}");
+    let head = json.clone().with("Transfer-Encoding", "chunked").head(
+        "POST",
+        "/v1/revocations",
+        "1.1",
+        None,
+    );
+    let mut stream = TcpStream::connect(world.address()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+        .write_all(format!("{:x}\r\n", large.len()).as_bytes())
+        .unwrap();
+    stream.write_all(&large).unwrap();
+    let chunked = read(&mut stream);
+    assert!(is_problem(&chunked, 413, "too_large"), "{chunked:?}");
+    // Of a stranger nothing is read at all.
+    let stranger = world.stranger().with("Content-Type", "application/json");
+    let head = stranger.head("POST", "/v1/revocations", "1.1", Some(1_000_000_000));
+    let mut stream = TcpStream::connect(world.address()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(read(&mut stream).status, 401);
+    // A policy set may be larger.
+    let text = "segment a\n".repeat(20_000);
+    let set = json!({"sources": [{"path": "a.yaml", "text": text}]});
+    assert_eq!(
+        world.admin().post("/v1/policies/validate", &set).status,
+        200
+    );
+}
+
+#[test]
+fn slow_requests_end() {
+    let world = World::with(|settings| settings.limits.receive = Duration::from_millis(200));
+    let json = world.admin().with("Content-Type", "application/json");
+    let head = json.head("POST", "/v1/revocations", "1.1", Some(100));
+    let mut stream = TcpStream::connect(world.address()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(b"{").unwrap();
+    let answer = read(&mut stream);
+    assert!(is_problem(&answer, 408, "request_timeout"), "{answer:?}");
+    let mut stream = TcpStream::connect(world.address()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: loc")
+        .unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+}
+
+#[test]
+fn callers_and_strangers_are_slowed_down_apart() {
+    let world = World::with(|settings| {
+        settings.limits.requests_per_second = 1;
+        settings.limits.burst = 5;
+    });
+    let answers: Vec<_> = (0..6).map(|_| world.admin().get("/v1/sessions")).collect();
+    let ok = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(ok, 5, "{answers:?}");
+    assert!(
+        is_problem(&answers[5], 429, "too_many_requests"),
+        "{answers:?}"
+    );
+    assert_eq!(answers[5].header("retry-after"), Some("1"));
+    let mut strangers: Vec<u16> = (0..40)
+        .map(|_| world.stranger().get("/v1/sessions").status)
+        .collect();
+    assert_eq!(strangers.first(), Some(&401));
+    strangers.retain(|status| *status == 429);
+    assert!(!strangers.is_empty());
+}
+
+#[test]
+fn a_stranger_s_flood_does_not_keep_an_operator_out() {
+    let world = World::start();
+    for _ in 0..60 {
+        world.stranger().get("/v1/sessions");
+    }
+    assert_eq!(world.stranger().get("/v1/sessions").status, 429);
+    let order = json!({"scope": "all", "reason": "drill"});
+    assert_eq!(world.admin().post("/v1/revocations", &order).status, 201);
+}
+
+#[test]
+fn connections_are_bounded() {
+    let world = World::with(|settings| settings.limits.connections = 3);
+    let client = world.admin();
+    let held: Vec<TcpStream> = (0..3)
+        .map(|_| {
+            let mut stream = TcpStream::connect(world.address()).unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            let head = client.head("GET", "/healthz", "1.1", None);
+            let kept = head.replace("Connection: close\r\n", "");
+            stream.write_all(kept.as_bytes()).unwrap();
+            let mut first = [0; 12];
+            stream.read_exact(&mut first).unwrap();
+            assert_eq!(&first, b"HTTP/1.1 200");
+            stream
+        })
+        .collect();
+    let mut over = TcpStream::connect(world.address()).unwrap();
+    over.set_read_timeout(Some(SOON)).unwrap();
+    let mut nothing = Vec::new();
+    // Closed or reset: in either case nothing is answered.
+    let _ = over.read_to_end(&mut nothing);
+    assert!(nothing.is_empty());
+    drop(held);
+    let give_up = support::fakes::boot().after(SOON);
+    loop {
+        let mut stream = TcpStream::connect(world.address()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let _ = stream.write_all(client.head("GET", "/healthz", "1.1", None).as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        if answer.starts_with(b"HTTP/1.1 200") {
+            break;
+        }
+        assert!(support::fakes::boot() < give_up, "no place becomes free");
+    }
+}
+
+#[test]
+fn outside_loopback_there_is_tls_or_no_server() {
+    let world = World::start();
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+        let settings = Settings::new(listen.parse().unwrap(), world.dir.path());
+        let refused = Server::start(settings, world.parts());
+        assert!(
+            matches!(refused, Err(StartError::TlsRequired(_))),
+            "{listen}: {refused:?}"
+        );
+    }
+    let taken = Settings::new(world.address(), world.dir.path());
+    let refused = Server::start(taken, world.parts());
+    assert!(
+        matches!(refused, Err(StartError::Listen { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn healthz_answers_while_readyz_says_what_is_missing() {
+    let world = World::start();
+    assert_eq!(world.stranger().get("/readyz").json()["ready"], true);
+    *world.journal.full.lock() = true;
+    assert_eq!(world.stranger().get("/healthz").status, 200);
+    let ready = world.stranger().get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.json()["audit"], false);
+    // What would only change the state is refused; what ends sessions is not.
+    let binding = json!({"address": "10.1.2.3", "user": "alice"});
+    let revision = world.store.read().revision;
+    let refused = world.admin().put("/v1/bindings", &binding);
+    assert!(is_problem(&refused, 503, "not_on_record"), "{refused:?}");
+    assert_eq!(world.store.read().revision, revision);
+}
+
+#[test]
+fn stopping_is_bounded_though_a_client_stays() {
+    let mut world = World::start();
+    let _silent = TcpStream::connect(world.address()).unwrap();
+    world.store.pass.forget();
+    world.store.pass.hold("cut", "never");
+    let client: Client = world.admin();
+    let order = json!({"scope": "all", "reason": "drill"}).to_string();
+    let _asking = client.with("Content-Type", "application/json").open(
+        "POST",
+        "/v1/revocations",
+        "1.1",
+        Some(order.as_bytes()),
+    );
+    world.store.pass.wait_for("durable");
+    let before = support::fakes::boot();
+    let whole = world
+        .server
+        .take()
+        .unwrap()
+        .stop(Duration::from_millis(100));
+    assert!(!whole, "something was still under way");
+    assert!(support::fakes::boot().since(before) < SOON / 2);
+    world.store.pass.pass("never");
+}
