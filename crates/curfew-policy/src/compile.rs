@@ -1,7 +1,7 @@
 //! Documents to a policy set: names resolved, limits merged with their defaults, indexes built. Deciding is elsewhere.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     fmt::Display,
 };
 
@@ -20,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct CompiledSegment {
     pub(crate) name: SegmentName,
+    pub(crate) place: Place,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) sensitivity: Sensitivity,
     pub(crate) mode: Mode,
     pub(crate) access: Access,
@@ -218,6 +220,8 @@ fn compiled(segment: Segment, default: &PlacedLimits, policies: Vec<usize>) -> C
         limits: default.replaced_by(&segment.limits),
         on_control_plane_loss: segment.on_control_plane_loss.unwrap_or_else(loss),
         name: segment.name,
+        place: segment.place,
+        labels: segment.labels,
         sensitivity: segment.sensitivity,
         mode: segment.mode,
         access: segment.access,

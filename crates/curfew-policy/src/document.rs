@@ -31,6 +31,7 @@ impl Documents {
 pub(crate) struct Segment {
     pub(crate) place: Place,
     pub(crate) name: SegmentName,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) sensitivity: Sensitivity,
     pub(crate) mode: Mode,
     pub(crate) access: Access,

@@ -1,6 +1,6 @@
 //! Sources to documents: every problem of every source is found in one pass. Names across documents are for `compile`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, fmt::Display, str::FromStr, sync::Arc};
 
 use curfew_model::{
     Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, Sensitivity, ServiceName,
@@ -126,25 +126,31 @@ enum Kind {
     Defaults,
 }
 
-/// The name of a document, and where it stands.
-pub(crate) fn read_name<T: std::str::FromStr<Err: std::fmt::Display>>(
-    map: &Map<'_, '_>,
-) -> Option<(T, Place)> {
+/// What a document's `metadata` says.
+pub(crate) struct Metadata<N> {
+    pub(crate) name: N,
+    /// Where the name stands.
+    pub(crate) place: Place,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+pub(crate) fn read_metadata<N: FromStr<Err: Display>>(map: &Map<'_, '_>) -> Option<Metadata<N>> {
     let metadata = map
         .source
         .map(map.need("metadata")?, "`metadata`", &["name", "labels"])?;
-    if let Some(labels) = metadata.get("labels") {
-        read_labels(map.source, labels, "`labels`");
-    }
+    let labels = metadata
+        .get("labels")
+        .map(|node| read_labels(map.source, node, "`labels`"))
+        .unwrap_or_default();
     let node = metadata.need("name")?;
-    Some((map.source.parsed(node, "`name`")?, map.source.place(node)))
+    Some(Metadata {
+        name: map.source.parsed(node, "`name`")?,
+        place: map.source.place(node),
+        labels,
+    })
 }
 
-fn read_labels(
-    source: &Source<'_>,
-    node: &Node,
-    what: &str,
-) -> std::collections::BTreeMap<String, String> {
+fn read_labels(source: &Source<'_>, node: &Node, what: &str) -> BTreeMap<String, String> {
     let Value::Map(entries) = &node.value else {
         source.error(
             node,
@@ -153,7 +159,7 @@ fn read_labels(
                 node.value.kind()
             ),
         );
-        return std::collections::BTreeMap::new();
+        return BTreeMap::new();
     };
     let entry = |(key, value): &(Node, Node)| {
         Some((
@@ -177,7 +183,7 @@ const SEGMENT: [&str; 9] = [
 ];
 
 fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Option<Segment> {
-    let name = read_name(document);
+    let metadata = read_metadata(document);
     let map = source.map(spec, "a segment's `spec`", &SEGMENT)?;
     let sensitivity = map
         .need("sensitivity")
@@ -229,7 +235,11 @@ fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Opt
             source.report(problem.or_else("it does not happen"));
         }
     }
-    let (name, place) = name?;
+    let Metadata {
+        name,
+        place,
+        labels,
+    } = metadata?;
     let document = format!("Segment/{name}");
     let limits = map
         .get("limits")
@@ -239,6 +249,7 @@ fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Opt
     Some(Segment {
         place,
         name,
+        labels,
         sensitivity: sensitivity?,
         mode: mode.unwrap_or(Some(Mode::default()))?,
         access: access.unwrap_or(Some(Access::default()))?,

@@ -7,7 +7,7 @@ use curfew_model::SegmentName;
 use crate::{
     document::{From, Name, Selector, SessionPolicy, To},
     limits::{self, PlacedLimits},
-    load::{SENSITIVITIES, read_cidr, read_name},
+    load::{Metadata, SENSITIVITIES, read_cidr, read_metadata},
     problem::Problem,
     read::{Map, Source},
     tree::Node,
@@ -53,7 +53,7 @@ pub(crate) fn read(
     document: &Map<'_, '_>,
     spec: &Node,
 ) -> Option<SessionPolicy> {
-    let name = read_name(document);
+    let metadata = read_metadata(document);
     let map = source.map(spec, "a policy's `spec`", &SPEC)?;
     let from = map.need("from").and_then(|node| read_from(source, node));
     let to = map.need("to").and_then(|node| read_to(source, node));
@@ -64,7 +64,7 @@ pub(crate) fn read(
         read_on_signal(source, node);
     }
     let admit = map.flag("admit").unwrap_or(true);
-    let (name, place) = name?;
+    let Metadata { name, place, .. } = metadata?;
     let document = format!("SessionPolicy/{name}");
     let limits = map
         .get("limits")
