@@ -21,6 +21,17 @@ use crate::{
     timer::Timer,
 };
 
+impl From<crate::door::Activity> for Activity {
+    fn from(seen: crate::door::Activity) -> Self {
+        Self {
+            id: seen.session,
+            last: seen.last,
+            bytes_in: seen.bytes_in,
+            bytes_out: seen.bytes_out,
+        }
+    }
+}
+
 /// What the enforcer tells the world. Called on the deadline thread: an implementation hands over and returns.
 pub trait Sink: Send + Sync {
     /// Something that belongs on record.
@@ -135,6 +146,25 @@ impl Enforcer {
         });
     }
 
+    /// Reads the engine under its lock: keep it short.
+    pub fn look<T>(&self, read: impl FnOnce(&Engine) -> T) -> T {
+        read(&self.engine.lock())
+    }
+
+    /// Asks the door what these sessions moved and tells the engine, so that what is shown is what the sockets did.
+    pub fn refresh(&self, sessions: &[SessionId]) {
+        let Some(door) = self.door.upgrade() else {
+            return;
+        };
+        let seen = door.activity(sessions);
+        self.step(|engine| {
+            for seen in seen {
+                // A session that ended meanwhile is no error.
+                let _ = engine.handle(Input::Activity(seen.into()), self.clock.now());
+            }
+        });
+    }
+
     fn keep_time(&self) {
         while !self.stopping.load(Ordering::Acquire) {
             self.step(|engine| engine.poll(self.clock.now()));
@@ -209,14 +239,8 @@ impl Enforcer {
             if !orders.is_empty() {
                 door.apply(&orders);
             }
-            answers.extend(door.activity(&probed).into_iter().map(|seen| {
-                Input::Activity(Activity {
-                    id: seen.session,
-                    last: seen.last,
-                    bytes_in: seen.bytes_in,
-                    bytes_out: seen.bytes_out,
-                })
-            }));
+            let seen = door.activity(&probed).into_iter();
+            answers.extend(seen.map(|seen| Input::Activity(seen.into())));
         }
         for event in events {
             self.sink.record(event);

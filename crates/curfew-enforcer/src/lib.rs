@@ -7,8 +7,8 @@ mod enforcer;
 mod timer;
 
 pub use curfew_engine::{
-    Admitted, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, Open, Peer, Refused,
-    Report,
+    Admitted, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, LastEnd, Open, Peer,
+    Refused, Report, SessionView, State,
 };
 pub use door::{Activity, Caps, Door, Order, Outcome};
 pub use enforcer::{Deadlines, Enforcer, Sink};

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use curfew_control::Tls;
 use curfew_gateway::{
     connect::{UpstreamAddress, alternate_families},
     protocol::Protocol,
@@ -17,6 +18,9 @@ use curfew_model::{
 use ipnet::IpNet;
 use serde::Deserialize;
 
+/// Where the API listens unless the configuration says otherwise.
+const CONTROL: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7171);
 /// Larger files are no configuration.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -58,10 +62,26 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields)]
 struct RawConfig {
     data_dir: PathBuf,
+    #[serde(default)]
+    control: RawControl,
     policy: RawPolicy,
     gateway: RawGateway,
     #[serde(default)]
     bindings: Vec<RawBinding>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawControl {
+    listen: Option<SocketAddr>,
+    tls: Option<RawTls>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -159,11 +179,32 @@ impl Upstream {
     }
 }
 
+/// Where the API listens.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Its address; 127.0.0.1:7171 unless it is given.
+    pub listen: SocketAddr,
+    /// Its certificate; required outside loopback.
+    pub tls: Option<Tls>,
+}
+
+impl PartialEq for Control {
+    fn eq(&self, other: &Self) -> bool {
+        let files = |tls: &Option<Tls>| {
+            tls.as_ref()
+                .map(|tls| (tls.certificate.clone(), tls.key.clone()))
+        };
+        self.listen == other.listen && files(&self.tls) == files(&other.tls)
+    }
+}
+
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where state, log and keys are kept.
     pub data_dir: PathBuf,
+    /// The API.
+    pub control: Control,
     /// A policy file or directory.
     pub policy: PathBuf,
     /// The gateway's services.
@@ -231,7 +272,19 @@ fn check(raw: RawConfig, folder: &Path) -> Result<Config, Refused> {
         })
         .collect::<Result<_, _>>()?;
     let data_dir = folder.join(raw.data_dir);
+    let tls = raw.control.tls.map(|tls| Tls {
+        certificate: folder.join(tls.certificate),
+        key: folder.join(tls.key),
+    });
+    let listen = raw.control.listen.unwrap_or(CONTROL);
+    if tls.is_none() && !listen.ip().is_loopback() {
+        let message = format!(
+            "is {listen}, which others can reach: give it `tls: {{certificate, key}}`, or listen on 127.0.0.1"
+        );
+        return Err(("control.listen".to_owned(), message));
+    }
     Ok(Config {
+        control: Control { listen, tls },
         data_dir,
         policy: folder.join(raw.policy.path),
         services,

@@ -3,7 +3,6 @@
 use std::{error::Error, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use clap::{Args, ValueEnum};
-use curfew_model::Revision;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -59,7 +58,7 @@ impl Run {
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let checked = config::load(&self.config)
             .map_err(Box::<dyn Error>::from)
-            .and_then(|config| node::check(config, Revision(1)).map_err(Box::from));
+            .and_then(|config| node::check(config).map_err(Box::from));
         if self.check {
             return Ok(self.report(checked));
         }
@@ -115,16 +114,15 @@ impl Run {
 
     /// Takes policy and bindings anew; what is not usable changes nothing.
     fn reload(&self, node: &mut Node) {
-        let revision = node.next_revision();
         let reloaded = config::load(&self.config)
             .map_err(Box::<dyn Error>::from)
-            .and_then(|config| node::check(config, revision).map_err(Box::from))
+            .and_then(|config| node::check(config).map_err(Box::from))
             .and_then(|checked| node.reload(checked).map_err(Box::from));
         match reloaded {
             Ok(done) => {
                 info!(revision = %done.revision, closed = done.closed, "reloaded");
-                if done.services_differ {
-                    warn!("the services of the configuration changed: restart for that");
+                if done.restart_needed {
+                    warn!("services or control of the configuration changed: restart for that");
                 }
             }
             Err(error) => error!(

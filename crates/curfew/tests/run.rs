@@ -25,7 +25,7 @@ impl Site {
     fn new(server: &Postgres, limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
-            "data_dir: data\npolicy: {{path: policy}}\ngateway:\n  services:\n  - {{name: db, listen: '127.0.0.1:0', upstream: '{}', protocol: postgres}}\nbindings:\n- {{address: 127.0.0.1, user: alice, groups: [dba]}}\n",
+            "data_dir: data\ncontrol: {{listen: '127.0.0.1:0'}}\npolicy: {{path: policy}}\ngateway:\n  services:\n  - {{name: db, listen: '127.0.0.1:0', upstream: '{}', protocol: postgres}}\nbindings:\n- {{address: 127.0.0.1, user: alice, groups: [dba]}}\n",
             server.address()
         );
         std::fs::write(folder.path().join("curfew.yaml"), config).unwrap();

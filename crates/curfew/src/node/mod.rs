@@ -1,192 +1,74 @@
-//! One running process: log, engine, enforcer, door and services put together, and taken apart in order.
+//! One running process: store, log, engine, enforcer, door, services and API put together, and taken apart in order.
 //!
 //! What any of them does may not live here.
 
+mod check;
+mod compiler;
+mod desired;
+mod fleet;
 mod hostname;
+mod keeper;
 mod past;
 mod record;
 
 use std::{
-    path::PathBuf,
+    net::SocketAddr,
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use curfew_audit::{AuditError, Log, Options};
+use curfew_audit::{Log, Options};
+use curfew_control::{Metrics, Parts, Server, Settings};
 use curfew_enforcer::{
-    AuditLog, Bounds, Concerns, Deadlines, Door, Enforcer, Engine, EngineError, Input, Keeper,
+    AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Keeper as KeptBy,
 };
 use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
-    service::{Gateway, Service, ServiceConfig, ServiceError},
+    service::{Gateway, Service},
 };
-use curfew_model::{BindingKey, Clock, EventKind, InvalidName, Revision, Target};
-use curfew_policy::PolicySet;
+use curfew_model::{BindingKey, Clock, EventKind, Revision};
+use curfew_state::{Bus, Change, Commit, EmbeddedStore, LocalBus, Owner, Store};
 
-use crate::{
-    config::{self, Config},
-    policy::compiled,
-    sources::{self, SourceError},
-};
+use crate::config::Config;
+use desired::Desired;
+use fleet::LocalFleet;
+use keeper::{Bell, Keeper};
 use record::Recorder;
+
+pub use check::{Checked, NodeError, check};
 
 /// The log's folder in the data directory.
 const AUDIT: &str = "audit";
-
-/// Why a process does not start, or does not take a new configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The policy cannot be read.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The policy is not valid.
-    #[error("{0}\nthe policy is not valid: `curfew policy validate` shows this again")]
-    Policy(String),
-    /// A service is in no segment.
-    #[error(
-        "service {service} (upstream {upstream}) is in no segment: nothing would limit it; add it to a segment's members"
-    )]
-    NoSegment {
-        /// Which.
-        service: String,
-        /// Where it leads.
-        upstream: String,
-    },
-    /// An upstream's name is not known.
-    #[error("service {service}: the upstream {upstream:?} cannot be resolved")]
-    Resolve {
-        /// Whose.
-        service: String,
-        /// The name.
-        upstream: config::Upstream,
-        /// The resolver's word.
-        source: std::io::Error,
-    },
-    /// The audit log is not usable.
-    #[error("the audit log is not usable")]
-    Audit(#[from] AuditError),
-    /// The data directory is not usable.
-    #[error("the data directory {} is not usable", path.display())]
-    DataDir {
-        /// Which.
-        path: PathBuf,
-        /// The system's word.
-        source: std::io::Error,
-    },
-    /// Threads or descriptors have run out.
-    #[error("no threads or descriptors left: raise the limits on tasks and open files")]
-    Resources(#[source] std::io::Error),
-    /// A service does not start.
-    #[error(transparent)]
-    Service(#[from] ServiceError),
-    /// The host's name is none.
-    #[error("the name of this host cannot name an enforcer")]
-    Name(#[from] InvalidName),
-    /// The engine does not take a binding.
-    #[error("a binding is not taken")]
-    Engine(#[from] EngineError),
-}
-
-/// A configuration with everything in it found to be usable; nothing is started yet.
-pub struct Checked {
-    config: Config,
-    set: PolicySet,
-    services: Vec<ServiceConfig>,
-    /// Warnings about the policy, as they are shown.
-    pub warnings: Vec<String>,
-}
-
-/// Checks a configuration: the policy compiles, every upstream resolves, every service is in a segment.
-///
-/// # Errors
-/// [`NodeError`], before anything is started.
-pub fn check(config: Config, revision: Revision) -> Result<Checked, NodeError> {
-    let sources = sources::read(&config.policy)?;
-    let (set, problems) = compiled(&sources, revision);
-    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    let Some(set) = set else {
-        return Err(NodeError::Policy(problems.join("\n")));
-    };
-    let services = config
-        .services
-        .iter()
-        .map(resolved)
-        .collect::<Result<Vec<_>, _>>()?;
-    for (service, named) in services.iter().zip(&config.services) {
-        let address = service.upstreams.iter().find_map(tcp_address);
-        let target = Target {
-            service: Some(service.name.clone()),
-            address,
-        };
-        if !set.covers(&target) {
-            let upstream = format!("{:?}", named.upstream);
-            return Err(NodeError::NoSegment {
-                service: service.name.to_string(),
-                upstream,
-            });
-        }
-    }
-    Ok(Checked {
-        config,
-        set,
-        services,
-        warnings: problems,
-    })
-}
-
-fn tcp_address(
-    upstream: &curfew_gateway::connect::UpstreamAddress,
-) -> Option<std::net::SocketAddr> {
-    match upstream {
-        curfew_gateway::connect::UpstreamAddress::Tcp(address) => Some(*address),
-        curfew_gateway::connect::UpstreamAddress::Unix(_) => None,
-    }
-}
-
-fn resolved(service: &config::Service) -> Result<ServiceConfig, NodeError> {
-    let upstreams = service
-        .upstream
-        .resolve()
-        .map_err(|source| NodeError::Resolve {
-            service: service.name.to_string(),
-            upstream: service.upstream.clone(),
-            source,
-        })?;
-    Ok(ServiceConfig {
-        name: service.name.clone(),
-        listen: service.listen,
-        upstreams,
-        protocol: service.protocol,
-        max_connections: service.max_connections,
-        connect_timeout: service.connect_timeout,
-        handshake_timeout: service.handshake_timeout,
-        busy_is_active: service.busy_is_active,
-    })
-}
+/// How long requests may take to come to their end when the process stops.
+const FINISH: Duration = Duration::from_secs(2);
 
 /// A running process.
 pub struct Node {
-    // Taken apart in this order: no order after the door is gone, the relay before the services that cancel its queries.
+    control: Option<Server>,
+    keeper: Option<Keeper>,
     deadlines: Deadlines,
     relay: Arc<Relay>,
     services: Vec<Service>,
+    // The relay and the enforcer only refer to it.
     _door: Arc<GatewayDoor>,
     recorder: Arc<Recorder>,
+    store: Arc<dyn Store>,
+    desired: Arc<Desired>,
+    clock: Arc<dyn Clock>,
     config: Config,
-    revision: Revision,
     audit: AuditLog,
 }
 
 impl Node {
-    /// Starts everything that a checked configuration names.
+    /// Starts everything that a checked configuration names. Nobody is let in before the state is known.
     ///
     /// # Errors
     /// [`NodeError`]; what was started is stopped again.
     pub fn start(checked: Checked, clock: Arc<dyn Clock>) -> Result<Self, NodeError> {
         let Checked {
             config,
-            set,
+            policy,
             services,
             ..
         } = checked;
@@ -194,40 +76,85 @@ impl Node {
             path: config.data_dir.clone(),
             source,
         };
-        std::fs::create_dir_all(&config.data_dir).map_err(data_dir)?;
-        let log = Log::open(Options::new(config.data_dir.join(AUDIT)), clock.now().wall)?;
-        let revision = Revision(1);
+        make_private(&config.data_dir).map_err(data_dir)?;
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.data_dir)?);
+        let log = Arc::new(Log::open(
+            Options::new(config.data_dir.join(AUDIT)),
+            clock.now().wall,
+        )?);
+        let (bus, metrics, bell) = (
+            Arc::new(LocalBus::new()),
+            Arc::new(Metrics::new()),
+            Arc::new(Bell::default()),
+        );
+        let as_bus: Arc<dyn Bus> = bus;
+        let id = hostname::enforcer_id()?;
+        let recorder = Arc::new(Recorder {
+            log: Arc::clone(&log),
+            enforcer: id.clone(),
+            clock: Arc::clone(&clock),
+            bus: Arc::clone(&as_bus),
+            metrics: Arc::clone(&metrics),
+            bell: Arc::clone(&bell),
+            counted: parking_lot::Mutex::default(),
+        });
         let past = past::Past::read(&config.data_dir, log.health().seq)?;
-        let recorder = Arc::new(Recorder::new(
-            log,
-            hostname::enforcer_id()?,
-            Arc::clone(&clock),
-        ));
-        recorder.note(EventKind::EnforcerStarted, revision, None);
-        recorder.end_the_dead(past.unfinished, revision);
+        let before = store.read().revision;
+        recorder.note(EventKind::EnforcerStarted, before, None);
+        recorder.end_the_dead(past.unfinished, before);
         // Only when their ends are on disk may the next start leave them out.
         recorder.flush();
         past::begin(&config.data_dir, past.next).map_err(data_dir)?;
 
+        if let Some(commit) = keep_policy(&*store, &policy, &config, clock.now().wall)? {
+            recorder.note(
+                EventKind::PolicyApplied,
+                commit.revision,
+                Some(config.policy.display().to_string()),
+            );
+        }
+        let state = store.read();
+        let set =
+            compiler::union(&desired::owners(&state), state.revision).map_err(NodeError::Policy)?;
+        let now = clock.now();
+        let mut engine = Engine::new(Arc::new(set), Bounds::default(), now);
+        keeper::kept_ends(&state, now).for_each(|end| engine.restore_last_end(end));
+
         let door = Arc::new(GatewayDoor::default());
         let relay = Relay::start(RelayConfig::default(), Arc::clone(&clock), door.clone());
         let relay = Arc::new(relay.map_err(NodeError::Resources)?);
-        let engine = Engine::new(Arc::new(set), Bounds::default(), clock.now());
         let as_door: Arc<dyn Door> = door.clone();
         let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
         let deadlines = Enforcer::start(engine, weak, Arc::clone(&clock), recorder.clone());
         let deadlines = deadlines.map_err(NodeError::Resources)?;
-        door.attach(Arc::downgrade(deadlines.enforcer()));
+        let enforcer = Arc::clone(deadlines.enforcer());
+        door.attach(Arc::downgrade(&enforcer));
+        let desired = Arc::new(Desired::new(Arc::clone(&enforcer), id.clone(), &state));
         for binding in &config.bindings {
-            deadlines
-                .enforcer()
-                .handle(Input::BindingSet(Keeper::Config, binding.clone()))?;
+            enforcer.handle(Input::BindingSet(KeptBy::Config, binding.clone()))?;
         }
-        recorder.note(
-            EventKind::PolicyApplied,
-            revision,
-            Some(config.policy.display().to_string()),
-        );
+        let keeper = Keeper::start(&store, &desired, &enforcer, &bell, &clock)
+            .map_err(NodeError::Resources)?;
+        let fleet = LocalFleet {
+            enforcer,
+            desired: Arc::clone(&desired),
+            id,
+            clock: Arc::clone(&clock),
+        };
+        let parts = Parts {
+            store: Arc::clone(&store),
+            journal: log,
+            bus: as_bus,
+            fleet: Arc::new(fleet),
+            compile: Arc::new(compiler::Compiler),
+            clock: Arc::clone(&clock),
+            metrics,
+        };
+        let settings = Settings {
+            tls: config.control.tls.clone(),
+            ..Settings::new(config.control.listen, &config.data_dir)
+        };
+        let control = Server::start(settings, parts)?;
         let gateway = Gateway {
             door: Arc::clone(&door),
             relay: Arc::clone(&relay),
@@ -239,77 +166,87 @@ impl Node {
             .map(|service| Service::start(service, gateway.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
+            control: Some(control),
+            keeper: Some(keeper),
             deadlines,
             relay,
             services,
             _door: door,
             recorder,
+            store,
+            desired,
+            clock,
             config,
-            revision,
             audit: AuditLog::Writable,
         })
     }
 
-    /// Where each service listens.
-    pub fn addresses(&self) -> impl Iterator<Item = (String, std::net::SocketAddr)> {
-        self.config
-            .services
-            .iter()
-            .zip(&self.services)
-            .map(|(named, service)| (named.name.to_string(), service.address()))
+    /// Where each service listens, and the API as `control`.
+    pub fn addresses(&self) -> impl Iterator<Item = (String, SocketAddr)> {
+        let services = self.config.services.iter().zip(&self.services);
+        let services = services.map(|(named, service)| (named.name.to_string(), service.address()));
+        services.chain(
+            self.control
+                .iter()
+                .map(|control| ("control".to_owned(), control.address())),
+        )
     }
 
-    /// The revision for the next policy set.
-    #[must_use]
-    pub fn next_revision(&self) -> Revision {
-        Revision(self.revision.0 + 1)
-    }
-
-    /// Takes policy and bindings from a new configuration; live sessions are decided again. Services stay as they
-    /// are until a restart; whether they differ is the answer.
+    /// Takes policy and bindings from a new configuration; live sessions are decided again.
     ///
     /// # Errors
-    /// [`NodeError`] of a binding; the policy has taken effect then.
+    /// [`NodeError`]: a set that does not compile with what the API holds changes nothing.
     pub fn reload(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
-        self.revision = self.next_revision();
+        let mut owners = desired::owners(&self.store.read());
+        owners.insert(Owner::Files, checked.policy.as_str().into());
+        compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
+        let mut closed = 0;
+        if let Some(commit) = keep_policy(
+            &*self.store,
+            &checked.policy,
+            &checked.config,
+            self.clock.now().wall,
+        )? {
+            closed = self.desired.apply(&commit).closed;
+            let cause = Some(checked.config.policy.display().to_string());
+            self.recorder
+                .note(EventKind::PolicyApplied, commit.revision, cause);
+        }
         let enforcer = self.deadlines.enforcer();
-        let policies = Input::Policies {
-            set: Arc::new(checked.set),
-            concerns: Concerns::All,
-        };
-        let report = enforcer.handle(policies)?;
         let kept: Vec<&BindingKey> = checked
             .config
             .bindings
             .iter()
             .map(|binding| &binding.key)
             .collect();
-        let gone = self
+        for gone in self
             .config
             .bindings
             .iter()
-            .filter(|binding| !kept.contains(&&binding.key));
-        for binding in gone {
-            enforcer.handle(Input::BindingRemoved(Keeper::Config, binding.key.clone()))?;
+            .filter(|binding| !kept.contains(&&binding.key))
+        {
+            closed += enforcer
+                .handle(Input::BindingRemoved(KeptBy::Config, gone.key.clone()))?
+                .closed;
         }
-        let changed = checked
+        for changed in checked
             .config
             .bindings
             .iter()
-            .filter(|binding| !self.config.bindings.contains(binding));
-        for binding in changed {
-            enforcer.handle(Input::BindingSet(Keeper::Config, binding.clone()))?;
+            .filter(|binding| !self.config.bindings.contains(binding))
+        {
+            closed += enforcer
+                .handle(Input::BindingSet(KeptBy::Config, changed.clone()))?
+                .closed;
         }
-        let services_differ = checked.config.services != self.config.services;
+        let restart_needed = checked.config.services != self.config.services
+            || checked.config.control != self.config.control;
         self.config.bindings = checked.config.bindings;
         self.config.policy = checked.config.policy;
-        let cause = Some(self.config.policy.display().to_string());
-        self.recorder
-            .note(EventKind::PolicyApplied, self.revision, cause);
         Ok(Reloaded {
-            revision: self.revision,
-            closed: report.closed,
-            services_differ,
+            revision: self.desired.revision(),
+            closed,
+            restart_needed,
         })
     }
 
@@ -335,8 +272,10 @@ impl Node {
         self.services.iter_mut().for_each(Service::stop_accepting);
         self.relay.shutdown(drain);
         self.services.clear();
+        self.control.take().map(|control| control.stop(FINISH));
+        self.keeper = None;
         self.recorder
-            .note(EventKind::EnforcerStopped, self.revision, None);
+            .note(EventKind::EnforcerStopped, self.desired.revision(), None);
         self.recorder.flush();
     }
 }
@@ -344,10 +283,45 @@ impl Node {
 /// What a reload did.
 #[derive(Clone, Copy, Debug)]
 pub struct Reloaded {
-    /// The revision of the new set.
+    /// The revision that is in force.
     pub revision: Revision,
     /// Sessions that it ended.
     pub closed: u64,
-    /// The services differ, and a restart is needed for that.
-    pub services_differ: bool,
+    /// Services or the API differ, and a restart is needed for that.
+    pub restart_needed: bool,
+}
+
+/// Keeps the policy of the files in the store, if it is another than before.
+fn keep_policy(
+    store: &dyn Store,
+    policy: &str,
+    config: &Config,
+    at: curfew_model::WallInstant,
+) -> Result<Option<Commit>, NodeError> {
+    let state = store.read();
+    if state
+        .policies
+        .get(&Owner::Files)
+        .is_some_and(|(_, text)| **text == *policy)
+    {
+        return Ok(None);
+    }
+    let by = config.policy.display().to_string();
+    let changes = vec![Change::ApplyPolicy {
+        owner: Owner::Files,
+        content: policy.into(),
+        at,
+        by,
+    }];
+    let revision = store.commit(None, &changes)?;
+    Ok(Some(Commit { revision, changes }))
+}
+
+/// The data directory holds tokens and keys: nobody else may look into one that is made here.
+fn make_private(dir: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
 }

@@ -2,28 +2,36 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use curfew_audit::{Entry, Log, RecordKind, Ticket};
+use curfew_audit::{Entry, Log, Ticket};
+use curfew_control::{Door, Metrics};
 use curfew_enforcer::Sink;
 use curfew_gateway::service::TurnedAway;
 use curfew_model::{
     Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
 };
+use curfew_state::{Bus, EnforcerEvent, Message};
 use parking_lot::Mutex;
 use tracing::{info, warn};
+
+use super::keeper::Bell;
 
 /// How long a flush waits for the disk.
 const FLUSH: Duration = Duration::from_secs(10);
 
 /// Puts what happens on record.
 pub struct Recorder {
-    log: Log,
-    enforcer: EnforcerId,
-    clock: Arc<dyn Clock>,
-    counted: Mutex<Counted>,
+    pub log: Arc<Log>,
+    pub enforcer: EnforcerId,
+    pub clock: Arc<dyn Clock>,
+    pub bus: Arc<dyn Bus>,
+    pub metrics: Arc<Metrics>,
+    pub bell: Arc<Bell>,
+    pub counted: Mutex<Counted>,
 }
 
+/// What is counted and remembered between events.
 #[derive(Default)]
-struct Counted {
+pub struct Counted {
     /// This enforcer's own count of its events.
     seq: u64,
     last: Option<Ticket>,
@@ -38,15 +46,6 @@ struct Close {
 }
 
 impl Recorder {
-    pub fn new(log: Log, enforcer: EnforcerId, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            log,
-            enforcer,
-            clock,
-            counted: Mutex::default(),
-        }
-    }
-
     /// Whether every record finds its way to the disk.
     pub fn keeps_records(&self) -> bool {
         self.log.health().keeps_records()
@@ -65,7 +64,7 @@ impl Recorder {
             revision,
             cause,
         };
-        self.append(Entry::new(event));
+        self.put(event, Entry::new);
     }
 
     /// Ends the sessions of a process that died, on record.
@@ -77,15 +76,18 @@ impl Recorder {
             );
         }
         for opening in openings {
-            self.append(Entry {
+            let event = Event {
                 at: self.clock.now().wall,
-                event: RecordKind::Event(EventKind::SessionEnded),
+                event: EventKind::SessionEnded,
+                session: opening.session,
+                subject: opening.subject,
+                segments: opening.segments,
                 reason: Some(EndReason::EnforcerLost),
-                revision: Some(revision),
+                revision,
                 cause: Some("the process before this one died".to_owned()),
-                detail: std::collections::BTreeMap::new(),
-                ..opening
-            });
+            };
+            self.count(&event);
+            self.put(event, Entry::new);
         }
     }
 
@@ -97,13 +99,34 @@ impl Recorder {
         }
     }
 
-    fn append(&self, entry: Entry) {
+    /// On record, and to whoever watches, under one number.
+    fn put(&self, event: Event, entry: impl FnOnce(Event) -> Entry) {
         let mut counted = self.counted.lock();
         counted.seq += 1;
-        let entry = entry.by(self.enforcer.clone(), counted.seq);
+        let (enforcer, seq) = (self.enforcer.clone(), counted.seq);
+        let entry = entry(event.clone()).by(enforcer.clone(), seq);
         // A record that is not taken is counted by the log, and its gap comes on record.
         if let Ok(ticket) = self.log.append(&entry) {
             counted.last = Some(ticket);
+        }
+        self.bus.publish(Message::Event(EnforcerEvent {
+            enforcer,
+            seq,
+            event,
+        }));
+    }
+
+    fn count(&self, event: &Event) {
+        let Some(reason) = event.reason else { return };
+        match event.event {
+            EventKind::SessionEnded => {
+                self.metrics.ended(&event.segments, Door::Gateway, reason);
+                self.bell.ring();
+            }
+            EventKind::SessionRefused => {
+                self.metrics.refused(&event.segments, Door::Gateway, reason)
+            }
+            _ => {}
         }
     }
 }
@@ -116,19 +139,24 @@ impl Sink for Recorder {
             .filter(|_| ended)
             .and_then(|session| self.counted.lock().closes.remove(&session));
         tell(&event);
-        let mut entry = Entry::new(event);
-        if let Some(close) = close {
+        self.count(&event);
+        self.put(event, |event| {
+            let mut entry = Entry::new(event);
+            let Some(close) = close else { return entry };
             if let Some(late) = close.late {
                 entry = entry.with("late_us", late.as_micros());
             }
             if close.untold {
                 entry = entry.with("goodbye", "skipped");
             }
-        }
-        self.append(entry);
+            entry
+        });
     }
 
     fn closed(&self, session: SessionId, _reason: EndReason, late: Option<Duration>) {
+        if let Some(late) = late {
+            self.metrics.closed(Door::Gateway, late);
+        }
         self.counted.lock().closes.entry(session).or_default().late = late;
     }
 

@@ -1,0 +1,92 @@
+//! The policy of every owner as one set: how `curfew-policy` serves the node and the API. Rules may not live here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use curfew_control::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, unpack};
+use curfew_model::Revision;
+use curfew_policy::{PolicySet, Problem, SegmentSummary, Severity};
+use curfew_state::Owner;
+
+use crate::policy::compiled;
+
+/// Compiles for the API.
+#[derive(Clone, Copy, Debug)]
+pub struct Compiler;
+
+impl Compile for Compiler {
+    fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
+        let named: Vec<(String, String)> = sources
+            .iter()
+            .map(|(_, source)| (source.path.clone(), source.text.clone()))
+            .collect();
+        let (set, problems) = compiled(&named, Revision(0));
+        let findings = problems.into_iter().map(finding).collect();
+        match set {
+            None => Err(findings),
+            Some(set) => Ok(Valid {
+                segments: set.segments().map(segment).collect(),
+                policies: set.policies().cloned().collect(),
+                warnings: findings,
+            }),
+        }
+    }
+}
+
+fn finding(problem: Problem) -> Finding {
+    Finding {
+        level: match problem.severity {
+            Severity::Error => Level::Error,
+            Severity::Warning => Level::Warning,
+        },
+        path: problem.place.file.to_string(),
+        line: problem.place.line,
+        column: problem.place.column,
+        message: problem.message,
+        excerpt: problem.excerpt,
+        consequence: problem.consequence,
+        help: problem.help,
+    }
+}
+
+fn segment(summary: SegmentSummary<'_>) -> Segment {
+    Segment {
+        name: summary.name.clone(),
+        labels: summary.labels.clone(),
+        sensitivity: summary.sensitivity,
+        mode: summary.mode,
+        access: summary.access,
+        ceilings: Ceilings {
+            max_lifetime: summary.max_lifetime,
+            idle_timeout: summary.idle_timeout,
+            reauth_every: summary.reauth_every,
+            max_concurrent: summary.max_concurrent,
+            warn_before: summary.warn_before,
+        },
+        place: Some(summary.place),
+    }
+}
+
+/// The set that the owners' texts make together, as the store keeps them.
+///
+/// # Errors
+/// The problems as they are shown.
+pub fn union(owners: &BTreeMap<Owner, Arc<str>>, revision: Revision) -> Result<PolicySet, String> {
+    let mut sources = Vec::new();
+    for text in owners.values() {
+        let unpacked =
+            unpack(text).map_err(|error| format!("a stored policy set cannot be read: {error}"))?;
+        sources.extend(
+            unpacked
+                .into_iter()
+                .map(|source| (source.path, source.text)),
+        );
+    }
+    let (set, problems) = compiled(&sources, revision);
+    set.ok_or_else(|| {
+        problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
+}

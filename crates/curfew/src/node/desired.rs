@@ -1,0 +1,197 @@
+//! From desired state to engine: each commit is carried out once, whoever brings it. Deciding may not live here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use curfew_enforcer::{Concerns, Enforcer, EngineError, Input, Keeper, Report};
+use curfew_model::{BindingKey, EnforcerId, Revision, Revocation, Scope};
+use curfew_state::{Change, Commit, Owner, State};
+use parking_lot::Mutex;
+use tracing::error;
+
+use super::compiler;
+
+/// Commits that are remembered, to know them again when the watch brings them.
+const REMEMBERED: usize = 256;
+
+/// Carries the desired state out at one enforcer.
+pub struct Desired {
+    enforcer: Arc<Enforcer>,
+    id: EnforcerId,
+    applied: Mutex<Applied>,
+}
+
+#[derive(Default)]
+struct Applied {
+    revision: Revision,
+    owners: BTreeMap<Owner, Arc<str>>,
+    bindings: BTreeSet<BindingKey>,
+    recent: VecDeque<(Commit, Report)>,
+}
+
+/// The texts of each owner's set.
+pub fn owners(state: &State) -> BTreeMap<Owner, Arc<str>> {
+    state
+        .policies
+        .iter()
+        .map(|(owner, (_, text))| (*owner, Arc::clone(text)))
+        .collect()
+}
+
+impl Desired {
+    /// Takes over from an engine that was started with the policy of `state`, and tells it the rest.
+    pub fn new(enforcer: Arc<Enforcer>, id: EnforcerId, state: &State) -> Self {
+        let desired = Self {
+            enforcer,
+            id,
+            applied: Mutex::default(),
+        };
+        let mut applied = desired.applied.lock();
+        applied.owners = owners(state);
+        desired.tell_all(&mut applied, state);
+        drop(applied);
+        desired
+    }
+
+    /// The revision that is carried out.
+    pub fn revision(&self) -> Revision {
+        self.applied.lock().revision
+    }
+
+    /// Carries a commit out; one that is known already gives the same answer again.
+    pub fn apply(&self, commit: &Commit) -> Report {
+        let mut applied = self.applied.lock();
+        if let Some((_, report)) = applied.recent.iter().find(|(known, _)| known == commit) {
+            return *report;
+        }
+        let mut total = Report::default();
+        for change in &commit.changes {
+            match self.change(&mut applied, commit.revision, change) {
+                Ok(report) => add(&mut total, report),
+                // What the engine does not take is refused by its bounds: the state holds it, and it is said.
+                Err(error) => {
+                    error!(revision = %commit.revision, %error, "a change is not carried out")
+                }
+            }
+        }
+        applied.revision = applied.revision.max(commit.revision);
+        applied.recent.push_back((commit.clone(), total));
+        if applied.recent.len() > REMEMBERED {
+            applied.recent.pop_front();
+        }
+        total
+    }
+
+    /// Tells the engine the whole state again: for a watcher that fell behind.
+    pub fn catch_up(&self, state: &State) {
+        let mut applied = self.applied.lock();
+        applied.owners = owners(state);
+        if let Err(error) = self.policies(&applied.owners, state.revision) {
+            error!(%error, "the policy of the state does not compile; the one before stays in force");
+        }
+        for gone in applied
+            .bindings
+            .clone()
+            .iter()
+            .filter(|key| !state.bindings.contains_key(key))
+        {
+            let _ = self
+                .enforcer
+                .handle(Input::BindingRemoved(Keeper::State, gone.clone()));
+        }
+        self.tell_all(&mut applied, state);
+    }
+
+    fn tell_all(&self, applied: &mut Applied, state: &State) {
+        let bindings = state
+            .bindings
+            .values()
+            .map(|binding| Input::BindingSet(Keeper::State, binding.clone()));
+        let orders = state
+            .revocations
+            .values()
+            .filter(|order| self.is_ours(order))
+            .map(|order| Input::Revoke(order.clone()));
+        for input in bindings.chain(orders) {
+            if let Err(error) = self.enforcer.handle(input) {
+                error!(%error, "a part of the state is not carried out");
+            }
+        }
+        applied.bindings = state.bindings.keys().cloned().collect();
+        applied.revision = state.revision;
+    }
+
+    fn is_ours(&self, order: &Revocation) -> bool {
+        !matches!(&order.scope, Scope::Enforcer(id) if *id != self.id)
+    }
+
+    fn change(
+        &self,
+        applied: &mut Applied,
+        revision: Revision,
+        change: &Change,
+    ) -> Result<Report, EngineError> {
+        match change {
+            Change::ApplyPolicy { owner, content, .. } => {
+                applied.owners.insert(*owner, Arc::clone(content));
+                self.policies(&applied.owners, revision)
+                    .unwrap_or_else(|error| {
+                        // It compiled when it was applied, so this is a defect: the policy before stays in force.
+                        error!(%revision, %error, "a policy set does not compile");
+                        Ok(Report::default())
+                    })
+            }
+            Change::Revoke(order) if self.is_ours(order) => {
+                self.enforcer.handle(Input::Revoke(Revocation {
+                    revision,
+                    ..order.clone()
+                }))
+            }
+            Change::Lift { id, .. } => match self.enforcer.handle(Input::Lift(*id)) {
+                // An order of another enforcer, or one that the engine needs no more.
+                Err(EngineError::UnknownRevocation(_)) => Ok(Report::default()),
+                other => other,
+            },
+            Change::Bind(binding) => {
+                applied.bindings.insert(binding.key.clone());
+                self.enforcer
+                    .handle(Input::BindingSet(Keeper::State, binding.clone()))
+            }
+            Change::Unbind(key) => {
+                applied.bindings.remove(key);
+                self.enforcer
+                    .handle(Input::BindingRemoved(Keeper::State, key.clone()))
+            }
+            Change::Revoke(_)
+            | Change::ForgetRevocation(_)
+            | Change::PutSubject(_)
+            | Change::ForgetSubject(_)
+            | Change::PutToken(_)
+            | Change::RemoveToken(_)
+            | Change::Ended { .. }
+            | Change::ForgetEnds { .. }
+            | Change::WallSeen(_) => Ok(Report::default()),
+        }
+    }
+
+    fn policies(
+        &self,
+        owners: &BTreeMap<Owner, Arc<str>>,
+        revision: Revision,
+    ) -> Result<Result<Report, EngineError>, String> {
+        let set = compiler::union(owners, revision)?;
+        Ok(self.enforcer.handle(Input::Policies {
+            set: Arc::new(set),
+            concerns: Concerns::All,
+        }))
+    }
+}
+
+fn add(total: &mut Report, report: Report) {
+    total.matched += report.matched;
+    total.closed += report.closed;
+    total.audit_only += report.audit_only;
+    total.visited += report.visited;
+}

@@ -1,0 +1,185 @@
+//! The one enforcer of this process as the API's fleet: inventory, explain, cancel, renew, commits.
+
+use std::{sync::Arc, time::Duration};
+
+use curfew_control::{
+    Answer, Door, Enforcer as Known, Explanation, Filter, Fleet, FleetError, OpenCount, Outcome,
+    Session, SessionState,
+};
+use curfew_enforcer::{Enforcer, EngineError, Input, SessionView, State};
+use curfew_model::{BootInstant, Bound, Clock, EnforcerId, Now, SegmentName, SessionId};
+use curfew_state::Commit;
+
+use super::desired::Desired;
+
+/// Sessions that are looked at under one hold of the engine's lock.
+const AT_ONCE: usize = 256;
+
+/// The enforcer of this process.
+pub struct LocalFleet {
+    pub enforcer: Arc<Enforcer>,
+    pub desired: Arc<Desired>,
+    pub id: EnforcerId,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl LocalFleet {
+    /// The ids of all sessions, sorted.
+    fn ids(&self) -> Vec<SessionId> {
+        let mut ids: Vec<SessionId> = self.enforcer.look(|engine| engine.ids().collect());
+        ids.sort_unstable();
+        ids
+    }
+
+    fn view(&self, id: SessionId) -> Option<(SessionView, Now)> {
+        self.enforcer.refresh(&[id]);
+        self.enforcer
+            .look(|engine| engine.session(id))
+            .map(|view| (view, self.clock.now()))
+    }
+
+    fn shown(&self, view: SessionView, now: Now) -> Session {
+        let at = |bound: &Option<Bound>| bound.as_ref().map(|bound| now.wall_at(bound.at));
+        let lease = &view.lease;
+        let (state, reason) = match view.state {
+            State::Open => (SessionState::Open, None),
+            State::Closing(reason) => (SessionState::Closing, Some(reason)),
+        };
+        Session {
+            id: view.id,
+            subject: view.facts.subject().cloned(),
+            segments: view.segments,
+            service: view.target.service,
+            door: Door::Gateway,
+            enforcer: self.id.clone(),
+            state,
+            reason,
+            client: view.facts.client,
+            upstream: view.target.address.map(|address| address.to_string()),
+            opened_at: now.wall_at(view.facts.opened_at),
+            expires_at: at(&lease.expires_at),
+            idle_deadline: lease
+                .idle_timeout
+                .as_ref()
+                .map(|(idle, _)| now.wall_at(view.last_activity.after(*idle))),
+            reauth_by: at(&lease.reauth_by),
+            credential_until: at(&lease.credential_until),
+            binding_until: at(&lease.binding_until),
+            bytes_in: view.bytes_in,
+            bytes_out: view.bytes_out,
+            policies: view.policies,
+            revision: view.revision,
+            identities: view.facts.identities,
+        }
+    }
+}
+
+impl Fleet for LocalFleet {
+    fn sessions(&self, filter: &Filter, after: Option<SessionId>, limit: usize) -> Vec<Session> {
+        let ids = self.ids();
+        let start = after.map_or(0, |after| ids.partition_point(|id| *id <= after));
+        let mut shown = Vec::new();
+        for chunk in ids.get(start..).unwrap_or_default().chunks(AT_ONCE) {
+            self.enforcer.refresh(chunk);
+            let now = self.clock.now();
+            let views: Vec<SessionView> = self
+                .enforcer
+                .look(|engine| chunk.iter().filter_map(|id| engine.session(*id)).collect());
+            let sessions = views.into_iter().map(|view| self.shown(view, now));
+            shown.extend(
+                sessions
+                    .filter(|session| filter.matches(session))
+                    .take(limit - shown.len()),
+            );
+            if shown.len() >= limit {
+                break;
+            }
+        }
+        shown
+    }
+
+    fn session(&self, id: SessionId) -> Option<Session> {
+        self.view(id).map(|(view, now)| self.shown(view, now))
+    }
+
+    fn explain(&self, id: SessionId) -> Option<Explanation> {
+        let (view, now) = self.view(id)?;
+        let (lease, last): (_, BootInstant) = (view.lease.clone(), view.last_activity);
+        Some(Explanation::new(self.shown(view, now), &lease, last, now))
+    }
+
+    fn cancel(&self, id: SessionId, cause: &str) -> Result<(), FleetError> {
+        let input = Input::Cancel {
+            id,
+            cause: cause.to_owned(),
+        };
+        self.enforcer
+            .handle(input)
+            .map(drop)
+            .map_err(|error| fleet_error(id, &error))
+    }
+
+    fn renew(&self, id: SessionId) -> Result<Session, FleetError> {
+        self.enforcer
+            .handle(Input::Renew(id))
+            .map_err(|error| fleet_error(id, &error))?;
+        self.session(id).ok_or(FleetError::Unknown(id))
+    }
+
+    fn apply(&self, commit: &Commit, _wait: Duration) -> Vec<Outcome> {
+        // In this process there is nobody to wait for: what it closes is closed when this returns.
+        let report = self.desired.apply(commit);
+        vec![Outcome {
+            enforcer: self.id.clone(),
+            answer: Answer::Done,
+            matched: report.matched,
+            closed: report.closed,
+            audit_only: report.audit_only,
+        }]
+    }
+
+    fn open(&self) -> Vec<OpenCount> {
+        let mut counts: std::collections::BTreeMap<Option<SegmentName>, u64> =
+            std::collections::BTreeMap::new();
+        for chunk in self.ids().chunks(AT_ONCE) {
+            let first = |id: &SessionId, engine: &curfew_enforcer::Engine| {
+                engine
+                    .session(*id)
+                    .map(|view| view.segments.into_iter().next())
+            };
+            let segments: Vec<Option<SegmentName>> = self
+                .enforcer
+                .look(|engine| chunk.iter().filter_map(|id| first(id, engine)).collect());
+            for segment in segments {
+                *counts.entry(segment).or_default() += 1;
+            }
+        }
+        counts
+            .into_iter()
+            .map(|(segment, open)| OpenCount {
+                segment,
+                door: Door::Gateway,
+                open,
+            })
+            .collect()
+    }
+
+    fn enforcers(&self) -> Vec<Known> {
+        vec![Known {
+            id: self.id.clone(),
+            doors: vec![Door::Gateway],
+            revision: self.desired.revision(),
+            open: self
+                .enforcer
+                .look(|engine| u64::try_from(engine.len()).unwrap_or(u64::MAX)),
+            heard_at: self.clock.now().wall,
+        }]
+    }
+}
+
+fn fleet_error(id: SessionId, error: &EngineError) -> FleetError {
+    match error {
+        EngineError::ProofRequired(_) => FleetError::ProofRequired(id),
+        _ => FleetError::Unknown(id),
+    }
+}
