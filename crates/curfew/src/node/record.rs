@@ -133,6 +133,13 @@ impl Recorder {
 
 impl Sink for Recorder {
     fn record(&self, event: Event) {
+        // Who gave an order or lifted one is on record already, by the API, which knows more of it.
+        if matches!(
+            event.event,
+            EventKind::RevocationCreated | EventKind::RevocationLifted
+        ) {
+            return;
+        }
         let ended = event.event == EventKind::SessionEnded;
         let close = event
             .session
