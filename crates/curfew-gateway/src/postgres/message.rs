@@ -28,7 +28,7 @@ pub fn goodbye(reason: EndReason, session: SessionId) -> Vec<u8> {
     } else {
         "57P01"
     };
-    fatal(code, "session ended", reason, session)
+    fatal(code, "session ended", reason, session, hint(reason))
 }
 
 /// The ErrorResponse FATAL of a session that is refused.
@@ -40,10 +40,14 @@ pub fn refusal(reason: EndReason, session: SessionId) -> Vec<u8> {
         EndReason::ProtocolError => "08P01",
         _ => "28000",
     };
-    fatal(code, "session refused", reason, session)
+    let hint = match reason {
+        EndReason::LifetimeExpired | EndReason::Shutdown => "Try again later.",
+        other => hint(other),
+    };
+    fatal(code, "session refused", reason, session, hint)
 }
 
-fn fatal(code: &str, what: &str, reason: EndReason, session: SessionId) -> Vec<u8> {
+fn fatal(code: &str, what: &str, reason: EndReason, session: SessionId, hint: &str) -> Vec<u8> {
     let message = format!("curfew: {what}: {} ({reason})", reason.text());
     build(
         b'E',
@@ -51,7 +55,7 @@ fn fatal(code: &str, what: &str, reason: EndReason, session: SessionId) -> Vec<u
         code,
         &message,
         &format!("session {session}"),
-        hint(reason),
+        hint,
     )
 }
 

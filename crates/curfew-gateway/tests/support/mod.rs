@@ -7,6 +7,8 @@
     reason = "each test file uses a part of it, and a helper that cannot go on fails its test"
 )]
 
+pub mod wire;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Weak, mpsc},
