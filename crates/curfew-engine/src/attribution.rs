@@ -108,6 +108,7 @@ impl Engine {
             let fate = self.end(slot, EndReason::BindingExpired, cause.to_owned(), None);
             if fate == Fate::WouldEnd {
                 self.move_to(slot, who, &bound, proof);
+                self.review(slot, Why::Binding);
             }
             return Some(fate);
         }

@@ -11,7 +11,7 @@ use crate::{
     class::{Class, Ties, bound_at, nanos},
     index::Key,
     open::split,
-    record::List,
+    record::{List, WouldEnd},
     timing::{cause_of, warned_end},
 };
 
@@ -82,7 +82,9 @@ impl Engine {
         };
         record.set_bounds(lease);
         record.warned &= warned_end(old) == warned_end(lease);
-        record.would_end &= audit;
+        if !audit {
+            record.would_end = WouldEnd::No;
+        }
         let old_class = record.class;
         if same {
             return;
@@ -124,7 +126,7 @@ impl Engine {
         let acts = !class.is_audit();
         self.place(slot, class, &old, &lease, ties);
 
-        if would_end
+        if would_end == WouldEnd::Ordered
             && acts
             && let Some(class) = self.class(slot)
             && let Some((reason, cause)) =

@@ -22,7 +22,7 @@ use crate::{
     class::{Class, Kept, Ties},
     intern::Interner,
     postings::Postings,
-    record::{List, NEVER, Table},
+    record::{List, NEVER, Table, WouldEnd},
     revoke::Orders,
     wheel::Wheel,
     who::{self, Encoded},
@@ -361,15 +361,21 @@ impl Engine {
         let Some(record) = self.table.get(slot) else {
             return Fate::Lives;
         };
-        let (id, first) = (record.id, !record.would_end);
+        let (id, first) = (record.id, record.would_end == WouldEnd::No);
         if record.closing.is_some() {
             return Fate::Lives;
         }
         let audit = self.class(slot).is_some_and(Class::is_audit);
         if audit && reason != EndReason::SessionCancelled {
             self.wheel.disarm(&mut self.table, slot);
+            self.probed.remove(&slot);
             if let Some(record) = self.table.get_mut(slot) {
-                record.would_end = true;
+                record.would_end = match record.would_end {
+                    _ if reason.is_order() => WouldEnd::Ordered,
+                    WouldEnd::Ordered => WouldEnd::Ordered,
+                    WouldEnd::No | WouldEnd::Yes => WouldEnd::Yes,
+                };
+                record.probing = false;
                 record.wake = NEVER;
             }
             if first {

@@ -55,8 +55,9 @@ pub enum Input {
     },
     /// The control plane was heard.
     Contact,
-    /// The door decides on this revision from now on: it reports no session any more that was decided on an older
-    /// one. Orders that no session can match are dropped; a door that asks is always on the newest revision.
+    /// The door decides on this revision from now on: neither it nor a snapshot reports a session any more that is not
+    /// known here and was decided on an older one. A door that decides itself is sure of that after a snapshot taken
+    /// on this revision; one that asks always is. Orders that no session can match are dropped.
     Installed(Revision),
     /// Whether the audit log takes records.
     Audit(AuditLog),

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use crate::{
     Engine,
     class::Class,
-    record::{List, NEVER},
+    record::{List, NEVER, WouldEnd},
 };
 
 /// A broken invariant, by name.
@@ -38,7 +38,7 @@ impl Engine {
             }
             let lease = self.lease(slot).unwrap_or_default();
             let late = lease.fixed_deadline().is_some_and(|end| end.at <= now);
-            let living = record.closing.is_none() && !record.would_end;
+            let living = record.closing.is_none() && record.would_end == WouldEnd::No;
             if living && late {
                 return broken("I1 on time");
             }
@@ -50,7 +50,7 @@ impl Engine {
                 armed.insert(slot);
             }
             let class = self.class(slot);
-            if record.would_end && !class.is_some_and(Class::is_audit) {
+            if record.would_end != WouldEnd::No && !class.is_some_and(Class::is_audit) {
                 return broken("I8 only audit mode outlives its end");
             }
             if self.whos.get(record.who).is_none() || class.is_none() {

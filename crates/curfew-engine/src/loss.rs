@@ -15,30 +15,21 @@ impl Engine {
         Some(self.contact.after(*after))
     }
 
+    /// Ends what the loss ends by now; what was due before that ends first, for its own reason.
     pub(crate) fn act_on_loss(&mut self) {
-        let silence = self.now.boot.since(self.contact);
-        if self.next_loss().is_none_or(|at| at > self.now.boot) {
-            return;
-        }
-        let lost: Vec<(Duration, u32)> = self
-            .closers
-            .iter()
-            .take_while(|(after, _)| *after <= silence)
-            .copied()
-            .collect();
-        for (after, class) in lost {
-            let slots = self.of_groups(List::Class, vec![class]);
-            for slot in slots {
-                let at = Some(self.contact.after(after));
-                self.end(
-                    slot,
-                    EndReason::ControlPlaneLost,
-                    "the control plane was not heard".to_owned(),
-                    at,
-                );
+        while let Some(at) = self.next_loss().filter(|at| *at <= self.now.boot) {
+            self.fire_until(at);
+            let silence = at.since(self.contact);
+            let undone = |after| self.loss_done.is_none_or(|done| after > done);
+            let due = self.closers.iter().copied();
+            let due = due.filter(|&(after, _)| after <= silence && undone(after));
+            let classes = due.map(|(_, class)| class).collect();
+            for slot in self.of_groups(List::Class, classes) {
+                let cause = "the control plane was not heard".to_owned();
+                self.end(slot, EndReason::ControlPlaneLost, cause, Some(at));
             }
+            self.loss_done = Some(silence);
         }
-        self.loss_done = Some(silence);
     }
 
     /// Whether a segment's rule refuses new sessions now.
@@ -48,7 +39,7 @@ impl Engine {
     }
 
     /// Makes the table what the sockets are (I5): adopts the unknown, ends the missing, closes again what lingers.
-    pub(crate) fn reconcile(&mut self, taken_at: BootInstant, sockets: Vec<Open>) -> Report {
+    pub(crate) fn reconcile(&mut self, taken_at: BootInstant, mut sockets: Vec<Open>) -> Report {
         let mut report = Report::default();
         let seen: BTreeSet<SessionId> = sockets.iter().map(|socket| socket.id).collect();
         let slots: Vec<u32> = self.table.slots().collect();
@@ -77,6 +68,8 @@ impl Engine {
                 _ => {}
             }
         }
+        // Of too many, the newest are refused.
+        sockets.sort_unstable_by_key(|socket| (socket.facts.opened_at, socket.id));
         for socket in sockets {
             if self.table.find(socket.id).is_none() {
                 report.matched += 1;

@@ -36,6 +36,16 @@ pub(crate) enum List {
     Wheel,
 }
 
+/// Whether audit mode kept a session alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WouldEnd {
+    No,
+    /// It would have ended.
+    Yes,
+    /// An order would have ended it, and does where the segment is enforced at last.
+    Ordered,
+}
+
 /// Instants are nanoseconds on the boot clock; `NEVER` is none.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -61,7 +71,7 @@ pub(crate) struct Record {
     pub(crate) closing: Option<EndReason>,
     pub(crate) probing: bool,
     pub(crate) warned: bool,
-    pub(crate) would_end: bool,
+    pub(crate) would_end: WouldEnd,
 }
 
 impl Record {
@@ -88,7 +98,7 @@ impl Record {
             closing: None,
             probing: false,
             warned: false,
-            would_end: false,
+            would_end: WouldEnd::No,
         }
     }
 

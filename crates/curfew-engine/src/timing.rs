@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use curfew_model::{BootInstant, Deadline, EndReason, EventKind, Lease, Now, Provenance};
 
-use crate::{Action, Activity, Engine, action::Fate, change::Why, class::nanos, record::NEVER};
+use crate::{
+    Action, Activity, Engine,
+    action::Fate,
+    change::Why,
+    class::nanos,
+    record::{NEVER, WouldEnd},
+};
 
 /// How long a door may leave a probe unanswered before the session counts as idle.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -79,11 +85,16 @@ impl Engine {
     /// Does everything that is due at `now`.
     pub fn poll(&mut self, now: Now) {
         self.see(now);
-        for slot in self.wheel.advance(&mut self.table, self.now.boot.0) {
-            self.fire(slot);
-        }
         self.act_on_loss();
+        self.fire_until(self.now.boot);
         self.flush_probes();
+    }
+
+    /// Fires everything that is due at `until`.
+    pub(crate) fn fire_until(&mut self, until: BootInstant) {
+        for slot in self.wheel.advance(&mut self.table, until.0) {
+            self.fire(slot, until);
+        }
     }
 
     pub(crate) fn flush_probes(&mut self) {
@@ -112,16 +123,19 @@ impl Engine {
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
-        if record.closing.is_some() || record.would_end {
+        if record.closing.is_some() || record.would_end != WouldEnd::No {
             return;
         }
         let mut wake = nanos(lease.fixed_deadline().map(|deadline| deadline.at));
         if let Some((idle, _)) = &lease.idle_timeout {
-            let probed = self.probed.get(&slot).filter(|_| record.probing);
-            let idle = match probed {
-                Some(probed) => probed.after(PATIENCE),
-                None => BootInstant(record.last).after(*idle),
-            };
+            let idle = BootInstant(record.last).after(*idle);
+            if record.probing && idle > self.now.boot {
+                // A renewal gave it more time: the answer does not matter any more.
+                record.probing = false;
+                self.probed.remove(&slot);
+            }
+            let probed = self.probed.get(&slot);
+            let idle = probed.map_or(idle, |probed| probed.after(PATIENCE));
             wake = wake.min(idle.0);
         }
         if !record.warned
@@ -136,9 +150,8 @@ impl Engine {
         }
     }
 
-    /// Does what is due for one session, the earliest first.
-    fn fire(&mut self, slot: u32) {
-        let now = self.now.boot;
+    /// Does what is due at `now` for one session, the earliest first.
+    fn fire(&mut self, slot: u32, now: BootInstant) {
         let (Some(mut lease), Some(record)) = (self.lease(slot), self.table.get(slot)) else {
             return;
         };
@@ -146,7 +159,7 @@ impl Engine {
         let ties = self.ties.get(record.ties);
         let look_again = BootInstant(ties.map_or(NEVER, |ties| ties.look_again));
         let end = lease.fixed_deadline().filter(|end| end.at <= now);
-        let idle = self.idle_end(slot, &lease).filter(|_| probing);
+        let idle = self.idle_end(slot, &lease, now).filter(|_| probing);
         if look_again <= now && end.into_iter().chain(idle).all(|end| look_again <= end.at) {
             if self.review(slot, Why::Window(look_again)) != Fate::Lives {
                 return;
@@ -157,13 +170,13 @@ impl Engine {
             self.end(slot, end.reason, cause, Some(end.at));
             return;
         }
-        self.warn(slot, &lease);
+        self.warn(slot, &lease, now);
         if let Some((idle, _)) = &lease.idle_timeout
             && !probing
             && BootInstant(last).after(*idle) <= now
         {
             self.probes.push(id);
-            self.probed.insert(slot, now);
+            self.probed.insert(slot, self.now.boot);
             if let Some(record) = self.table.get_mut(slot) {
                 record.probing = true;
             }
@@ -172,25 +185,25 @@ impl Engine {
     }
 
     /// The end by idleness of a session whose door was asked and had its time to answer.
-    fn idle_end(&self, slot: u32, lease: &Lease) -> Option<Deadline> {
+    fn idle_end(&self, slot: u32, lease: &Lease, now: BootInstant) -> Option<Deadline> {
         let last = BootInstant(self.table.get(slot)?.last);
         let (idle, _) = lease.idle_timeout.as_ref()?;
         let patient = self.probed.get(&slot)?.after(PATIENCE);
         let at = last.after(*idle);
-        (at <= self.now.boot && patient <= self.now.boot).then_some(Deadline {
+        (at <= now && patient <= now).then_some(Deadline {
             at,
             reason: EndReason::IdleTimeout,
         })
     }
 
-    fn warn(&mut self, slot: u32, lease: &Lease) {
+    fn warn(&mut self, slot: u32, lease: &Lease, now: BootInstant) {
         let Some((at, deadline)) = warn_at(lease) else {
             return;
         };
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
-        if record.warned || at > self.now.boot.0 {
+        if record.warned || at > now.0 {
             return;
         }
         record.warned = true;

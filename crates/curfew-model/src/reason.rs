@@ -68,6 +68,14 @@ reasons! {
     NetworkError = "network_error", "the network connection failed";
 }
 
+impl EndReason {
+    /// Whether somebody ordered the end: a revocation or a cancel.
+    #[must_use]
+    pub fn is_order(self) -> bool {
+        self <= Self::SessionCancelled
+    }
+}
+
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())

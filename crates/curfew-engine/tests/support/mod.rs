@@ -28,6 +28,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    pub fn shuffle<T>(&mut self, values: &mut [T]) {
+        for last in (1..values.len()).rev() {
+            values.swap(last, self.below(last as u64 + 1) as usize);
+        }
+    }
+
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
@@ -143,7 +149,9 @@ impl Decide for Fake {
             reauth_by: rules
                 .reauth
                 .and_then(|r| bound(since.after(nanos(r)), EndReason::ReauthOverdue)),
-            credential_until: None,
+            credential_until: facts
+                .credential_until
+                .and_then(|w| bound(now.boot_at(w), EndReason::CredentialExpired)),
             binding_until: facts
                 .binding_until
                 .and_then(|w| bound(now.boot_at(w), EndReason::BindingExpired)),
