@@ -200,7 +200,7 @@ fn policies_are_validated_applied_and_remembered() {
     world.store.pass.forget();
     let applied = admin.post("/v1/policies", &set("segment db"));
     assert_eq!(applied.status, 200, "{applied:?}");
-    assert_eq!(world.store.pass.happened()[0], "durable");
+    assert_eq!(world.store.pass.happened()[..2], ["asked", "durable"]);
     let applied = applied.json();
     assert_eq!(applied["revision"], before.0 + 1);
     assert_eq!(applied["enforcers"][0]["closed"], 3);
@@ -276,6 +276,7 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
     for outside in [
         json!({"address": "10.2.0.1", "user": "alice"}),
         json!({"address": "10.0.0.0/8", "user": "alice"}),
+        json!({"address": "10.4.0.0/14", "user": "alice"}),
         json!({"address": "0.0.0.0/0", "user": "alice"}),
         json!({"uid": 0, "user": "alice"}),
         json!({"cgroup": "/x", "workload": "x"}),
@@ -321,7 +322,7 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
         let encoded: String = next.bytes().map(|byte| format!("%{byte:02x}")).collect();
         after = format!("&after={encoded}");
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 7);
     assert_eq!(binder.delete("/v1/bindings?address=10.1.2.3").status, 200);
     let gone = binder.delete("/v1/bindings?address=10.1.2.3");
     assert!(is_problem(&gone, 404, "not_found"), "{gone:?}");

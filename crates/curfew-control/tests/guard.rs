@@ -395,18 +395,7 @@ fn connections_are_bounded() {
     let _ = over.read_to_end(&mut nothing);
     assert!(nothing.is_empty());
     drop(held);
-    let give_up = support::fakes::boot().after(SOON);
-    loop {
-        let mut stream = TcpStream::connect(world.address()).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        let _ = stream.write_all(client.head("GET", "/healthz", "1.1", None).as_bytes());
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        if answer.starts_with(b"HTTP/1.1 200") {
-            break;
-        }
-        assert!(support::fakes::boot() < give_up, "no place becomes free");
-    }
+    support::wait_for_a_place(&client);
 }
 
 #[test]

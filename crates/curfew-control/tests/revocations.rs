@@ -22,7 +22,7 @@ fn an_order_is_carried_out_durable_and_on_record_when_it_is_answered() {
     assert_eq!(answer.status, 201, "{answer:?}");
     let mut happened = world.store.pass.happened();
     happened.sort_unstable();
-    assert_eq!(happened, ["cut", "durable", "recorded"]);
+    assert_eq!(happened, ["asked", "cut", "durable", "recorded"]);
     let done = answer.json();
     assert_eq!(done["matched"], 4);
     assert_eq!(done["closed"], 3);
@@ -180,17 +180,19 @@ fn a_full_log_cuts_and_is_never_a_success() {
 
 #[test]
 fn an_order_goes_on_when_its_caller_hangs_up() {
-    let world = World::start();
+    let world = World::with(|settings| settings.limits.connections = 1);
     world.store.pass.forget();
-    world.store.pass.hold("cut", "gone");
+    world.store.pass.hold("asked", "gone");
     let stream = world.admin().with("Content-Type", "application/json").open(
         "POST",
         "/v1/revocations",
         "1.1",
         Some(alice().to_string().as_bytes()),
     );
-    world.store.pass.wait_for("durable");
+    world.store.pass.wait_until_held("asked");
     drop(stream);
+    // The one place is free again: the server has seen that the caller is gone.
+    support::wait_for_a_place(&world.stranger());
     world.store.pass.pass("gone");
     // Stopping waits for what is under way.
     let store = std::sync::Arc::clone(&world.store);

@@ -95,8 +95,8 @@ impl Client {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         let head = self.head(method, path, version, body.map(<[u8]>::len));
-        stream.write_all(head.as_bytes()).unwrap();
-        // A server that refuses a body may answer and close before it has all of it.
+        // A server that refuses may answer and close before it has all of it.
+        let _ = stream.write_all(head.as_bytes());
         let _ = stream.write_all(body.unwrap_or_default());
         stream
     }

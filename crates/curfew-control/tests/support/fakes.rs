@@ -29,6 +29,7 @@ pub struct Pass {
     happened: Mutex<Vec<&'static str>>,
     changed: Condvar,
     gates: Mutex<BTreeMap<&'static str, &'static str>>,
+    held: Mutex<Vec<&'static str>>,
 }
 
 impl Pass {
@@ -42,6 +43,8 @@ impl Pass {
         let gate = self.gates.lock().get(name).copied();
         let mut happened = self.happened.lock();
         if let Some(until) = gate {
+            self.held.lock().push(name);
+            self.changed.notify_all();
             let waits = |happened: &mut Vec<&str>| !happened.contains(&until);
             let waited = self.changed.wait_while_for(&mut happened, waits, SOON);
             assert!(!waited.timed_out(), "{name} waits for {until} in vain");
@@ -61,12 +64,20 @@ impl Pass {
         assert!(!waited.timed_out(), "{name} does not happen");
     }
 
+    /// Waits until something stands at its gate.
+    pub fn wait_until_held(&self, name: &'static str) {
+        let mut happened = self.happened.lock();
+        let waits = |_: &mut Vec<&str>| !self.held.lock().contains(&name);
+        let waited = self.changed.wait_while_for(&mut happened, waits, SOON);
+        assert!(!waited.timed_out(), "{name} does not come to its gate");
+    }
+
     pub fn forget(&self) {
         self.happened.lock().clear();
     }
 }
 
-/// A real store that notes when a commit ends.
+/// A real store that notes when a commit is asked for and when it ends.
 pub struct WatchedStore {
     inner: EmbeddedStore,
     pub pass: Arc<Pass>,
@@ -92,6 +103,7 @@ impl Store for WatchedStore {
         changes: &[Change],
         accepted: Accepted,
     ) -> Result<Committed, CommitError> {
+        self.pass.pass("asked");
         if *self.broken.lock() {
             accepted(&Arc::new(Commit {
                 revision: Revision(self.read().revision.0 + 1),

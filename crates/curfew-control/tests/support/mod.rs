@@ -6,7 +6,7 @@
 pub mod client;
 pub mod fakes;
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io::Read as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use curfew_audit::{Log, Options};
 use curfew_control::{Compile, Fleet, Journal, Limits, Metrics, Parts, Server, Settings};
@@ -111,7 +111,7 @@ impl World {
     /// A client with a new token of this role.
     pub fn role(&self, role: &str) -> Client {
         let networks: &[&str] = if role == "binder" {
-            &["10.1.0.0/16"]
+            &["10.1.0.0/16", "10.4.0.0/16"]
         } else {
             &[]
         };
@@ -152,4 +152,18 @@ pub fn is_problem(response: &Response, status: u16, code: &str) -> bool {
         && document["detail"]
             .as_str()
             .is_some_and(|text| !text.is_empty())
+}
+
+/// Waits until the server has let a connection go and takes another one.
+pub fn wait_for_a_place(client: &Client) {
+    let give_up = fakes::boot().after(SOON);
+    loop {
+        let mut stream = client.open("GET", "/healthz", "1.1", None);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        if answer.starts_with(b"HTTP/1.1 200") {
+            return;
+        }
+        assert!(fakes::boot() < give_up, "no place becomes free");
+    }
 }
