@@ -13,6 +13,7 @@ mod fleet;
 mod guard;
 mod journal;
 mod metrics;
+mod orders;
 mod outcomes;
 mod problem;
 mod routes;

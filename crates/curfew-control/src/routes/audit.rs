@@ -1,13 +1,13 @@
 //! The audit log: its last records, its signed head, its verification.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use axum::{
     extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
-use curfew_audit::{AuditError, Head, Report, Truncation};
+use curfew_audit::{AuditError, Finding, Head, Report, Truncation};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -19,6 +19,9 @@ use crate::{
     extract::{Json, Query},
     problem::{Answered, Code, Document, Problem},
 };
+
+/// How often a line that is not whole is read again.
+const AGAIN: usize = 3;
 
 /// How many records.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -145,10 +148,23 @@ pub(super) async fn verify(
         let detail = "the log is being verified: one at a time";
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(5));
     };
-    app.blocking(move |app| curfew_audit::verify(&app.audit_dir, against.head.as_ref()))
+    app.blocking(move |app| read_whole(&app.audit_dir, against.head.as_ref()))
         .await?
         .map(|report| Json(Verified::from(report)))
         .map_err(unreadable)
+}
+
+/// Verifies a log that is being written: a last line that is not whole yet is read again.
+fn read_whole(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
+    let mut report = curfew_audit::verify(dir, head)?;
+    for _ in 0..AGAIN {
+        let torn = |finding: &Finding| finding.problem == curfew_audit::Problem::Torn;
+        if !report.findings.iter().any(torn) {
+            break;
+        }
+        report = curfew_audit::verify(dir, head)?;
+    }
+    Ok(report)
 }
 
 fn unreadable(error: AuditError) -> Problem {

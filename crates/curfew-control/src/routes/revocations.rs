@@ -20,6 +20,7 @@ use crate::{
     caller::{Caller, Operator, Viewer},
     extract::{Json, Path, Query},
     metrics::Stage,
+    orders,
     problem::{Answered, Code, Document, Problem},
     schema,
 };
@@ -72,12 +73,7 @@ pub(super) struct Shown {
 impl Shown {
     fn new(order: &Revocation, enforcers: Option<Vec<Outcome>>, now: WallInstant) -> Self {
         let order = order.clone();
-        let blocks = order.lifted_at.is_none()
-            && match order.block {
-                Block::None => false,
-                Block::Until(until) => now < until,
-                Block::UntilLifted => true,
-            };
+        let blocks = orders::blocks(&order, now);
         Self {
             id: order.id,
             scope: order.scope,
@@ -148,6 +144,7 @@ pub(super) async fn create(
     };
     app.finish(async move {
         let done = issue.carry_out(order, key).await?;
+        orders::start_forgetting(&issue.app);
         let status = if done.repeated {
             StatusCode::OK
         } else {
