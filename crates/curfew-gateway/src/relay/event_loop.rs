@@ -211,7 +211,10 @@ impl EventLoop {
         match step {
             Step::Again => return true,
             Step::Blocked => {}
-            Step::UpstreamDone => self.leave(id, Finish::ClosedByServer, now),
+            Step::UpstreamDone => {
+                let finish = entry.finish();
+                self.leave(id, finish, now);
+            }
             Step::Broken => self.remove(id, Finish::ProtocolError),
             Step::Done | Step::Failed => {
                 let finish = entry.finish();

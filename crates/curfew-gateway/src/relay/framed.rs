@@ -258,8 +258,9 @@ impl Framed {
         self.inbound.done && self.outbound.done
     }
 
+    /// Whether the client has ended the conversation: in its protocol, or by the end of its stream.
     pub(super) fn client_ended(&self) -> bool {
-        self.inbound.eof
+        self.inbound.eof || self.framing.took_leave()
     }
 
     pub(super) fn upstream_ended(&self) -> bool {

@@ -20,7 +20,7 @@ use super::facts::{facts, session_id};
 use super::pending::{Admitted, Pending, Purpose, Stage};
 use super::sockets::{is_open, reset, say};
 use super::talk::{Keys, Talk};
-use super::{Gateway, Places, ServiceConfig, WAITING};
+use super::{Gateway, Places, ServiceConfig};
 use crate::accept::{Client, Permit};
 use crate::connect::{Connecting, Progress, UpstreamAddress};
 use crate::door::{Carriage, CarryError, Nudge};
@@ -169,7 +169,7 @@ impl Front {
     }
 
     fn arrive(&mut self, client: Client) {
-        if self.pending.len() >= WAITING && !self.make_room() {
+        if self.pending.len() >= self.config.max_waiting && !self.make_room() {
             self.note(
                 &client,
                 EndReason::Overloaded,

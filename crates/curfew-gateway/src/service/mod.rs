@@ -28,9 +28,8 @@ use crate::{
 use desk::Desk;
 use front::Front;
 
-/// Clients that may be in their handshake, or taking leave, at a time. Beyond it the oldest is reset for a new one,
-/// so that those that connect and say nothing keep nobody out.
-const WAITING: usize = 4096;
+/// Clients that may wait to be looked at, beyond [`ServiceConfig::max_waiting`]: the front is never that slow for long.
+const QUEUE: usize = 4096;
 
 /// What a service is.
 #[derive(Clone, Debug)]
@@ -45,6 +44,9 @@ pub struct ServiceConfig {
     pub protocol: Protocol,
     /// Sessions that may be open at a time; more are refused `overloaded`.
     pub max_connections: usize,
+    /// Clients that may be in their handshake, or be told why they get nothing, at a time. Beyond it the oldest is
+    /// reset for a new one, so that clients that connect and say nothing keep nobody out.
+    pub max_waiting: usize,
     /// How long connecting to the upstreams may take, all together.
     pub connect_timeout: Duration,
     /// How long a client may take to say what it wants.
@@ -54,7 +56,7 @@ pub struct ServiceConfig {
 }
 
 impl ServiceConfig {
-    /// A service with the usual limits: 10,000 connections, 5 s to connect, 10 s for the handshake.
+    /// A service with the usual limits: 10,000 connections, 4,096 that wait, 5 s to connect, 10 s for the handshake.
     #[must_use]
     pub fn new(
         name: ServiceName,
@@ -68,6 +70,7 @@ impl ServiceConfig {
             upstreams,
             protocol,
             max_connections: 10_000,
+            max_waiting: 4096,
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
             busy_is_active: true,
@@ -167,8 +170,9 @@ impl Service {
             front: Some(front),
         };
         // Sessions have their own limit; this one only keeps the queue to the front short.
+        let limit = config.max_waiting.saturating_add(QUEUE);
         let listener =
-            Listener::start(config.listen, 2 * WAITING, Arc::new(door_step)).map_err(|source| {
+            Listener::start(config.listen, limit, Arc::new(door_step)).map_err(|source| {
                 ServiceError::Listen {
                     service,
                     address: config.listen,

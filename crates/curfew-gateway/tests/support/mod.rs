@@ -119,6 +119,10 @@ impl Lab {
         }
     }
 
+    pub fn door_is_empty(&self) -> bool {
+        self.door.snapshot().is_empty()
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.service.address()
     }

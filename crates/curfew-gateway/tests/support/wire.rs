@@ -41,12 +41,18 @@ impl Wire {
 
     /// Sends a CancelRequest and waits for its end, as clients do.
     pub fn request_cancel(to: SocketAddr, key: &[u8]) {
+        let mut wire = Self::send_cancel(to, key);
+        assert_eq!(wire.0.read(&mut [0; 1]).unwrap(), 0);
+    }
+
+    /// Sends a CancelRequest.
+    pub fn send_cancel(to: SocketAddr, key: &[u8]) -> Self {
         let mut wire = Self::connect(to);
         let mut request = (key.len() as u32 + 8).to_be_bytes().to_vec();
         request.extend(80_877_102_u32.to_be_bytes());
         request.extend(key);
         wire.0.write_all(&request).unwrap();
-        assert_eq!(wire.0.read(&mut [0; 1]).unwrap(), 0);
+        wire
     }
 
     pub fn query(&mut self, sql: &str) {

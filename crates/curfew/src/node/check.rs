@@ -153,13 +153,15 @@ fn resolved(service: &config::Service) -> Result<ServiceConfig, NodeError> {
             source,
         })?;
     Ok(ServiceConfig {
-        name: service.name.clone(),
-        listen: service.listen,
-        upstreams,
-        protocol: service.protocol,
         max_connections: service.max_connections,
         connect_timeout: service.connect_timeout,
         handshake_timeout: service.handshake_timeout,
         busy_is_active: service.busy_is_active,
+        ..ServiceConfig::new(
+            service.name.clone(),
+            service.listen,
+            upstreams,
+            service.protocol,
+        )
     })
 }

@@ -1,0 +1,287 @@
+//! PostgreSQL through the gateway as the wire has it: each message, odd clients and odd servers.
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use curfew_gateway::connect::UpstreamAddress;
+use curfew_model::EndReason;
+use curfew_testkit::{DENIED, Limited, Postgres};
+use socket2::{Domain, Socket, Type};
+use support::{
+    Heard, Lab, PATIENCE, eventually,
+    wire::{Wire, frame, startup},
+};
+
+fn server() -> (Arc<Postgres>, UpstreamAddress) {
+    let server = Postgres::shared().unwrap();
+    let upstream = UpstreamAddress::Tcp(server.address());
+    (server, upstream)
+}
+
+/// A server of the test's own.
+fn listener() -> (TcpListener, UpstreamAddress) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = UpstreamAddress::Tcp(listener.local_addr().unwrap());
+    (listener, address)
+}
+
+/// Takes a session as a server does, up to its first ReadyForQuery.
+fn serve(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut rest = vec![0; u32::from_be_bytes(length) as usize - 4];
+    stream.read_exact(&mut rest).unwrap();
+    let ready = [
+        frame(b'R', &[0; 4]),
+        frame(b'K', &[7; 8]),
+        frame(b'Z', b"I"),
+    ];
+    stream.write_all(&ready.concat()).unwrap();
+    stream
+}
+
+/// The text of a message with that SQLSTATE, reason and severity.
+fn says(message: Option<(u8, String)>, kind: u8, code: &str, reason: &str) {
+    let (got, text) = message.expect("the connection ended without a message");
+    assert_eq!(got, kind, "{text}");
+    assert!(text.contains(&format!("\0C{code}\0")), "{text}");
+    assert!(text.contains(&format!("({reason})")), "{text}");
+    assert!(text.contains("\0Dsession "), "{text}");
+    assert!(text.contains("\0H"), "{text}");
+}
+
+#[test]
+fn an_idle_client_is_warned_on_the_wire_and_told_at_the_end() {
+    let (_server, upstream) = server();
+    let limits = Limited {
+        max_lifetime: Some(Duration::from_millis(1500)),
+        warn_before: Some(Duration::from_secs(1)),
+        ..Limited::default()
+    };
+    let lab = Lab::new(upstream, limits);
+    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "warned");
+    says(wire.next(), b'N', "01000", "lifetime_expired");
+    assert!(
+        !lab.door_is_empty(),
+        "the warning came with the end, not before it"
+    );
+    says(wire.next(), b'E', "57P01", "lifetime_expired");
+    assert!(wire.next().is_none());
+}
+
+#[test]
+fn a_login_that_is_not_finished_is_not_warned_and_told_at_the_end() {
+    let (listener, upstream) = listener();
+    let limits = Limited {
+        max_lifetime: Some(Duration::from_millis(500)),
+        warn_before: Some(Duration::from_millis(400)),
+        ..Limited::default()
+    };
+    let lab = Lab::new(upstream, limits);
+    let mut wire = Wire::connect(lab.address());
+    wire.0.write_all(&startup("postgres", "login")).unwrap();
+    let (_kept, _) = listener.accept().unwrap();
+    says(wire.next(), b'E', "57P01", "lifetime_expired");
+}
+
+#[test]
+fn encryption_is_declined_and_the_session_goes_on_in_the_clear() {
+    let (_server, upstream) = server();
+    let lab = Lab::new(upstream, Limited::default());
+    let mut wire = Wire::connect(lab.address());
+    for code in [80_877_104_u32, 80_877_103] {
+        wire.0
+            .write_all(&[&8_u32.to_be_bytes()[..], &code.to_be_bytes()].concat())
+            .unwrap();
+        let mut answer = [0];
+        wire.0.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"N");
+    }
+    wire.0.write_all(&startup("postgres", "clear")).unwrap();
+    assert_eq!(wire.next().unwrap().0, b'R');
+}
+
+#[test]
+fn refusals_have_their_codes() {
+    let (_server, upstream) = server();
+    let lab = Lab::with(upstream, Limited::default(), |config| {
+        config.max_connections = 1
+    });
+    let refused = |user: &str| {
+        let mut wire = Wire::connect(lab.address());
+        wire.0.write_all(&startup(user, "refused")).unwrap();
+        let first = wire.next();
+        assert!(wire.next().is_none());
+        first
+    };
+    says(refused(DENIED), b'E', "28000", "access_denied");
+    // A name that the server would cut is not the role that policy sees.
+    says(refused(&"a".repeat(64)), b'E', "08P01", "protocol_error");
+    let _held = Wire::log_in(lab.address(), "postgres", "held");
+    says(refused("postgres"), b'E', "53300", "overloaded");
+
+    let nobody = listener().1;
+    let lab = Lab::new(nobody, Limited::default());
+    let mut wire = Wire::connect(lab.address());
+    wire.0.write_all(&startup("postgres", "nobody")).unwrap();
+    says(wire.next(), b'E', "57P03", "upstream_unreachable");
+    assert_eq!(lab.ended(), EndReason::UpstreamUnreachable);
+}
+
+#[test]
+fn a_session_ended_while_its_upstream_is_connected_is_told_at_once() {
+    // A listener whose queue is full answers nobody.
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(
+        &"127.0.0.1:0"
+            .parse::<std::net::SocketAddr>()
+            .unwrap()
+            .into(),
+    )
+    .unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let _first = TcpStream::connect(address).unwrap();
+    let lab = Lab::with(
+        UpstreamAddress::Tcp(address),
+        Limited::default(),
+        |config| {
+            config.connect_timeout = PATIENCE;
+        },
+    );
+    let mut wire = Wire::connect(lab.address());
+    wire.0.write_all(&startup("postgres", "slow")).unwrap();
+    lab.cancel(lab.opened());
+    says(wire.next(), b'E', "57P01", "session_cancelled");
+    assert_eq!(lab.ended(), EndReason::SessionCancelled);
+    eventually("the session is off the table", PATIENCE, || {
+        lab.door_is_empty()
+    });
+}
+
+#[test]
+fn clients_that_say_nothing_keep_nobody_out() {
+    let (_server, upstream) = server();
+    let lab = Lab::with(upstream, Limited::default(), |config| {
+        config.max_waiting = 50;
+        config.max_connections = 2;
+    });
+    let mut silent: Vec<Wire> = (0..500).map(|_| Wire::connect(lab.address())).collect();
+    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "loud");
+    wire.query("select 1");
+    assert_eq!(wire.next().unwrap().0, b'T');
+    assert_eq!(lab.turned_away(), EndReason::Overloaded);
+    let oldest = silent[0].0.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(oldest.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_client_that_takes_too_long_to_say_what_it_wants_is_reset() {
+    let (_server, upstream) = server();
+    let lab = Lab::with(upstream, Limited::default(), |config| {
+        config.handshake_timeout = Duration::from_millis(100);
+    });
+    let mut wire = Wire::connect(lab.address());
+    wire.0
+        .write_all(&startup("postgres", "half")[..20])
+        .unwrap();
+    let error = wire.0.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(lab.turned_away(), EndReason::HandshakeTimeout);
+}
+
+#[test]
+fn a_cancel_of_a_session_that_ended_goes_nowhere() {
+    let (listener, upstream) = listener();
+    let lab = Lab::new(upstream, Limited::default());
+    let to = lab.address();
+    let (mut wire, key) = std::thread::scope(|scope| {
+        let client = scope.spawn(move || Wire::log_in(to, "postgres", "gone"));
+        let mut server = serve(&listener);
+        let (mut wire, key) = client.join().unwrap();
+        let _sent = Wire::send_cancel(lab.address(), &key);
+        let (mut cancel, _) = listener.accept().unwrap();
+        let mut request = [0; 16];
+        cancel.read_exact(&mut request).unwrap();
+        assert_eq!(request[8..], key[..]);
+        wire.0.write_all(&frame(b'X', b"")).unwrap();
+        server.read_exact(&mut [0; 5]).unwrap();
+        (wire, key)
+    });
+    assert!(wire.next().is_none());
+    drop(wire);
+    assert_eq!(lab.ended(), EndReason::ClosedByClient);
+    Wire::request_cancel(lab.address(), &key);
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_row_that_cannot_be_finished_gets_no_goodbye() {
+    let (listener, upstream) = listener();
+    let lab = Lab::new(upstream, Limited::default());
+    let to = lab.address();
+    let (mut wire, _server) = std::thread::scope(|scope| {
+        let client = scope.spawn(move || Wire::log_in(to, "postgres", "row"));
+        let mut server = serve(&listener);
+        let row = frame(b'D', &vec![1; 1 << 20]);
+        server.write_all(&row[..200_000]).unwrap();
+        (client.join().unwrap().0, server)
+    });
+    let id = lab.opened();
+    wire.0.read_exact(&mut [0; 200_000]).unwrap();
+    lab.cancel(id);
+    let error = wire.0.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let skipped = lab.wait("that no goodbye was said", |heard| match heard {
+        Heard::GoodbyeSkipped(id) => Some(id),
+        _ => None,
+    });
+    assert_eq!(skipped, id);
+}
+
+#[test]
+fn garbage_harms_nobody_else() {
+    let (_server, upstream) = server();
+    let lab = Lab::new(upstream, Limited::default());
+    let (mut other, _) = Wire::log_in(lab.address(), "postgres", "other");
+    let mut state = 7_u64;
+    let mut byte = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    };
+    for length in 0..200_u32 {
+        let garbage: Vec<u8> = (0..length).map(|_| byte()).collect();
+        let mut wire = Wire::connect(lab.address());
+        let _ = wire.0.write_all(&garbage);
+        let mut framed = Wire::connect(lab.address());
+        let packet = [
+            &(length + 8).to_be_bytes()[..],
+            &196_608_u32.to_be_bytes(),
+            &garbage,
+        ];
+        let _ = framed.0.write_all(&packet.concat());
+    }
+    let (mut broken, _) = Wire::log_in(lab.address(), "postgres", "broken");
+    broken.0.write_all(&[0; 64]).unwrap();
+    let reason = lab.wait("the broken session's end", |heard| match heard {
+        Heard::Event(event) => event
+            .reason
+            .filter(|reason| *reason == EndReason::ProtocolError),
+        _ => None,
+    });
+    assert_eq!(reason, EndReason::ProtocolError);
+    other.query("select 1");
+    assert_eq!(other.next().unwrap().0, b'T');
+}
