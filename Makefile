@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CARGO ?= cargo
 
-.PHONY: help test check parts fmt lint doc licences
+.PHONY: help fuzz test check parts fmt lint doc licences
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,6 +13,15 @@ parts: ## install what the tests need from Debian, when it is missing
 
 test: parts ## run every test
 	$(CARGO) test --workspace --locked
+
+FUZZ_SECONDS ?= 60
+fuzz: ## run each fuzz target for FUZZ_SECONDS, 60 unless told
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --version 0.13.2
+	@for target in $$(cd fuzz && cargo-fuzz list); do \
+	  scratch=$$(mktemp -d); status=0; \
+	  (cd fuzz && $(CARGO) +nightly fuzz run $$target $$scratch corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -verbosity=0 -print_final_stats=1) || status=$$?; \
+	  rm -rf $$scratch; [ $$status -eq 0 ] || exit $$status; \
+	done
 
 check: fmt lint doc licences ## format, lints, docs, licences
 
