@@ -368,6 +368,30 @@ fn a_shutdown_cancels_what_runs() {
 }
 
 #[test]
+fn many_queries_that_end_at_once_are_all_cancelled() {
+    let (server, upstream) = server();
+    let lab = Lab::new(upstream, Limited::default());
+    let mut wires = Vec::new();
+    for _ in 0..90 {
+        let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "many");
+        wire.query("select pg_sleep(600)");
+        wires.push((wire, lab.opened()));
+    }
+    let sql = "select count(*) from pg_stat_activity where application_name = 'many' and state = 'active'";
+    eventually("all queries run", PATIENCE, || {
+        server.query(sql).unwrap() == "90"
+    });
+    for (_, id) in &wires {
+        lab.cancel(*id);
+    }
+    nothing_left(&server, "many");
+    for (wire, _) in &mut wires {
+        let told = std::iter::from_fn(|| wire.next()).last().unwrap().1;
+        assert!(told.contains("(session_cancelled)"), "{told}");
+    }
+}
+
+#[test]
 fn a_cancel_request_reaches_the_query_of_a_live_session() {
     let (server, upstream) = server();
     let lab = Lab::new(upstream, Limited::default());

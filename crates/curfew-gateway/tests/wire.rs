@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_gateway::connect::UpstreamAddress;
+use curfew_gateway::{connect::UpstreamAddress, protocol::Protocol};
 use curfew_model::EndReason;
 use curfew_testkit::{DENIED, Limited, Postgres};
 use socket2::{Domain, Socket, Type};
@@ -166,6 +166,31 @@ fn a_session_ended_while_its_upstream_is_connected_is_told_at_once() {
     eventually("the session is off the table", PATIENCE, || {
         lab.door_is_empty()
     });
+}
+
+#[test]
+fn a_service_of_plain_tcp_relays_and_ends_by_a_reset() {
+    let (listener, upstream) = listener();
+    let lab = Lab::with(upstream, Limited::default(), |config| {
+        config.protocol = Protocol::Tcp;
+        config.max_connections = 1;
+    });
+    let mut client = Wire::connect(lab.address()).0;
+    client.write_all(b"ping").unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    server.read_exact(&mut [0; 4]).unwrap();
+    let id = lab.opened();
+    let mut second = Wire::connect(lab.address()).0;
+    let error = second.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(lab.turned_away(), EndReason::Overloaded);
+    lab.cancel(id);
+    for end in [&mut client, &mut server] {
+        let error = end.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    let _third = Wire::connect(lab.address());
+    lab.opened();
 }
 
 #[test]

@@ -210,6 +210,14 @@ impl Conversation {
         state.copy != Some(Copy::In) && state.queries + state.syncs + state.flushed > 0
     }
 
+    /// Whether the server may be running something: as [`Conversation::busy`], but a pipeline that was not flushed and
+    /// a COPY that waits for data count too.
+    #[must_use]
+    pub fn may_run(&self) -> bool {
+        let state = &self.state;
+        state.queries + state.syncs + state.executes > 0 || state.copy.is_some()
+    }
+
     /// Whether the server accepted the login.
     #[must_use]
     pub fn authenticated(&self) -> bool {
@@ -367,6 +375,18 @@ mod tests {
         assert!(talk.busy());
         talk.scan_server(&frame(b'Z', b"I")).unwrap();
         assert!(!talk.busy());
+    }
+
+    #[test]
+    fn a_pipeline_that_was_not_flushed_may_run_and_is_not_busy() {
+        let mut talk = Conversation::default();
+        assert!(!talk.may_run());
+        talk.scan_client(&frame(b'E', &[0; 5])).unwrap();
+        assert!(talk.may_run() && !talk.busy());
+        talk.scan_client(&frame(b'S', b"")).unwrap();
+        let done = [frame(b'C', b"SELECT 1\0"), frame(b'Z', b"I")].concat();
+        talk.scan_server(&done).unwrap();
+        assert!(!talk.may_run());
     }
 
     #[test]

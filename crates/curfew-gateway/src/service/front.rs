@@ -18,16 +18,15 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use super::desk::{Desk, Letter};
 use super::facts::{facts, session_id};
 use super::pending::{Admitted, Pending, Purpose, Stage};
+use super::reach::Cancels;
 use super::sockets::{is_open, reset, say};
-use super::talk::{Keys, Talk};
+use super::talk::Keys;
 use super::{Gateway, Places, ServiceConfig};
 use crate::accept::{Client, Permit};
-use crate::connect::{Connecting, Progress, UpstreamAddress};
-use crate::door::{Carriage, CarryError, Nudge};
+use crate::door::{CarryError, Nudge};
 use crate::postgres::cancel::CancelRegistry;
 use crate::postgres::preamble::{Outcome, Preamble, Startup};
 use crate::protocol::Protocol;
-use crate::relay::Opened;
 
 /// Events taken from the kernel in one turn.
 const EVENTS: usize = 256;
@@ -40,16 +39,17 @@ const STOPPING: Duration = Duration::from_secs(1);
 
 /// The state of one front.
 pub(super) struct Front {
-    config: Arc<ServiceConfig>,
-    gateway: Gateway,
-    desk: Arc<Desk>,
-    epoll: OwnedFd,
+    pub(super) config: Arc<ServiceConfig>,
+    pub(super) gateway: Gateway,
+    pub(super) desk: Arc<Desk>,
+    pub(super) epoll: OwnedFd,
     /// By number of arrival: the oldest first.
-    pending: BTreeMap<u64, Pending>,
+    pub(super) pending: BTreeMap<u64, Pending>,
     due: BTreeSet<(BootInstant, u64)>,
     next: u64,
     places: Places,
-    keys: Arc<Keys>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) cancels: Cancels,
     stop_by: Option<BootInstant>,
 }
 
@@ -77,6 +77,7 @@ impl Front {
             next: 1,
             places: Places::default(),
             keys: Arc::new(Mutex::new(keys)),
+            cancels: Cancels::default(),
             stop_by: None,
         })
     }
@@ -99,6 +100,7 @@ impl Front {
                 }
             }
             self.look_at_due();
+            self.start_cancels();
             if let Some(stop_by) = self.stop_by
                 && (self.pending.is_empty() || self.now() >= stop_by)
             {
@@ -108,7 +110,7 @@ impl Front {
         self.desk.close();
     }
 
-    fn now(&self) -> BootInstant {
+    pub(super) fn now(&self) -> BootInstant {
         self.gateway.clock.now().boot
     }
 
@@ -129,8 +131,7 @@ impl Front {
                 Letter::Arrived(_) if mail.stopped => {}
                 Letter::Arrived(client) => self.arrive(client),
                 Letter::Cancel(upstream, request) => {
-                    let id = self.number();
-                    self.connect(id, None, &[upstream], Purpose::Cancel(request));
+                    self.cancels.waiting.push_back((upstream, request))
                 }
             }
         }
@@ -152,12 +153,12 @@ impl Front {
         }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next - 1
     }
 
-    fn put(&mut self, id: u64, pending: Pending) {
+    pub(super) fn put(&mut self, id: u64, pending: Pending) {
         self.due.insert((pending.due, id));
         self.pending.insert(id, pending);
     }
@@ -169,7 +170,11 @@ impl Front {
     }
 
     fn arrive(&mut self, client: Client) {
-        if self.pending.len() >= self.config.max_waiting && !self.make_room() {
+        let waiting = self
+            .pending
+            .len()
+            .saturating_sub(self.cancels.started.len());
+        if waiting >= self.config.max_waiting && !self.make_room() {
             self.note(
                 &client,
                 EndReason::Overloaded,
@@ -344,118 +349,19 @@ impl Front {
         }
     }
 
-    fn connect(
+    pub(super) fn refuse(
         &mut self,
         id: u64,
-        client: Option<Client>,
-        to: &[UpstreamAddress],
-        purpose: Purpose,
+        client: Client,
+        session: SessionId,
+        reason: EndReason,
     ) {
-        let connecting = Connecting::new(to, self.config.connect_timeout, self.now());
-        self.go_on(id, client, connecting, purpose);
-    }
-
-    fn go_on(
-        &mut self,
-        id: u64,
-        client: Option<Client>,
-        mut connecting: Connecting,
-        purpose: Purpose,
-    ) {
-        if let Purpose::Session(admitted) = &purpose
-            && let Some(reason) = admitted.opening.ended()
-        {
-            let session = admitted.opening.id();
-            let goodbye = self.config.protocol.goodbye(session, reason);
-            return self.dismiss(id, client, goodbye);
-        }
-        let attempts = connecting.attempts();
-        match connecting.advance(self.now()) {
-            Progress::Connected(socket, upstream) => {
-                // A connection that came about at once is not watched.
-                let _ = epoll::delete(&self.epoll, &socket);
-                self.connected(id, client, socket, upstream, purpose);
-            }
-            Progress::Waiting(due) => {
-                if let Some(socket) = connecting.socket()
-                    && attempts != connecting.attempts()
-                {
-                    // Without a watch, for want of memory, it is looked at when its time is up.
-                    let token = EventData::new_u64(id << 1 | 1);
-                    let _ = epoll::add(&self.epoll, socket, token, EventFlags::OUT);
-                }
-                let stage = Stage::Connecting(connecting, purpose);
-                self.put(id, Pending { client, stage, due });
-            }
-            Progress::Failed(error) => {
-                let Purpose::Session(admitted) = purpose else {
-                    return;
-                };
-                let session = admitted.opening.id();
-                admitted.opening.fail(EndReason::UpstreamUnreachable);
-                if let Some(client) = client {
-                    self.note(&client, EndReason::UpstreamUnreachable, &error.to_string());
-                    self.refuse(id, client, session, EndReason::UpstreamUnreachable);
-                }
-            }
-        }
-    }
-
-    fn connected(
-        &mut self,
-        id: u64,
-        client: Option<Client>,
-        socket: OwnedFd,
-        upstream: UpstreamAddress,
-        purpose: Purpose,
-    ) {
-        match (purpose, client) {
-            (Purpose::Cancel(request), client) => {
-                let token = EventData::new_u64(id << 1 | 1);
-                let flags = EventFlags::IN | EventFlags::RDHUP;
-                if say(&socket, &request) && epoll::add(&self.epoll, &socket, token, flags).is_ok()
-                {
-                    let due = self.now().after(self.config.connect_timeout);
-                    let stage = Stage::Cancelling(socket);
-                    self.put(id, Pending { client, stage, due });
-                }
-            }
-            (Purpose::Session(admitted), Some(client)) => {
-                let Admitted {
-                    opening,
-                    place,
-                    startup,
-                } = *admitted;
-                let session = opening.id();
-                let carriage = match startup {
-                    None => Carriage::Tcp,
-                    Some(startup) => Carriage::Postgres(Opened {
-                        framing: Box::new(Talk::new(
-                            session,
-                            upstream,
-                            Arc::clone(&self.keys),
-                            Arc::clone(&self.desk),
-                            self.config.busy_is_active,
-                        )),
-                        opening: startup.raw,
-                        rest: startup.rest,
-                    }),
-                };
-                let relay = &self.gateway.relay;
-                // If it is not carried, its end is on record and its sockets are closed.
-                let _ = opening.carry(relay, client.socket, socket, carriage, Some(place));
-            }
-            (Purpose::Session(_), None) => {}
-        }
-    }
-
-    fn refuse(&mut self, id: u64, client: Client, session: SessionId, reason: EndReason) {
         let refusal = self.config.protocol.refusal(session, reason);
         self.dismiss(id, Some(client), refusal);
     }
 
     /// Lets a client go: with last words, where its protocol has some, and a moment to read them.
-    fn dismiss(&mut self, id: u64, client: Option<Client>, words: Option<Vec<u8>>) {
+    pub(super) fn dismiss(&mut self, id: u64, client: Option<Client>, words: Option<Vec<u8>>) {
         let Some(client) = client else {
             return;
         };
@@ -481,7 +387,7 @@ impl Front {
         let _ = epoll::delete(&self.epoll, client.socket.as_fd());
     }
 
-    fn note(&self, client: &Client, reason: EndReason, detail: &str) {
+    pub(super) fn note(&self, client: &Client, reason: EndReason, detail: &str) {
         let Gateway { turned_away, .. } = &self.gateway;
         turned_away.turned_away(&self.config.name, client.address, reason, detail);
     }

@@ -5,6 +5,7 @@ mod desk;
 mod facts;
 mod front;
 mod pending;
+mod reach;
 mod sockets;
 mod talk;
 

@@ -97,8 +97,7 @@ impl Framing for Talk {
                 false
             }
         };
-        if !left_alone {
-            // Whether or not it seems busy: the server also runs what was not flushed yet.
+        if !left_alone && self.conversation.may_run() {
             self.desk.cancel(self.upstream.clone(), key.request());
         }
     }

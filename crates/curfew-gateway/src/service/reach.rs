@@ -1,0 +1,154 @@
+//! The front's way to the upstreams: for sessions that were admitted, and for cancels. Handshakes may not live here.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use curfew_model::EndReason;
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use super::front::Front;
+use super::pending::{Admitted, Pending, Purpose, Stage};
+use super::sockets::say;
+use super::talk::Talk;
+use crate::accept::Client;
+use crate::connect::{Connecting, Progress, UpstreamAddress};
+use crate::door::Carriage;
+use crate::relay::Opened;
+
+/// Cancels of our own on their way at a time, so that a server is not flooded when many sessions end at once.
+const CANCELS: usize = 64;
+
+/// The cancels of sessions that ended.
+#[derive(Default)]
+pub(super) struct Cancels {
+    /// The connections of those on their way.
+    pub(super) started: BTreeSet<u64>,
+    /// Those that wait their turn.
+    pub(super) waiting: VecDeque<(UpstreamAddress, Vec<u8>)>,
+}
+
+impl Front {
+    /// Sends what cancels it may.
+    pub(super) fn start_cancels(&mut self) {
+        let pending = &self.pending;
+        self.cancels.started.retain(|id| pending.contains_key(id));
+        while self.cancels.started.len() < CANCELS
+            && let Some((upstream, request)) = self.cancels.waiting.pop_front()
+        {
+            let id = self.number();
+            self.cancels.started.insert(id);
+            self.connect(id, None, &[upstream], Purpose::Cancel(request));
+            if !self.pending.contains_key(&id) {
+                self.cancels.started.remove(&id);
+            }
+        }
+    }
+
+    /// Begins to connect to the first of these that answers.
+    pub(super) fn connect(
+        &mut self,
+        id: u64,
+        client: Option<Client>,
+        to: &[UpstreamAddress],
+        purpose: Purpose,
+    ) {
+        let connecting = Connecting::new(to, self.config.connect_timeout, self.now());
+        self.go_on(id, client, connecting, purpose);
+    }
+
+    /// Goes on connecting as far as that goes.
+    pub(super) fn go_on(
+        &mut self,
+        id: u64,
+        client: Option<Client>,
+        mut connecting: Connecting,
+        purpose: Purpose,
+    ) {
+        if let Purpose::Session(admitted) = &purpose
+            && let Some(reason) = admitted.opening.ended()
+        {
+            let session = admitted.opening.id();
+            let goodbye = self.config.protocol.goodbye(session, reason);
+            return self.dismiss(id, client, goodbye);
+        }
+        let attempts = connecting.attempts();
+        match connecting.advance(self.now()) {
+            Progress::Connected(socket, upstream) => {
+                // A connection that came about at once is not watched.
+                let _ = epoll::delete(&self.epoll, &socket);
+                self.connected(id, client, socket, upstream, purpose);
+            }
+            Progress::Waiting(due) => {
+                if let Some(socket) = connecting.socket()
+                    && attempts != connecting.attempts()
+                {
+                    // Without a watch, for want of memory, it is looked at when its time is up.
+                    let token = EventData::new_u64(id << 1 | 1);
+                    let _ = epoll::add(&self.epoll, socket, token, EventFlags::OUT);
+                }
+                let stage = Stage::Connecting(connecting, purpose);
+                self.put(id, Pending { client, stage, due });
+            }
+            Progress::Failed(error) => {
+                let Purpose::Session(admitted) = purpose else {
+                    return;
+                };
+                let session = admitted.opening.id();
+                admitted.opening.fail(EndReason::UpstreamUnreachable);
+                if let Some(client) = client {
+                    self.note(&client, EndReason::UpstreamUnreachable, &error.to_string());
+                    self.refuse(id, client, session, EndReason::UpstreamUnreachable);
+                }
+            }
+        }
+    }
+
+    fn connected(
+        &mut self,
+        id: u64,
+        client: Option<Client>,
+        socket: OwnedFd,
+        upstream: UpstreamAddress,
+        purpose: Purpose,
+    ) {
+        match (purpose, client) {
+            (Purpose::Cancel(request), client) => {
+                let token = EventData::new_u64(id << 1 | 1);
+                let flags = EventFlags::IN | EventFlags::RDHUP;
+                if say(&socket, &request) && epoll::add(&self.epoll, &socket, token, flags).is_ok()
+                {
+                    let due = self.now().after(self.config.connect_timeout);
+                    let stage = Stage::Cancelling(socket);
+                    self.put(id, Pending { client, stage, due });
+                }
+            }
+            (Purpose::Session(admitted), Some(client)) => {
+                let Admitted {
+                    opening,
+                    place,
+                    startup,
+                } = *admitted;
+                let session = opening.id();
+                let carriage = match startup {
+                    None => Carriage::Tcp,
+                    Some(startup) => Carriage::Postgres(Opened {
+                        framing: Box::new(Talk::new(
+                            session,
+                            upstream,
+                            Arc::clone(&self.keys),
+                            Arc::clone(&self.desk),
+                            self.config.busy_is_active,
+                        )),
+                        opening: startup.raw,
+                        rest: startup.rest,
+                    }),
+                };
+                let relay = &self.gateway.relay;
+                // If it is not carried, its end is on record and its sockets are closed.
+                let _ = opening.carry(relay, client.socket, socket, carriage, Some(place));
+            }
+            (Purpose::Session(_), None) => {}
+        }
+    }
+}
