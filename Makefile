@@ -17,6 +17,7 @@ test: parts ## run every test
 FUZZ_SECONDS ?= 60
 fuzz: ## run each fuzz target for FUZZ_SECONDS, 60 unless told
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked --version 0.13.2
+	@rustup run nightly rustc --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
 	@for target in $$(cd fuzz && cargo-fuzz list); do \
 	  scratch=$$(mktemp -d); status=0; \
 	  (cd fuzz && $(CARGO) +nightly fuzz run $$target $$scratch corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -verbosity=0 -print_final_stats=1) || status=$$?; \

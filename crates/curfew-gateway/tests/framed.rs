@@ -13,6 +13,7 @@ use curfew_gateway::relay::{
     Broken, Bytes, Cut, Ending, Finish, Finished, Flow, Framing, Opened, Relay, RelayConfig,
 };
 use curfew_model::{BootInstant, Clock, Now};
+use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than what the relay holds back, and than what sockets take.
@@ -121,6 +122,13 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
+        Self::between(connected(), connected())
+    }
+
+    fn between(
+        (client, near): (TcpStream, TcpStream),
+        (far, server): (TcpStream, TcpStream),
+    ) -> Self {
         let (sender, reports) = channel();
         let (over_sender, over) = channel();
         let (clock, working) = (Arc::new(TestClock::default()), Arc::default());
@@ -130,7 +138,6 @@ impl Lab {
             Arc::new(Report(sender)),
         )
         .unwrap();
-        let ((client, near), (far, server)) = (connected(), connected());
         let opened = Opened {
             framing: Box::new(Lengths {
                 inbound: Walker::default(),
@@ -350,6 +357,27 @@ fn activity_becomes(flow: &Flow, at: u64) {
         "the last activity is {:?}, not {at}",
         flow.last_activity()
     );
+}
+
+#[test]
+fn i1_over_bytes_that_the_kernel_still_holds_there_is_no_goodbye() {
+    // A client with a small window, whose kernel takes far less than the relay's kernel does.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let small = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    small.set_recv_buffer_size(4096).unwrap();
+    small
+        .connect(&listener.local_addr().unwrap().into())
+        .unwrap();
+    let near = listener.accept().unwrap().0;
+    let lab = Lab::between((small.into(), near), connected());
+    let sent = message(&[1; 1_000]).repeat(64);
+    (&lab.server).write_all(&sent).unwrap();
+    let looks = (0..20_000_000).map(|_| std::thread::yield_now());
+    let all = looks
+        .into_iter()
+        .any(|()| lab.flow.bytes().outbound == sent.len() as u64);
+    assert!(all, "the relay's kernel does not take {} bytes", sent.len());
+    assert_eq!(lab.flow.end_saying(&message(b"goodbye")), Ending::Reset);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::TcpListener,
     process::{Child, ChildStdin, Command, Output, Stdio},
     sync::Arc,
@@ -132,6 +132,35 @@ fn an_idle_prompt_is_told_why_with_its_next_command() {
         "{error}"
     );
     assert!(error.contains("(idle_timeout)"), "{error}");
+}
+
+#[test]
+fn a_prompt_that_was_reset_meanwhile_is_told_all_the_same() {
+    let (server, upstream) = server();
+    let lab = Lab::new(upstream, Limited::default());
+    let (mut child, mut stdin) = prompt(&lab, &server);
+    stdin.write_all(b"select 'ready';\n").unwrap();
+    let mut ready = [0; 6];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
+    assert_eq!(&ready, b"ready\n");
+    let at_prompt = lab.opened();
+    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "witness");
+    let witness = lab.opened();
+    lab.cancel(at_prompt);
+    lab.cancel(witness);
+    // What the witness sends is dropped until it is reset, and then the prompt was reset before it.
+    eventually("the witness is reset", PATIENCE, || {
+        wire.0.write_all(b"x").is_err()
+    });
+    stdin.write_all(b"select 1;\n").unwrap();
+    drop(stdin);
+    let error = stderr(&child.wait_with_output().unwrap());
+    assert!(error.contains("(session_cancelled)"), "{error}");
 }
 
 #[test]
