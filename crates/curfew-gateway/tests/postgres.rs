@@ -198,10 +198,10 @@ fn the_denied_are_told_so() {
 fn a_query_longer_than_the_idle_limit_is_not_idle() {
     let (server, upstream) = server();
     let limits = Limited {
-        idle_timeout: Some(Duration::from_millis(400)),
+        idle_timeout: Some(Duration::from_millis(700)),
         ..Limited::default()
     };
-    let sql = "select 'slept' from pg_sleep(1.5)";
+    let sql = "select 'slept' from pg_sleep(2)";
     let lab = Lab::new(upstream.clone(), limits);
     let output = psql(&lab, &server, "longer", sql).output().unwrap();
     assert_eq!(stdout(&output), "slept", "{output:?}");
@@ -217,7 +217,7 @@ fn a_query_longer_than_the_idle_limit_is_not_idle() {
 fn a_copy_that_flows_is_not_idle_and_one_that_waits_is() {
     let (server, upstream) = server();
     let limits = Limited {
-        idle_timeout: Some(Duration::from_millis(500)),
+        idle_timeout: Some(SECOND),
         ..Limited::default()
     };
     let lab = Lab::new(upstream, limits);
@@ -228,7 +228,7 @@ fn a_copy_that_flows_is_not_idle_and_one_that_waits_is() {
     lab.opened();
     let lines = "a line of data that is thrown away\n".repeat(100);
     let start = BootClock.now().boot;
-    while BootClock.now().boot.since(start) < 3 * Duration::from_millis(500) {
+    while BootClock.now().boot.since(start) < 3 * SECOND {
         stdin.write_all(lines.as_bytes()).unwrap();
     }
     stdin.write_all(b"\\.\nselect 'copied';\n").unwrap();
@@ -325,7 +325,7 @@ fn a_service_that_cannot_be_reached_is_named_as_such() {
 fn psql_s_own_reconnect_is_refused_while_it_has_to_wait() {
     let (server, upstream) = server();
     let limits = Limited {
-        max_lifetime: Some(SECOND),
+        max_lifetime: Some(2 * SECOND),
         reconnect: Reconnect {
             wait: Duration::from_secs(60),
             proof: false,
