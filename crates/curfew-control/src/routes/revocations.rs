@@ -308,6 +308,10 @@ impl Issue {
             return Ok(None);
         };
         let state = self.app.parts.store.read();
+        if state.revision < revision {
+            // It is being committed at this moment: asking the store the same waits for it.
+            return Ok(None);
+        }
         let mut orders = state.revocations.values();
         let known = orders.find(|known| known.revision == revision);
         let reused = |detail: &str| Problem::new(Code::KeyReused, detail);
