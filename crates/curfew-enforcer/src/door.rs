@@ -89,8 +89,9 @@ pub trait Door: Send + Sync {
     /// What it can do.
     fn caps(&self) -> Caps;
 
-    /// Starts `orders`, and answers for each, in their order.
-    fn apply(&self, orders: &[Order]) -> Vec<Outcome>;
+    /// Starts `orders`, and calls `answer` once with each as soon as it is done or started, so that the answer's
+    /// instant is the order's own. `answer` takes no lock and makes no system call.
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome));
 
     /// What these sessions moved; sessions that are gone are left out.
     fn activity(&self, sessions: &[SessionId]) -> Vec<Activity>;

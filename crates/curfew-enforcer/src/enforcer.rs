@@ -1,10 +1,13 @@
-//! The enforcer: one engine, one door, one deadline thread. The lock is held for arithmetic only, never for the door.
+//! The enforcer: one engine, one door, one deadline thread. The lock is held for arithmetic only, never for the door
+//! or any other system call.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread::JoinHandle,
     time::Duration,
@@ -18,6 +21,7 @@ use parking_lot::Mutex;
 
 use crate::{
     door::{Door, Order, Outcome},
+    scheduling::{self, Scheduling},
     timer::Timer,
 };
 
@@ -31,6 +35,9 @@ impl From<crate::door::Activity> for Activity {
         }
     }
 }
+
+/// What [`Enforcer::armed`] holds when the timer is not set.
+const UNARMED: u64 = u64::MAX;
 
 /// What the enforcer tells the world. Called on the deadline thread: an implementation hands over and returns.
 pub trait Sink: Send + Sync {
@@ -53,6 +60,8 @@ pub struct Enforcer {
     clock: Arc<dyn Clock>,
     sink: Arc<dyn Sink>,
     timer: Timer,
+    /// When the deadline thread wakes, on CLOCK_BOOTTIME in nanoseconds; written under the engine's lock.
+    armed: AtomicU64,
     stopping: AtomicBool,
 }
 
@@ -66,6 +75,7 @@ impl std::fmt::Debug for Enforcer {
 #[derive(Debug)]
 pub struct Deadlines {
     enforcer: Arc<Enforcer>,
+    scheduling: Scheduling,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -87,14 +97,22 @@ impl Enforcer {
             clock,
             sink,
             timer: Timer::new()?,
+            armed: AtomicU64::new(UNARMED),
             stopping: AtomicBool::new(false),
         });
         let run = Arc::clone(&enforcer);
+        let (tell, told) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("deadlines".to_owned())
-            .spawn(move || run.keep_time())?;
+            .spawn(move || {
+                // The starter waits for this; it is there.
+                let _ = tell.send(scheduling::ask_for_real_time());
+                run.keep_time();
+            })?;
+        let scheduling = told.recv().map_err(io::Error::other)?;
         Ok(Deadlines {
             enforcer,
+            scheduling,
             thread: Some(thread),
         })
     }
@@ -167,7 +185,11 @@ impl Enforcer {
 
     fn keep_time(&self) {
         while !self.stopping.load(Ordering::Acquire) {
-            self.step(|engine| engine.poll(self.clock.now()));
+            self.step(|engine| {
+                // The timer has fired: whatever comes next has to set it again.
+                self.armed.store(UNARMED, Ordering::Release);
+                engine.poll(self.clock.now());
+            });
             if self.timer.wait().is_err() {
                 return;
             }
@@ -179,14 +201,17 @@ impl Enforcer {
         let (answer, mut actions) = self.locked(change);
         while !actions.is_empty() {
             let answers = self.carry_out(actions);
-            actions = self
-                .locked(|engine| {
+            actions = if answers.is_empty() {
+                Vec::new()
+            } else {
+                self.locked(|engine| {
                     for input in answers {
                         // A session that ended meanwhile is no error: the answer came late.
                         let _ = engine.handle(input, self.clock.now());
                     }
                 })
-                .1;
+                .1
+            };
         }
         answer
     }
@@ -200,11 +225,30 @@ impl Enforcer {
         } else {
             engine.next_deadline()
         };
-        if let Some(next) = next {
-            // Setting cannot fail for a timer of ours; if it does, the next step sets it again.
-            let _ = self.timer.set(next);
+        // Waking too early costs a look; so only an earlier instant is worth a system call.
+        let earlier = next.is_some_and(|next| next.0 < self.armed.load(Ordering::Acquire));
+        if let (true, Some(next)) = (earlier, next) {
+            self.armed.store(next.0, Ordering::Release);
+        }
+        drop(engine);
+        if earlier {
+            self.arm();
         }
         (answer, actions)
+    }
+
+    /// Sets the timer to what is armed. Whoever comes last, of several threads, has seen the last value.
+    fn arm(&self) {
+        let mut at = self.armed.load(Ordering::Acquire);
+        while at != UNARMED {
+            // Setting cannot fail for a timer of ours; if it does, the next step sets it again.
+            let _ = self.timer.set(BootInstant(at));
+            let now = self.armed.load(Ordering::Acquire);
+            if now == at {
+                return;
+            }
+            at = now;
+        }
     }
 
     /// Carries actions out at the door, closes first, and returns what the door had to say.
@@ -237,7 +281,8 @@ impl Enforcer {
         if let Some(door) = self.door.upgrade() {
             answers.extend(self.close(&*door, &closing));
             if !orders.is_empty() {
-                door.apply(&orders);
+                // Only of a close does the engine wait for an answer.
+                door.apply(&orders, &mut |_, _| ());
             }
             let seen = door.activity(&probed).into_iter();
             answers.extend(seen.map(|seen| Input::Activity(seen.into())));
@@ -260,12 +305,26 @@ impl Enforcer {
         if orders.is_empty() {
             return Vec::new();
         }
-        let outcomes = door.apply(&orders);
-        let done = self.clock.now().boot;
-        let mut gone = Vec::new();
-        for (&(session, reason, deadline), outcome) in closing.iter().zip(outcomes) {
+        let mut gone = Vec::with_capacity(orders.len());
+        let mut closed = Vec::with_capacity(orders.len());
+        let mut untold = Vec::new();
+        let deadlines: HashMap<SessionId, Option<BootInstant>> = closing
+            .iter()
+            .map(|&(id, _, deadline)| (id, deadline))
+            .collect();
+        door.apply(&orders, &mut |order, outcome| {
+            let done = self.clock.now().boot;
+            let Order::Close { session, reason } = *order else {
+                return;
+            };
+            let deadline = deadlines.get(&session).copied().flatten();
+            closed.push((
+                session,
+                reason,
+                deadline.map(|deadline| done.since(deadline)),
+            ));
             if outcome == Outcome::DoneUntold {
-                self.sink.goodbye_skipped(session);
+                untold.push(session);
             }
             if matches!(
                 outcome,
@@ -276,17 +335,24 @@ impl Enforcer {
                     reason,
                 });
             }
-            self.sink.closed(
-                session,
-                reason,
-                deadline.map(|deadline| done.since(deadline)),
-            );
+        });
+        for session in untold {
+            self.sink.goodbye_skipped(session);
+        }
+        for (session, reason, late) in closed {
+            self.sink.closed(session, reason, late);
         }
         gone
     }
 }
 
 impl Deadlines {
+    /// How the kernel runs the deadline thread: for `doctor`, and for whoever reads a lateness.
+    #[must_use]
+    pub fn scheduling(&self) -> &Scheduling {
+        &self.scheduling
+    }
+
     /// The enforcer that this thread serves.
     #[must_use]
     pub fn enforcer(&self) -> &Arc<Enforcer> {

@@ -4,6 +4,7 @@
 
 mod door;
 mod enforcer;
+mod scheduling;
 mod timer;
 
 pub use curfew_engine::{
@@ -12,3 +13,4 @@ pub use curfew_engine::{
 };
 pub use door::{Activity, Caps, Door, Order, Outcome};
 pub use enforcer::{Deadlines, Enforcer, Sink};
+pub use scheduling::{Scheduling, ask_for_real_time};

@@ -2,13 +2,19 @@
 #![cfg(test)]
 
 use std::{
-    sync::{Arc, Weak, mpsc},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
-use curfew_enforcer::{Activity, Caps, Deadlines, Door, Enforcer, Order, Outcome, Sink};
+use curfew_enforcer::{
+    Activity, Caps, Deadlines, Door, Enforcer, Order, Outcome, Scheduling, Sink,
+};
 use curfew_engine::{Bounds, Engine, Input, Open, Peer};
-use curfew_model::{Clock, EndReason, Event, EventKind, SessionId};
+use curfew_model::{Clock, EndReason, Event, EventKind, Now, SessionId};
 use curfew_testkit::{BootClock, Lifetime, alice};
 use parking_lot::Mutex;
 
@@ -28,9 +34,11 @@ impl Door for NotingDoor {
         }
     }
 
-    fn apply(&self, orders: &[Order]) -> Vec<Outcome> {
-        self.0.lock().extend_from_slice(orders);
-        vec![Outcome::Done; orders.len()]
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome)) {
+        for order in orders {
+            self.0.lock().push(*order);
+            answer(order, Outcome::Done);
+        }
     }
 
     fn activity(&self, _sessions: &[SessionId]) -> Vec<Activity> {
@@ -172,4 +180,96 @@ fn stopping_waits_for_the_thread_even_with_sessions_open() {
     let lab = Lab::new(Duration::from_secs(3600));
     lab.open(3);
     drop(lab);
+}
+
+/// A clock that a door can push ahead, and the door that does so with each close.
+#[derive(Default)]
+struct SlowDoor(AtomicU64);
+
+const SLOW: Duration = Duration::from_secs(3600);
+
+impl Clock for SlowDoor {
+    fn now(&self) -> Now {
+        let mut now = BootClock.now();
+        let closes = u32::try_from(self.0.load(Ordering::Acquire)).unwrap();
+        now.boot = now.boot.after(SLOW * closes);
+        now
+    }
+}
+
+impl Door for SlowDoor {
+    fn caps(&self) -> Caps {
+        NotingDoor::default().caps()
+    }
+
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome)) {
+        for order in orders {
+            if matches!(order, Order::Close { .. }) {
+                self.0.fetch_add(1, Ordering::AcqRel);
+            }
+            answer(order, Outcome::Done);
+        }
+    }
+
+    fn activity(&self, _sessions: &[SessionId]) -> Vec<Activity> {
+        Vec::new()
+    }
+
+    fn snapshot(&self) -> Vec<SessionId> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_close_is_as_late_as_its_own_end_and_not_as_the_last_of_its_batch() {
+    let door = Arc::new(SlowDoor::default());
+    let as_door: Arc<dyn Door> = door.clone();
+    let (sender, told) = mpsc::channel();
+    let lifetime = Lifetime(Duration::from_millis(500));
+    let engine = Engine::new(Arc::new(lifetime), Bounds::default(), door.now());
+    let deadlines = Enforcer::start(
+        engine,
+        Arc::downgrade(&as_door),
+        door.clone(),
+        Arc::new(Telling(Mutex::new(sender))),
+    )
+    .unwrap();
+    let opened_at = BootClock.now().boot;
+    for number in 1..=2 {
+        let address = "127.0.0.1:40000".parse().unwrap();
+        let open = Open {
+            id: SessionId(uuid::Uuid::from_u128(number)),
+            facts: alice(address, "127.0.0.1:5432".parse().unwrap(), opened_at),
+            peer: Peer::default(),
+            decided_at: None,
+        };
+        deadlines.enforcer().open(open).unwrap();
+    }
+    let mut late = Vec::new();
+    while late.len() < 2 {
+        if let Told::Closed(_, _, Some(by)) = told.recv_timeout(PATIENCE).unwrap() {
+            late.push(by.as_secs() / SLOW.as_secs());
+        }
+    }
+    assert_eq!(late, [1, 2]);
+}
+
+#[test]
+fn the_deadline_thread_says_how_it_is_scheduled() {
+    let lab = Lab::new(Duration::from_secs(3600));
+    match lab.deadlines.scheduling() {
+        Scheduling::RealTime => {
+            let fifo = std::fs::read_dir("/proc/self/task").unwrap().any(|task| {
+                let stat =
+                    std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+                // Field 41 of proc_pid_stat(5), the policy; the name before it may hold spaces.
+                let after_name = stat.rsplit(')').next().unwrap_or_default();
+                stat.contains("(deadlines)") && after_name.split_whitespace().nth(38) == Some("1")
+            });
+            assert!(fifo, "no deadline thread runs under SCHED_FIFO");
+        }
+        ordinary @ Scheduling::Ordinary { .. } => {
+            assert!(ordinary.to_string().contains("CAP_SYS_NICE"));
+        }
+    }
 }

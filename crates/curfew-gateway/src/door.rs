@@ -22,7 +22,7 @@ use socket2::SockRef;
 use crate::{
     accept::Permit,
     protocol::Protocol,
-    relay::{AdoptError, Bytes, Ending, Finish, Finished, Flow, Opened, Relay},
+    relay::{AdoptError, Bytes, Ending, Finish, Finished, Flow, Opened, Prepared, Relay, end_all},
 };
 
 /// Why a connection is not carried.
@@ -72,6 +72,22 @@ enum Carried {
         /// Given back with the entry.
         _place: Option<Permit>,
     },
+}
+
+/// What an order to close found.
+enum Taken {
+    Nothing,
+    Opening,
+    Flow(Flow, Protocol),
+}
+
+impl Carried {
+    /// Its name in the relay.
+    fn key(&self) -> u64 {
+        match self {
+            Self::Opening { key, .. } | Self::Flowing { key, .. } => *key,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -175,41 +191,29 @@ impl GatewayDoor {
 
     fn forget(&self, id: SessionId) {
         let mut sessions = self.sessions.lock();
-        if let Some(Carried::Opening { key, .. } | Carried::Flowing { key, .. }) =
-            sessions.by_id.remove(&id)
-        {
-            sessions.by_key.remove(&key);
+        if let Some(carried) = sessions.by_id.remove(&id) {
+            sessions.by_key.remove(&carried.key());
         }
     }
 
-    /// Ends a session and takes it off the table: what is listed has sockets (I5).
-    fn close(&self, id: SessionId, reason: EndReason) -> Outcome {
+    /// Takes a session off the table, so that what is listed has sockets (I5). One that is being opened stays, marked
+    /// as ended.
+    fn take(&self, id: SessionId, reason: EndReason) -> Taken {
         let mut sessions = self.sessions.lock();
         if let Some(Carried::Opening { ended, nudge, .. }) = sessions.by_id.get_mut(&id) {
             ended.get_or_insert(reason);
             if let Some(nudge) = nudge {
                 nudge.nudge();
             }
-            return Outcome::Done;
+            return Taken::Opening;
         }
-        let Some(Carried::Flowing {
-            key,
-            flow,
-            protocol,
-            ..
-        }) = sessions.by_id.remove(&id)
-        else {
-            return Outcome::Unknown;
+        let Some(carried) = sessions.by_id.remove(&id) else {
+            return Taken::Nothing;
         };
-        sessions.by_key.remove(&key);
-        drop(sessions);
-        match protocol.goodbye(id, reason) {
-            Some(goodbye) if flow.end_saying(&goodbye) == Ending::Reset => Outcome::DoneUntold,
-            Some(_) => Outcome::Done,
-            None => {
-                flow.end();
-                Outcome::Done
-            }
+        sessions.by_key.remove(&carried.key());
+        match carried {
+            Carried::Flowing { flow, protocol, .. } => Taken::Flow(flow, protocol),
+            Carried::Opening { .. } => Taken::Opening,
         }
     }
 
@@ -289,21 +293,33 @@ impl Opening {
         carriage: Carriage,
         place: Option<Permit>,
     ) -> Result<(), CarryError> {
-        let key = self.key;
-        // Under the lock: neither an order nor the end of the flow can come between the check and the table.
-        let mut sessions = self.door.sessions.lock();
-        match sessions.by_id.get_mut(&self.id) {
+        let (protocol, opened) = match carriage {
+            Carriage::Tcp => (Protocol::Tcp, None),
+            Carriage::Postgres(opened) => (Protocol::Postgres, Some(opened)),
+        };
+        let prepared = relay.prepare(client, upstream, self.key, opened)?;
+        // On the table before its first byte, so that an order finds it; the relay takes it in either case, and
+        // finishes at once what was ended.
+        let noted = self.note(&prepared, protocol, place);
+        if noted.is_err() {
+            prepared.flow().end();
+        }
+        prepared.start();
+        noted
+    }
+
+    /// Puts the flow on the table, unless the session was ended meanwhile.
+    fn note(
+        &self,
+        prepared: &Prepared,
+        protocol: Protocol,
+        place: Option<Permit>,
+    ) -> Result<(), CarryError> {
+        match self.door.sessions.lock().by_id.get_mut(&self.id) {
             Some(carried @ Carried::Opening { ended: None, .. }) => {
-                let (flow, protocol) = match carriage {
-                    Carriage::Tcp => (relay.adopt(client, upstream, key)?, Protocol::Tcp),
-                    Carriage::Postgres(opened) => (
-                        relay.adopt_framed(client, upstream, key, opened)?,
-                        Protocol::Postgres,
-                    ),
-                };
                 *carried = Carried::Flowing {
-                    key,
-                    flow,
+                    key: self.key,
+                    flow: prepared.flow().clone(),
                     protocol,
                     _place: place,
                 };
@@ -348,16 +364,39 @@ impl Door for GatewayDoor {
         }
     }
 
-    fn apply(&self, orders: &[Order]) -> Vec<Outcome> {
-        orders
-            .iter()
-            .map(|order| match *order {
-                Order::Close { session, reason } => self.close(session, reason),
-                Order::Warn { session, deadline } => self.warn(session, deadline),
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome)) {
+        let mut closing = Vec::new();
+        for order in orders {
+            match *order {
+                Order::Close { session, reason } => match self.take(session, reason) {
+                    Taken::Nothing => answer(order, Outcome::Unknown),
+                    Taken::Opening => answer(order, Outcome::Done),
+                    Taken::Flow(flow, protocol) => {
+                        closing.push((order, flow, protocol.goodbye(session, reason)));
+                    }
+                },
+                Order::Warn { session, deadline } => answer(order, self.warn(session, deadline)),
                 // The engine holds the truth while it lives, and this door does not outlive it.
-                Order::SetLease { .. } => Outcome::Done,
-            })
-            .collect()
+                Order::SetLease { .. } => answer(order, Outcome::Done),
+            }
+        }
+        let flows: Vec<(&Flow, &[u8])> = closing
+            .iter()
+            .map(|(_, flow, goodbye)| (flow, goodbye.as_deref().unwrap_or_default()))
+            .collect();
+        end_all(&flows, |index, how| {
+            if let Some((order, _, goodbye)) = closing.get(index) {
+                let untold = goodbye.is_some() && how == Ending::Reset;
+                answer(
+                    order,
+                    if untold {
+                        Outcome::DoneUntold
+                    } else {
+                        Outcome::Done
+                    },
+                );
+            }
+        });
     }
 
     fn activity(&self, asked: &[SessionId]) -> Vec<Activity> {

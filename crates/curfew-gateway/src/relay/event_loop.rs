@@ -13,6 +13,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
+use super::closing::{Ended, Helper};
 use super::entry::{Entry, Tools};
 use super::flow::{Ending, Shared, Sockets};
 use super::framed::{FRAMED_BUFFER_BYTES, Framed};
@@ -24,6 +25,11 @@ use super::{Finish, Finished, Population};
 const EVENTS: usize = 256;
 /// How long a client may take to read its goodbye before it is reset.
 const LEAVING: Duration = Duration::from_secs(1);
+/// How long flows that were ended wait to be cleared away. They are reset already; whatever ends at about the same
+/// time, and the clients that learn of it, need the processor more.
+const CLEAR_AFTER: Duration = Duration::from_millis(20);
+/// Ended flows cleared away in one turn.
+const CLEARED: usize = 64;
 /// The epoll token of the mailbox; flows count from one.
 const MAILBOX: u64 = 0;
 
@@ -31,7 +37,7 @@ const MAILBOX: u64 = 0;
 enum Letter {
     Adopt(Arc<Sockets>, Arc<Shared>, Option<Box<Framed>>),
     Notice(u64, Vec<u8>),
-    Ended(u64, Ending),
+    Ended(Vec<Ended>),
     Stop,
 }
 
@@ -39,15 +45,22 @@ enum Letter {
 pub(super) struct Mailbox {
     letters: Mutex<Vec<Letter>>,
     bell: OwnedFd,
+    helper: Helper,
 }
 
 impl Mailbox {
-    pub(super) fn new() -> io::Result<Arc<Self>> {
+    pub(super) fn new(helper: Helper) -> io::Result<Arc<Self>> {
         let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Arc::new(Self {
             letters: Mutex::new(Vec::new()),
             bell,
+            helper,
         }))
+    }
+
+    /// Who helps to end flows of this loop.
+    pub(super) fn helper(&self) -> &Helper {
+        &self.helper
     }
 
     pub(super) fn adopt(
@@ -64,9 +77,9 @@ impl Mailbox {
         self.post(Letter::Notice(key, bytes));
     }
 
-    /// The flow of this key was ended by its owner and can be cleared away.
-    pub(super) fn ended(&self, key: u64, ending: Ending) {
-        self.post(Letter::Ended(key, ending));
+    /// These flows were ended by their owner and can be cleared away.
+    pub(super) fn ended(&self, flows: Vec<Ended>) {
+        self.post(Letter::Ended(flows));
     }
 
     pub(super) fn stop(&self) {
@@ -97,6 +110,10 @@ pub(super) struct EventLoop {
     tools: Tools,
     /// Flows whose clients are leaving, by when they are reset; the soonest first.
     leaving: VecDeque<(BootInstant, u64)>,
+    /// Flows that were reset by their owner and wait to be cleared away.
+    ended: VecDeque<Ended>,
+    /// When to begin with them, if there are any.
+    clear_at: BootInstant,
 }
 
 impl EventLoop {
@@ -128,6 +145,8 @@ impl EventLoop {
                 pipes: Pipes::default(),
             },
             leaving: VecDeque::new(),
+            ended: VecDeque::new(),
+            clear_at: BootInstant(0),
         })
     }
 
@@ -166,6 +185,9 @@ impl EventLoop {
             if letters && self.read_letters() {
                 break;
             }
+            if events.is_empty() || self.clear_at <= now {
+                self.clear();
+            }
         }
         let left: Vec<u64> = self.entries.keys().copied().collect();
         for id in left {
@@ -173,17 +195,32 @@ impl EventLoop {
         }
     }
 
-    /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue.
+    /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue or
+    /// ended flows are to be cleared away.
     fn timeout(&self, more: bool) -> Option<Timespec> {
-        let wait = match self.leaving.front() {
+        let overdue = self.leaving.front().map(|(overdue, _)| *overdue);
+        let clear_at = (!self.ended.is_empty()).then_some(self.clear_at);
+        let wait = match overdue.into_iter().chain(clear_at).min() {
             _ if more => Duration::ZERO,
-            Some((overdue, _)) => overdue.since(self.clock.now().boot),
+            Some(next) => next.since(self.clock.now().boot),
             None => return None,
         };
         Some(Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: wait.subsec_nanos().into(),
         })
+    }
+
+    /// Clears some of the ended flows away.
+    fn clear(&mut self) {
+        for _ in 0..CLEARED {
+            let Some(flow) = self.ended.pop_front() else {
+                return;
+            };
+            if let Some(id) = self.by_key.get(&flow.key).copied() {
+                self.remove(id, Finish::Ended);
+            }
+        }
     }
 
     fn reset_overdue(&mut self, now: BootInstant) {
@@ -240,7 +277,7 @@ impl EventLoop {
         let now = self.clock.now().boot;
         for letter in self.mailbox.take() {
             match letter {
-                Letter::Adopt(sockets, shared, framed) => self.adopt(sockets, shared, framed),
+                Letter::Adopt(sockets, shared, framed) => self.adopt(sockets, shared, framed, now),
                 Letter::Notice(key, bytes) => {
                     if let Some(id) = self.by_key.get(&key).copied()
                         && let Some(entry) = self.entries.get_mut(&id)
@@ -249,18 +286,37 @@ impl EventLoop {
                         self.turn(id, now);
                     }
                 }
-                Letter::Ended(key, ending) => match (self.by_key.get(&key).copied(), ending) {
-                    (Some(id), Ending::SaidGoodbye) => self.leave(id, Finish::Ended, now),
-                    (Some(id), _) => self.remove(id, Finish::Ended),
-                    (None, _) => {}
-                },
+                Letter::Ended(flows) => flows.into_iter().for_each(|flow| self.ended(flow, now)),
                 Letter::Stop => stop = true,
             }
         }
         stop
     }
 
-    fn adopt(&mut self, sockets: Arc<Sockets>, shared: Arc<Shared>, framed: Option<Box<Framed>>) {
+    fn ended(&mut self, flow: Ended, now: BootInstant) {
+        if flow.how == Ending::SaidGoodbye
+            && let Some(id) = self.by_key.get(&flow.key).copied()
+        {
+            self.leave(id, Finish::Ended, now);
+        } else {
+            self.clear_later(flow, now);
+        }
+    }
+
+    fn clear_later(&mut self, flow: Ended, now: BootInstant) {
+        if self.ended.is_empty() {
+            self.clear_at = now.after(CLEAR_AFTER);
+        }
+        self.ended.push_back(flow);
+    }
+
+    fn adopt(
+        &mut self,
+        sockets: Arc<Sockets>,
+        shared: Arc<Shared>,
+        framed: Option<Box<Framed>>,
+        now: BootInstant,
+    ) {
         let id = self.next;
         self.next += 1;
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -270,6 +326,11 @@ impl EventLoop {
                 epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)
             });
         self.by_key.insert(shared.key, id);
+        if shared.is_ended() {
+            // Before it came here: the letter that said so may be read already.
+            let ended = Ended::new(shared.key, Ending::Reset, Arc::clone(&sockets));
+            self.clear_later(ended, now);
+        }
         self.entries.insert(id, Entry::new(sockets, shared, framed));
         if added.is_err() {
             self.remove(id, Finish::NetworkError);
@@ -287,16 +348,16 @@ impl EventLoop {
             finish
         };
         entry.over(finish);
-        if !entry.is_clean() || (finish == Finish::Ended && !entry.is_leaving()) {
+        // Whoever ended it has reset the sockets, or is about to and holds them until then; only of a client that
+        // was sent its goodbye is the reset still to come.
+        if !entry.is_clean() && (finish != Finish::Ended || entry.is_leaving()) {
             entry.sockets.reset();
         }
         let Entry {
             sockets, shared, ..
         } = entry;
-        for socket in [&sockets.client, &sockets.upstream] {
-            // An ending thread may keep the socket open a moment longer: no event of it counts.
-            let _ = epoll::delete(&self.epoll, socket);
-        }
+        // An ending thread may keep the sockets open a moment longer; their events find no entry. The kernel takes
+        // them off the list when they close.
         drop(sockets);
         self.finished.finished(shared.key, finish, shared.bytes());
         self.population.leave();

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, connect_unspec, send, shutdown};
 use socket2::SockRef;
 
+use super::closing::end_all;
 use super::event_loop::Mailbox;
 
 /// Both sockets of a flow. The event loop holds them; an ending thread only for a moment, so that
@@ -39,12 +40,13 @@ impl Sockets {
     }
 }
 
-fn reset(socket: &OwnedFd) {
-    // The close that follows is then a reset too, should the disconnect fail.
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+/// Discards what the kernel has queued on one connection and resets it.
+pub(super) fn reset(socket: &OwnedFd) {
     if connect_unspec(socket.as_fd()).is_err() {
-        // A Unix socket cannot be disconnected; shutting it down refuses later writes.
+        // A Unix socket cannot be disconnected; shutting it down refuses later writes. Where a connection
+        // can be neither, the close that follows is a reset.
         let _ = shutdown(socket, Shutdown::Both);
+        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -133,6 +135,18 @@ impl Shared {
         }
     }
 
+    /// The client's part of an end: it is sent `goodbye` and its end of stream where that is possible, else a reset.
+    /// True if it was sent the goodbye.
+    pub(super) fn end_client(&self, sockets: &Sockets, goodbye: &[u8]) -> bool {
+        let wire = self.wire.lock();
+        let said = *wire == Wire::Boundary && sockets.say(goodbye);
+        drop(wire);
+        if !said {
+            reset(&sockets.client);
+        }
+        said
+    }
+
     pub(super) fn set_working(&self, working: bool) {
         self.working.store(working, Ordering::Relaxed);
     }
@@ -189,29 +203,9 @@ impl Flow {
     /// As [`Flow::end`], but the client of a framed flow is told `goodbye` first, if the bytes that it was sent end
     /// at a boundary and none of them is still queued. Waits for no peer; no byte of the application passes after it.
     pub fn end_saying(&self, goodbye: &[u8]) -> Ending {
-        let Some(sockets) = self.sockets.upgrade() else {
-            return Ending::WasOver;
-        };
-        // The flag first: a write to the upstream that raced past it meets a disconnected socket and fails; one to
-        // the client of a framed flow holds the wire, and none follows it.
-        if self.shared.ended.swap(true, Ordering::AcqRel) {
-            return Ending::WasOver;
-        }
-        reset(&sockets.upstream);
-        let wire = self.shared.wire.lock();
-        let said = *wire == Wire::Boundary && sockets.say(goodbye);
-        drop(wire);
-        if !said {
-            reset(&sockets.client);
-        }
-        drop(sockets);
-        let ending = if said {
-            Ending::SaidGoodbye
-        } else {
-            Ending::Reset
-        };
-        self.mailbox.ended(self.shared.key, ending);
-        ending
+        let mut how = Ending::WasOver;
+        end_all(&[(self, goodbye)], |_, ending| how = ending);
+        how
     }
 
     /// Tells the client of a framed flow something at its next message boundary. Other flows take no notices.

@@ -1,6 +1,7 @@
 //! The TCP relay: threads that move bytes between pairs of connected sockets, outside any async
 //! runtime, and end a flow at once when told. It knows no session, lease or policy.
 
+mod closing;
 mod entry;
 mod event_loop;
 mod flow;
@@ -20,10 +21,12 @@ use curfew_model::Clock;
 use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, SockRef, TcpKeepalive};
 
+use closing::Helper;
 use event_loop::{EventLoop, Mailbox};
 use flow::{Shared, Sockets, Wire};
 use framed::Framed;
 
+pub(crate) use closing::end_all;
 pub use flow::{Bytes, Ending, Flow};
 pub use framing::{Broken, Cut, Framing};
 
@@ -151,6 +154,7 @@ pub struct Relay {
     population: Arc<Population>,
     mailboxes: Vec<Arc<Mailbox>>,
     threads: Vec<JoinHandle<()>>,
+    helper: Helper,
     turn: AtomicUsize,
 }
 
@@ -174,11 +178,13 @@ impl Relay {
             population,
             mailboxes: Vec::new(),
             threads: Vec::new(),
+            helper: Helper::default(),
             turn: AtomicUsize::new(0),
             config,
         };
+        relay.threads.push(relay.helper.start()?);
         for index in 0..relay.config.threads.max(1) {
-            let mailbox = Mailbox::new()?;
+            let mailbox = Mailbox::new(relay.helper.clone())?;
             let event_loop = EventLoop::new(
                 Arc::clone(&mailbox),
                 Arc::clone(&relay.clock),
@@ -200,7 +206,7 @@ impl Relay {
     /// # Errors
     /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
     pub fn adopt(&self, client: OwnedFd, upstream: OwnedFd, key: u64) -> Result<Flow, AdoptError> {
-        self.take(client, upstream, key, None)
+        Ok(self.prepare(client, upstream, key, None)?.start())
     }
 
     /// As [`Relay::adopt`], but keeps the messages of `opened` whole toward the client, so that it can be told
@@ -215,19 +221,31 @@ impl Relay {
         key: u64,
         opened: Opened,
     ) -> Result<Flow, AdoptError> {
-        let framed = Framed::new(opened.framing, opened.opening, &opened.rest)?;
-        self.take(client, upstream, key, Some(Box::new(framed)))
+        Ok(self.prepare(client, upstream, key, Some(opened))?.start())
     }
 
-    fn take(
+    /// Makes a flow that relays nothing until [`Prepared::start`]: its owner can note it, and end it, before the
+    /// first byte.
+    ///
+    /// # Errors
+    /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
+    pub(crate) fn prepare(
         &self,
         client: OwnedFd,
         upstream: OwnedFd,
         key: u64,
-        framed: Option<Box<Framed>>,
-    ) -> Result<Flow, AdoptError> {
+        opened: Option<Opened>,
+    ) -> Result<Prepared, AdoptError> {
+        let framed = match opened {
+            Some(opened) => Some(Box::new(Framed::new(
+                opened.framing,
+                opened.opening,
+                &opened.rest,
+            )?)),
+            None => None,
+        };
         for socket in [&client, &upstream] {
-            self.prepare(&SockRef::from(socket))?;
+            self.set_options(&SockRef::from(socket))?;
         }
         let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len().max(1);
         let mailbox = self.mailboxes.get(index).ok_or(AdoptError::ShuttingDown)?;
@@ -245,8 +263,11 @@ impl Relay {
             mailbox: Arc::clone(mailbox),
             clock: Arc::clone(&self.clock),
         };
-        mailbox.adopt(sockets, shared, framed);
-        Ok(flow)
+        Ok(Prepared {
+            flow,
+            sockets,
+            framed,
+        })
     }
 
     /// Takes no new flow, lets the open ones finish for at most `drain`, resets the rest.
@@ -259,7 +280,7 @@ impl Relay {
         self.population.close(STOPPING);
     }
 
-    fn prepare(&self, socket: &SockRef<'_>) -> io::Result<()> {
+    fn set_options(&self, socket: &SockRef<'_>) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         if socket.domain()? == Domain::UNIX {
             return Ok(());
@@ -271,9 +292,32 @@ impl Relay {
     }
 }
 
+/// A flow that waits for its start, which must come: until then it holds a place in the relay.
+#[must_use = "a flow that is not started holds its place for nothing"]
+pub(crate) struct Prepared {
+    flow: Flow,
+    sockets: Arc<Sockets>,
+    framed: Option<Box<Framed>>,
+}
+
+impl Prepared {
+    /// The owner's handle.
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// Relays from now on. A flow that was ended meanwhile finishes as ended.
+    pub(crate) fn start(self) -> Flow {
+        let shared = Arc::clone(&self.flow.shared);
+        self.flow.mailbox.adopt(self.sockets, shared, self.framed);
+        self.flow
+    }
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
+        self.helper.stop();
         for thread in self.threads.drain(..) {
             // A loop that panicked has closed its sockets already.
             let _ = thread.join();
