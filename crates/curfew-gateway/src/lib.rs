@@ -4,6 +4,7 @@
 pub mod accept;
 pub mod connect;
 pub mod door;
+pub mod peer;
 pub mod postgres;
 pub mod protocol;
 pub mod relay;

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use curfew_enforcer::Peer;
 use curfew_model::{BootInstant, EndReason, SessionId};
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
@@ -24,6 +26,7 @@ use super::talk::Keys;
 use super::{Gateway, Places, ServiceConfig};
 use crate::accept::{Client, Permit};
 use crate::door::{CarryError, Nudge};
+use crate::peer::Peers;
 use crate::postgres::cancel::CancelRegistry;
 use crate::postgres::preamble::{Outcome, Preamble, Startup};
 use crate::protocol::Protocol;
@@ -50,6 +53,7 @@ pub(super) struct Front {
     places: Places,
     pub(super) keys: Arc<Keys>,
     pub(super) cancels: Cancels,
+    peers: Option<Peers>,
     stop_by: Option<BootInstant>,
 }
 
@@ -78,6 +82,7 @@ impl Front {
             places: Places::default(),
             keys: Arc::new(Mutex::new(keys)),
             cancels: Cancels::default(),
+            peers: Peers::open().ok(),
             stop_by: None,
         })
     }
@@ -314,6 +319,19 @@ impl Front {
         self.put(id, Pending { client, stage, due });
     }
 
+    /// Who the client is, where it is a process of this host.
+    fn peer(&mut self, client: &Client) -> Peer {
+        let local = rustix::net::getsockname(&client.socket)
+            .ok()
+            .and_then(|address| SocketAddr::try_from(address).ok());
+        let asked = match (&mut self.peers, local) {
+            (Some(peers), Some(local)) => peers.of(client.address, local),
+            // A kernel without inet_diag: bindings by uid match nobody, and their clients are refused as unknown.
+            _ => return Peer::default(),
+        };
+        asked.unwrap_or_default()
+    }
+
     /// Asks for a session.
     fn admit(&mut self, id: u64, client: Client, startup: Option<Startup>) {
         let now = self.gateway.clock.now();
@@ -326,7 +344,7 @@ impl Front {
         let open = curfew_enforcer::Open {
             id: session,
             facts: facts(&self.config, client.address, user, now.boot),
-            peer: curfew_enforcer::Peer::default(),
+            peer: self.peer(&client),
             decided_at: None,
         };
         let nudge: Arc<dyn Nudge> = Arc::clone(&self.desk) as Arc<dyn Nudge>;
