@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CARGO ?= cargo
 
-.PHONY: help fuzz test check parts fmt lint doc licences
+.PHONY: help parts test fuzz check fmt lint doc licences bench
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,3 +38,6 @@ doc:
 licences:
 	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --version 0.20.2
 	$(CARGO) deny --log-level error check licenses bans sources
+
+bench: ## measure the relay against HAProxy, nginx and Envoy; writes docs/performance.md
+	scripts/bench-relay

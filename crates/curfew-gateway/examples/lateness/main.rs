@@ -8,10 +8,13 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "a benchmark may stop at the first surprise"
 )]
 
 mod clients;
+#[path = "../watch/mod.rs"]
+mod watch;
 
 use std::{
     collections::{BTreeMap, HashMap},

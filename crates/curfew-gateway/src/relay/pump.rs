@@ -86,7 +86,7 @@ impl Direction {
                 let _ = shutdown(sink, Shutdown::Write);
                 Ok(())
             } else if from.readable {
-                self.read(source, from, lane)
+                self.read(source, from, (sink, to), lane).map(&mut moved)
             } else {
                 self.release(lane.pipes);
                 return Step::Blocked;
@@ -133,12 +133,14 @@ impl Direction {
         }
     }
 
+    /// One read, and one write of what it brought; returns the bytes written.
     fn read(
         &mut self,
         source: &OwnedFd,
         from: &mut Readiness,
+        (sink, to): (&OwnedFd, &mut Readiness),
         lane: &mut Lane<'_>,
-    ) -> Result<(), Errno> {
+    ) -> Result<usize, Errno> {
         if self.bulk {
             if self.pipe.is_none() {
                 self.pipe = lane.pipes.take();
@@ -146,14 +148,14 @@ impl Direction {
             if let Some(pipe) = &self.pipe {
                 let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
                 let result = splice(source, None, &pipe.write, None, PIPE_BYTES, flags);
-                return self.after_splice(result, from);
+                return self.after_splice(result, from).map(|()| 0);
             }
         }
         let (read, _) = match recv(source, &mut *lane.buffer, RecvFlags::DONTWAIT) {
             Ok(read) => read,
             Err(Errno::AGAIN) => {
                 from.readable = false;
-                return Ok(());
+                return Ok(0);
             }
             Err(error) => return Err(error),
         };
@@ -162,9 +164,26 @@ impl Direction {
         if read < BUFFER_BYTES && !from.hung_up {
             from.readable = false;
         }
+        let bytes = lane.buffer.get(..read).unwrap_or_default();
+        let sent = if bytes.is_empty() || lane.shared.is_ended() {
+            0
+        } else {
+            // The sink's readiness is not asked first: a send that finds it full says so.
+            match send(sink, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(sent) => sent,
+                Err(Errno::AGAIN) => {
+                    to.writable = false;
+                    0
+                }
+                // What was read must not be lost: it is sent in the next step.
+                Err(Errno::INTR) => 0,
+                Err(error) => return Err(error),
+            }
+        };
+        // Only what the sink did not take is kept.
         self.tail
-            .extend_from_slice(lane.buffer.get(..read).unwrap_or_default());
-        Ok(())
+            .extend_from_slice(bytes.get(sent..).unwrap_or_default());
+        Ok(sent)
     }
 
     fn after_splice(

@@ -1,0 +1,72 @@
+//! Curfew in the comparison: its door, engine, relay and services in one process. What is left out is the audit log
+//! and the API, which no relay that it is compared with has.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use curfew_enforcer::{Door, Enforcer, Sink};
+use curfew_engine::{Bounds, Engine};
+use curfew_gateway::{
+    connect::UpstreamAddress,
+    door::GatewayDoor,
+    protocol::Protocol,
+    relay::{Relay, RelayConfig},
+    service::{Gateway, Service, ServiceConfig, TurnedAway},
+};
+use curfew_model::{Clock, EndReason, Event, ServiceName, SessionId};
+use curfew_testkit::{BootClock, Lifetime};
+
+use crate::relays::{ECHO, SOURCE};
+
+struct Quiet;
+
+impl Sink for Quiet {
+    fn record(&self, _event: Event) {}
+
+    fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
+}
+
+impl TurnedAway for Quiet {
+    fn turned_away(&self, _: &ServiceName, _: SocketAddr, _: EndReason, _: &str) {}
+}
+
+/// Serves both upstreams until the process is ended; every session lives for `lifetime`.
+pub(crate) fn run(source: u16, echo: u16, lifetime: Duration) {
+    let door = Arc::new(GatewayDoor::default());
+    let clock: Arc<dyn Clock> = Arc::new(BootClock);
+    let config = RelayConfig {
+        threads: 2,
+        ..RelayConfig::default()
+    };
+    let relay = Arc::new(Relay::start(config, Arc::clone(&clock), door.clone()).unwrap());
+    let engine = Engine::new(Arc::new(Lifetime(lifetime)), Bounds::default(), clock.now());
+    let as_door: Arc<dyn Door> = door.clone();
+    let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
+    let deadlines = Enforcer::start(engine, weak, Arc::clone(&clock), Arc::new(Quiet)).unwrap();
+    door.attach(Arc::downgrade(deadlines.enforcer()));
+    let gateway = Gateway {
+        door,
+        relay,
+        clock,
+        turned_away: Arc::new(Quiet),
+    };
+    let _services: Vec<Service> = [("source", source, SOURCE), ("echo", echo, ECHO)]
+        .into_iter()
+        .map(|(name, port, upstream)| {
+            let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let config = ServiceConfig::new(
+                ServiceName::new(name).unwrap(),
+                local(port),
+                vec![UpstreamAddress::Tcp(local(upstream))],
+                Protocol::Tcp,
+            );
+            Service::start(config, gateway.clone()).unwrap()
+        })
+        .collect();
+    loop {
+        std::thread::park();
+    }
+}
