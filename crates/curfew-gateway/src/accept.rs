@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// Clients that may wait to be accepted.
@@ -130,26 +131,25 @@ fn run(listener: &Socket, stop: &OwnedFd, limit: usize, handler: &dyn Accepted) 
         if stopped.revents().contains(PollFlags::IN) {
             return;
         }
-        match listener.accept() {
+        match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((socket, from)) => {
-                let Some(address) = from.as_socket().map(canonical) else {
+                let Some(address) = from.and_then(|from| SocketAddr::try_from(from).ok()) else {
                     continue;
                 };
+                let address = canonical(address);
                 let Some(permit) = Permit::take(&open, limit) else {
                     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
                     drop(socket);
                     handler.over_limit(address);
                     continue;
                 };
-                if socket.set_nonblocking(true).is_ok() {
-                    handler.accepted(Client {
-                        socket: socket.into(),
-                        address,
-                        permit,
-                    });
-                }
+                handler.accepted(Client {
+                    socket,
+                    address,
+                    permit,
+                });
             }
-            Err(error) if is_exhaustion(&error) => {
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 // The queue stays readable: wait for the stop alone, or this would spin.
                 let mut stopped = [PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN)];
                 let _ = poll(&mut stopped, Some(&EXHAUSTED_PAUSE));
@@ -158,12 +158,6 @@ fn run(listener: &Socket, stop: &OwnedFd, limit: usize, handler: &dyn Accepted) 
             Err(_) => {}
         }
     }
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// The address with an IPv4-mapped IPv6 address as the IPv4 address that it is.

@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// How long one measurement counts; what comes before it warms up.
-const COUNTED: Duration = Duration::from_millis(1000);
-const WARM_UP: Duration = Duration::from_millis(200);
+const COUNTED: Duration = Duration::from_millis(700);
+const WARM_UP: Duration = Duration::from_millis(150);
 /// Threads that connect.
 const CONNECTORS: u64 = 4;
 /// Size of a small message, in bytes.
@@ -219,7 +219,7 @@ fn pause() {
 
 /// Gives others a moment, so that closed connections are gone.
 pub(crate) fn settle() {
-    let until = now().after(Duration::from_millis(300));
+    let until = now().after(Duration::from_millis(150));
     while now() < until {
         pause();
     }
