@@ -8,10 +8,11 @@ use std::os::fd::OwnedFd;
 use curfew_enforcer::Peer;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, getsockname, netlink, recv, send,
+    socket_with,
 };
 
-use crate::accept::canonical;
+use crate::accept::{Client, canonical};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -61,6 +62,15 @@ impl Peers {
             netlink,
             sequence: 0,
         })
+    }
+
+    /// Who an accepted client is; an empty answer when it is not of this host.
+    ///
+    /// # Errors
+    /// As [`Peers::of`].
+    pub fn of_client(&mut self, client: &Client) -> io::Result<Peer> {
+        let local = getsockname(&client.socket)?;
+        self.of(client.address, SocketAddr::try_from(local)?)
     }
 
     /// Who owns the socket bound to `client` and connected to `local`; an empty answer when it is not of this host,

@@ -3,6 +3,7 @@
 use std::{error::Error, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use clap::{Args, ValueEnum};
+use curfew_enforcer::Scheduling;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -73,6 +74,10 @@ impl Run {
         let mut node = Node::start(checked, Arc::new(SystemClock))?;
         for (service, address) in node.addresses() {
             info!(service, %address, "listening");
+        }
+        match node.scheduling() {
+            Scheduling::RealTime => info!("the deadline thread runs under SCHED_FIFO"),
+            ordinary @ Scheduling::Ordinary { .. } => warn!("the deadline thread is {ordinary}"),
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         loop {

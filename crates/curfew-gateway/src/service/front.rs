@@ -3,12 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use curfew_enforcer::Peer;
 use curfew_model::{BootInstant, EndReason, SessionId};
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
@@ -319,19 +317,6 @@ impl Front {
         self.put(id, Pending { client, stage, due });
     }
 
-    /// Who the client is, where it is a process of this host.
-    fn peer(&mut self, client: &Client) -> Peer {
-        let local = rustix::net::getsockname(&client.socket)
-            .ok()
-            .and_then(|address| SocketAddr::try_from(address).ok());
-        let asked = match (&mut self.peers, local) {
-            (Some(peers), Some(local)) => peers.of(client.address, local),
-            // A kernel without inet_diag: bindings by uid match nobody, and their clients are refused as unknown.
-            _ => return Peer::default(),
-        };
-        asked.unwrap_or_default()
-    }
-
     /// Asks for a session.
     fn admit(&mut self, id: u64, client: Client, startup: Option<Startup>) {
         let now = self.gateway.clock.now();
@@ -344,7 +329,12 @@ impl Front {
         let open = curfew_enforcer::Open {
             id: session,
             facts: facts(&self.config, client.address, user, now.boot),
-            peer: self.peer(&client),
+            // Without inet_diag bindings by uid match nobody, and their clients are refused as unknown.
+            peer: self
+                .peers
+                .as_mut()
+                .and_then(|peers| peers.of_client(&client).ok())
+                .unwrap_or_default(),
             decided_at: None,
         };
         let nudge: Arc<dyn Nudge> = Arc::clone(&self.desk) as Arc<dyn Nudge>;

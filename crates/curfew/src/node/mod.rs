@@ -20,7 +20,7 @@ use std::{
 use curfew_audit::{Log, Options};
 use curfew_control::{Metrics, Parts, Server, Settings};
 use curfew_enforcer::{
-    AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Keeper as KeptBy,
+    AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Keeper as KeptBy, Scheduling,
 };
 use curfew_gateway::{
     door::GatewayDoor,
@@ -179,6 +179,11 @@ impl Node {
             config,
             audit: AuditLog::Writable,
         })
+    }
+
+    /// How the kernel runs the thread that closes at deadlines.
+    pub fn scheduling(&self) -> &Scheduling {
+        self.deadlines.scheduling()
     }
 
     /// Where each service listens, and the API as `control`.
