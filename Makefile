@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CARGO ?= cargo
 
-.PHONY: help parts test fuzz check fmt lint doc licences bench
+.PHONY: help parts test fuzz mutants check fmt lint doc licences bench
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,8 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS, 60 unless told
 	  (cd fuzz && $(CARGO) +nightly fuzz run $$target $$scratch corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -verbosity=0 -print_final_stats=1) || status=$$?; \
 	  rm -rf $$scratch; [ $$status -eq 0 ] || exit $$status; \
 	done
+mutants: ## break each invariant of the engine with one line; a named test must fail
+	@crates/curfew-engine/mutants/run
 
 check: fmt lint doc licences ## format, lints, docs, licences
 

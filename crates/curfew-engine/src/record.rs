@@ -161,16 +161,18 @@ impl Table {
     pub(crate) fn insert(&mut self, record: Record) -> u32 {
         let hash = short_hash(&self.hasher, &record.id);
         let slot = match self.free.pop() {
-            Some(slot) => slot,
+            Some(slot) => {
+                if let Some(place) = self.records.get_mut(slot as usize) {
+                    *place = Some(record);
+                }
+                slot
+            }
             None => {
                 let slot = u32::try_from(self.records.len()).unwrap_or(NIL);
-                self.records.push(None);
+                self.records.push(Some(record));
                 slot
             }
         };
-        if let Some(place) = self.records.get_mut(slot as usize) {
-            *place = Some(record);
-        }
         self.by_id
             .insert_unique(spread(hash), (hash, slot), |&(hash, _)| spread(hash));
         slot

@@ -176,6 +176,16 @@ fn a_later_end_of_a_binding_moves_only_the_binding() {
     let lease = engine.session(id(1)).unwrap().lease;
     assert_eq!(lease.binding_until.unwrap().at, at(45).boot);
     assert_eq!(lease.reauth_by.unwrap().at, at(51).boot);
+    // Nor does it let a looser policy in: that takes proof.
+    let looser = Rules {
+        reauth: Some(80 * SECOND),
+        ..Rules::default()
+    };
+    engine.handle(policies(2, looser), at(3)).unwrap();
+    bind(&mut engine, Keeper::State, until(46), at(3));
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.binding_until.unwrap().at, at(46).boot);
+    assert_eq!(lease.reauth_by.unwrap().at, at(51).boot);
     bind(&mut engine, Keeper::State, until(30), at(4));
     drain(&mut engine);
     engine.poll(at(30));

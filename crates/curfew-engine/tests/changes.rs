@@ -277,3 +277,22 @@ fn concurrency_counts_the_subject_wherever_it_comes_from() {
         .unwrap();
     engine.open(from(8, "alice", "10.0.0.5:1"), at(8)).unwrap();
 }
+
+#[test]
+fn what_was_due_before_a_loss_is_the_reason() {
+    let loss = LossRule::default_for(Sensitivity::Critical);
+    for (lifetime, reason) in [
+        (50, EndReason::LifetimeExpired),
+        (60, EndReason::LifetimeExpired),
+        (61, EndReason::ControlPlaneLost),
+    ] {
+        let mut engine = engine(Rules {
+            lifetime: lifetime * SECOND,
+            loss,
+            ..Rules::default()
+        });
+        engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+        engine.poll(at(200));
+        assert_eq!(closes(&mut engine), [(id(1), reason)]);
+    }
+}

@@ -216,3 +216,15 @@ fn a_deadline_that_moves_is_warned_of_again() {
     let warned = |action: &Action| matches!(action, Action::Warn { .. });
     assert_eq!(drain(&mut engine).iter().filter(|a| warned(a)).count(), 2);
 }
+
+#[test]
+fn a_clock_set_back_revives_no_credential() {
+    let mut engine = engine(Rules::default());
+    engine.poll(at(50));
+    let mut back = at(51);
+    back.wall.0 -= 3_600_000;
+    let mut late = open(1, "alice", "db", back);
+    late.facts.credential_until = Some(at(49).wall);
+    let refused = engine.open(late, back).unwrap_err();
+    assert_eq!(refused.reason, EndReason::CredentialExpired);
+}
