@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     os::unix::fs::DirBuilderExt as _,
     path::Path,
+    time::Duration,
 };
 
 use curfew_model::WallInstant;
@@ -331,7 +332,20 @@ fn lock(dir: &Path) -> Result<File, AuditError> {
         .truncate(false)
         .open(&path)
         .map_err(AuditError::io("open", &path))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| AuditError::Locked { path })?;
-    Ok(file)
+    if is_locked_soon(&file) {
+        Ok(file)
+    } else {
+        Err(AuditError::Locked { path })
+    }
+}
+
+/// Takes the lock, or waits a second for a holder that is just ending: a process between fork and exec holds copies.
+fn is_locked_soon(file: &File) -> bool {
+    (0..100).any(|_| {
+        let taken = rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        if taken.is_err() {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        taken.is_ok()
+    })
 }

@@ -402,6 +402,17 @@ impl Batch {
     }
 }
 
+/// Takes the lock, or waits a second for a holder that is just ending: a process between fork and exec holds copies.
+fn is_locked_soon(file: &File) -> bool {
+    (0..100).any(|_| {
+        let taken = rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        if taken.is_err() {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        taken.is_ok()
+    })
+}
+
 /// Locks the directory and writes our process id for whoever comes second.
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("lock");
@@ -418,7 +429,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| io("open", error))?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+    if !is_locked_soon(&file) {
         let mut text = String::new();
         let holder = match file.take(32).read_to_string(&mut text) {
             Ok(length) if length > 0 => format!("process {}", text.trim()),
