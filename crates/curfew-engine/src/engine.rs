@@ -152,6 +152,7 @@ impl Engine {
                 self.audit = audit;
                 Ok(Report::default())
             }
+            Input::Shutdown => Ok(self.shut_down()),
         };
         self.flush_probes();
         answer
@@ -366,7 +367,8 @@ impl Engine {
             return Fate::Lives;
         }
         let audit = self.class(slot).is_some_and(Class::is_audit);
-        if audit && reason != EndReason::SessionCancelled {
+        let always = [EndReason::SessionCancelled, EndReason::Shutdown];
+        if audit && !always.contains(&reason) {
             self.wheel.disarm(&mut self.table, slot);
             self.probed.remove(&slot);
             if let Some(record) = self.table.get_mut(slot) {
@@ -408,6 +410,16 @@ impl Engine {
             }
             self.forget(slot);
             report.count(Fate::Lives);
+        }
+        report
+    }
+
+    fn shut_down(&mut self) -> Report {
+        let slots: Vec<u32> = self.table.slots().collect();
+        let mut report = Report::default();
+        for slot in slots {
+            let cause = "the process stops".to_owned();
+            report.count(self.end(slot, EndReason::Shutdown, cause, None));
         }
         report
     }

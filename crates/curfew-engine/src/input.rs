@@ -61,6 +61,8 @@ pub enum Input {
     Installed(Revision),
     /// Whether the audit log takes records.
     Audit(AuditLog),
+    /// The process stops: every session ends, in audit mode too, since its carrier is going away.
+    Shutdown,
 }
 
 /// Which live sessions a new policy set concerns.

@@ -88,6 +88,8 @@ struct RawTls {
 #[serde(deny_unknown_fields)]
 struct RawPolicy {
     path: PathBuf,
+    #[serde(default)]
+    watch: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -207,6 +209,8 @@ pub struct Config {
     pub control: Control,
     /// A policy file or directory.
     pub policy: PathBuf,
+    /// Whether the policy is read again when its files change.
+    pub watch: bool,
     /// The gateway's services.
     pub services: Vec<Service>,
     /// The configuration's bindings.
@@ -287,6 +291,7 @@ fn check(raw: RawConfig, folder: &Path) -> Result<Config, Refused> {
         control: Control { listen, tls },
         data_dir,
         policy: folder.join(raw.policy.path),
+        watch: raw.policy.watch,
         services,
         bindings,
     })

@@ -90,6 +90,9 @@ impl Run {
                 }
                 self.reload(&mut node);
             }
+            if node.policy_changed() {
+                self.reload(&mut node);
+            }
             node.tend();
             thread::park_timeout(TEND);
         }

@@ -260,6 +260,28 @@ fn a_stricter_policy_ends_live_sessions_and_a_wrong_one_changes_nothing() {
 }
 
 #[test]
+fn a_stopping_process_tells_its_clients_and_a_watched_policy_is_taken_by_itself() {
+    let server = Postgres::shared().unwrap();
+    let site = Site::new(&server, "maxLifetime: 1h");
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let watched = config.replace("path: policy}", "path: policy, watch: true}");
+    std::fs::write(site.path("curfew.yaml"), watched).unwrap();
+    let mut running = site.run();
+    let mut psql = Psql::start(&server, running.address());
+    psql.type_in("select 1;");
+    running.wait("session.opened");
+    site.policy("maxLifetime: 2h");
+    running.wait("reloaded");
+    running.signal("TERM");
+    running.wait("session.ended");
+    psql.type_in("select 2;");
+    let said = psql.said();
+    assert!(said.contains("(shutdown)"), "{said}");
+    assert_eq!(running.stopped(), Some(0));
+    assert_eq!(site.ends(), ["shutdown"]);
+}
+
+#[test]
 fn check_names_what_is_missing_and_starts_nothing() {
     let server = Postgres::shared().unwrap();
     let site = Site::new(&server, "maxLifetime: 1h");

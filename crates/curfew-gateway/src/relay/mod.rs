@@ -270,9 +270,14 @@ impl Relay {
         })
     }
 
+    /// Takes no new flow, and waits until the open ones have finished, no longer than `drain`.
+    pub fn drain(&self, drain: Duration) {
+        self.population.close(drain);
+    }
+
     /// Takes no new flow, lets the open ones finish for at most `drain`, resets the rest.
     pub fn shutdown(&self, drain: Duration) {
-        self.population.close(drain);
+        self.drain(drain);
         for mailbox in &self.mailboxes {
             mailbox.stop();
         }

@@ -123,17 +123,29 @@ pub fn check(config: Config) -> Result<Checked, NodeError> {
             });
         }
     }
-    let files: Vec<Source> = sources
-        .into_iter()
-        .map(|(path, text)| Source { path, text })
-        .collect();
-    let policy = pack(&files).map_err(|error| NodeError::Policy(error.to_string()))?;
+    let policy = pack_sources(sources)?;
     Ok(Checked {
         config,
         policy,
         services,
         warnings: problems,
     })
+}
+
+/// The policy's files as the store keeps them.
+///
+/// # Errors
+/// [`NodeError`] when they cannot be read.
+pub fn packed(policy: &std::path::Path) -> Result<String, NodeError> {
+    pack_sources(sources::read(policy)?)
+}
+
+fn pack_sources(sources: Vec<sources::Source>) -> Result<String, NodeError> {
+    let files: Vec<Source> = sources
+        .into_iter()
+        .map(|(path, text)| Source { path, text })
+        .collect();
+    pack(&files).map_err(|error| NodeError::Policy(error.to_string()))
 }
 
 fn tcp_address(upstream: &UpstreamAddress) -> Option<std::net::SocketAddr> {

@@ -77,6 +77,8 @@ impl Desired {
             }
         }
         applied.revision = applied.revision.max(commit.revision);
+        // The door of this process decides inline: no session comes any more that was decided before.
+        let _ = self.enforcer.handle(Input::Installed(applied.revision));
         applied.recent.push_back((commit.clone(), total));
         if applied.recent.len() > REMEMBERED {
             applied.recent.pop_front();

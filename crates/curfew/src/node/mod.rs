@@ -40,6 +40,8 @@ pub use check::{Checked, NodeError, check};
 
 /// The log's folder in the data directory.
 const AUDIT: &str = "audit";
+/// How long clients may take to read why their session ended.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How long requests may take to come to their end when the process stops.
 const FINISH: Duration = Duration::from_secs(2);
 
@@ -57,6 +59,8 @@ pub struct Node {
     desired: Arc<Desired>,
     clock: Arc<dyn Clock>,
     config: Config,
+    /// The policy's files as they were read last.
+    seen: Result<String, String>,
     audit: AuditLog,
 }
 
@@ -177,6 +181,7 @@ impl Node {
             desired,
             clock,
             config,
+            seen: Ok(policy),
             audit: AuditLog::Writable,
         })
     }
@@ -248,11 +253,26 @@ impl Node {
             || checked.config.control != self.config.control;
         self.config.bindings = checked.config.bindings;
         self.config.policy = checked.config.policy;
+        self.config.watch = checked.config.watch;
+        self.seen = Ok(checked.policy);
         Ok(Reloaded {
             revision: self.desired.revision(),
             closed,
             restart_needed,
         })
+    }
+
+    /// Whether the policy is to be watched, and its files are others than those that were read last. Files that cannot
+    /// be read are others too: reading them says why.
+    #[must_use]
+    pub fn policy_changed(&mut self) -> bool {
+        if !self.config.watch {
+            return false;
+        }
+        let read = check::packed(&self.config.policy).map_err(|error| error.to_string());
+        let changed = read != self.seen;
+        self.seen = read;
+        changed
     }
 
     /// What has to be looked at now and then: the control plane is this process, and the log may have filled up.
@@ -275,7 +295,10 @@ impl Node {
     /// closes the log behind them.
     pub fn stop(mut self, drain: Duration) {
         self.services.iter_mut().for_each(Service::stop_accepting);
-        self.relay.shutdown(drain);
+        self.relay.drain(drain);
+        // By order, so that clients are told in their protocol; what takes leave still may for a moment.
+        let _ = self.deadlines.enforcer().handle(Input::Shutdown);
+        self.relay.shutdown(FAREWELL);
         self.services.clear();
         self.control.take().map(|control| control.stop(FINISH));
         self.keeper = None;
