@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use curfew_audit::{Head, Report, Truncation};
 use serde_json::json;
 
-use crate::cli::{FINDINGS, Output};
+use crate::{cli::FINDINGS, show::Output};
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -86,10 +86,7 @@ impl Verify {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let head = self.head.map(read_head).transpose()?;
         let report = curfew_audit::verify(&self.dir, head.as_ref())?;
-        match self.output {
-            Output::Table => print_report(&report),
-            Output::Json => println!("{:#}", as_json(&report)),
-        }
+        self.output.show(&as_json(&report), |_| words(&report))?;
         Ok(if report.is_ok() {
             ExitCode::SUCCESS
         } else {
@@ -107,32 +104,31 @@ fn read_head(path: PathBuf) -> Result<Head, Box<dyn Error>> {
         .map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
-fn print_report(report: &Report) {
-    for finding in &report.findings {
-        println!("{finding}");
-    }
+fn words(report: &Report) -> String {
+    let mut lines: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
     if report.more > 0 {
-        println!("and {} more", report.more);
+        lines.push(format!("and {} more", report.more));
     }
     let verdict = if report.is_ok() {
         "nothing was altered, dropped or moved"
     } else {
         "the log does NOT verify"
     };
-    println!("{} records: {verdict}", report.records);
-    println!("{}", truncation(report.truncation));
+    lines.push(format!("{} records: {verdict}", report.records));
+    lines.push(truncation(report.truncation));
     if report.lost > 0 {
-        println!(
+        lines.push(format!(
             "the log itself says that {} records were lost before they could be written",
             report.lost
-        );
+        ));
     }
     if report.enforcer_gaps > 0 {
-        println!(
+        lines.push(format!(
             "{} events are missing from the enforcers' own counts",
             report.enforcer_gaps
-        );
+        ));
     }
+    lines.join("\n") + "\n"
 }
 
 fn truncation(end: Truncation) -> String {

@@ -2,14 +2,19 @@
 
 use std::{error::Error, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
-use crate::{audit, policy, run};
+use crate::{
+    audit, bindings, completions, enforcers, policy, revocations, revoke, run, segments, sessions,
+    subjects,
+};
 
 /// It could not be done; usage errors included.
 pub const FAILED: u8 = 1;
 /// Findings, or checks that failed.
 pub const FINDINGS: u8 = 3;
+/// Done in part: an enforcer did not answer.
+pub const PARTIAL: u8 = 4;
 
 /// Curfew ends network sessions on time.
 #[derive(Debug, Parser)]
@@ -17,7 +22,7 @@ pub const FINDINGS: u8 = 3;
     name = "curfew",
     version,
     about,
-    after_help = "Exit codes: 0 ok; 1 could not do it; 3 findings or failed checks."
+    after_help = "Exit codes: 0 ok; 1 could not do it; 3 findings or failed checks; 4 done in part: an enforcer did not answer."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -28,22 +33,20 @@ pub struct Cli {
 enum Command {
     /// Run what the configuration names: the gateway's services, until a signal ends it
     Run(run::Run),
-    /// Check policy documents, and explain decisions
+    /// Check policy documents, explain decisions, and apply a set
     #[command(subcommand)]
     Policy(policy::Policy),
+    Sessions(sessions::Sessions),
+    Revoke(Box<revoke::Revoke>),
+    Revocations(revocations::Revocations),
+    Segments(segments::Segments),
+    Subjects(subjects::Subjects),
+    Bindings(bindings::Bindings),
+    Enforcers(enforcers::Enforcers),
     /// Read and prove the audit log, offline
     #[command(subcommand)]
     Audit(audit::Audit),
-}
-
-/// The form of what is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
+    Completions(completions::Completions),
 }
 
 impl Cli {
@@ -55,7 +58,15 @@ impl Cli {
         match self.command {
             Command::Run(command) => command.run(),
             Command::Policy(command) => command.run(),
+            Command::Sessions(command) => command.run(),
+            Command::Revoke(command) => command.run(),
+            Command::Revocations(command) => command.run(),
+            Command::Segments(command) => command.run(),
+            Command::Subjects(command) => command.run(),
+            Command::Bindings(command) => command.run(),
+            Command::Enforcers(command) => command.run(),
             Command::Audit(command) => command.run(),
+            Command::Completions(command) => command.run(),
         }
     }
 }

@@ -1,13 +1,25 @@
 //! The binary's entry: arguments in, exit code out. Every subcommand is a module of its own.
 
+mod applied;
 mod audit;
+mod bindings;
 mod cli;
+mod client;
 mod clock;
+mod completions;
 mod config;
+mod enforcers;
 mod node;
+mod outcomes;
 mod policy;
+mod revocations;
+mod revoke;
 mod run;
+mod segments;
+mod sessions;
+mod show;
 mod sources;
+mod subjects;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `curfew policy`: validate documents, and explain a decision, offline.
+//! `curfew policy`: validate documents, and explain a decision, offline. What goes through the API is next door.
 
 use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -10,11 +10,7 @@ use curfew_model::{
 use curfew_policy::{PolicySet, Problem, Severity, compile, load};
 use serde_json::json;
 
-use crate::{
-    cli::{FINDINGS, Output},
-    clock::SystemClock,
-    sources,
-};
+use crate::{applied, cli::FINDINGS, clock::SystemClock, show::Output, sources};
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -23,6 +19,10 @@ pub enum Policy {
     Validate(Validate),
     /// Say how a session would be decided, and why
     Explain(Box<Explain>),
+    /// Put documents in force, through the API
+    Apply(applied::Apply),
+    /// Show which sets were applied, when and by whom, through the API
+    History(applied::History),
 }
 
 /// The arguments of `policy validate`.
@@ -105,6 +105,8 @@ impl Policy {
         match self {
             Self::Validate(validate) => validate.run(),
             Self::Explain(explain) => explain.run(),
+            Self::Apply(apply) => apply.run(),
+            Self::History(history) => history.run(),
         }
     }
 }
@@ -138,20 +140,15 @@ impl Validate {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let sources = sources::read(&self.path)?;
         let (set, problems) = compiled(&sources, Revision(0));
-        match self.output {
-            Output::Table => {
-                problems.iter().for_each(|problem| println!("{problem}\n"));
-                println!(
-                    "{}: {}",
-                    self.path.display(),
-                    summary(set.is_some(), sources.len(), &problems)
-                );
+        let answer = json!({"valid": set.is_some(), "problems": as_json(&problems)});
+        self.output.show(&answer, |_| {
+            let mut text = String::new();
+            for problem in &problems {
+                text.push_str(&format!("{problem}\n\n"));
             }
-            Output::Json => println!(
-                "{:#}",
-                json!({"valid": set.is_some(), "problems": as_json(&problems)})
-            ),
-        }
+            let summary = summary(set.is_some(), sources.len(), &problems);
+            text + &format!("{}: {summary}\n", self.path.display())
+        })?;
         Ok(if problems.is_empty() {
             ExitCode::SUCCESS
         } else {
@@ -206,10 +203,9 @@ impl Explain {
         );
         let output = self.output;
         let explanation = set.explain(&self.facts(now), now);
-        match output {
-            Output::Table => println!("{explanation}"),
-            Output::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
-        }
+        output.show(&serde_json::to_value(&explanation)?, |_| {
+            format!("{explanation}\n")
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 

@@ -1,0 +1,162 @@
+//! `curfew policy apply` and `curfew policy history`: the policy in force, through the API. Documents are read here and
+//! judged there.
+
+use std::{error::Error, fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::FINDINGS,
+    client::{Call, ClientError, Connect, finding_text},
+    outcomes,
+    revoke::duration,
+    show::{Output, Reading, Side, Table, clean, items, text},
+    sources,
+};
+
+/// Whose documents they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Owner {
+    /// The policy path of the server's configuration.
+    Files,
+    /// Callers of the API.
+    Api,
+}
+
+/// The arguments of `policy apply`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  curfew policy apply ./policy
+  curfew policy apply ./policy --owner files --expected-revision 12
+
+The set replaces all documents of its owner. Live sessions that it concerns are decided again at once.
+Exit codes: 0 applied; 3 the set has errors and nothing changed; 4 applied, but an enforcer did not answer; 1 not done.")]
+pub struct Apply {
+    /// A policy file, or a folder of them
+    path: PathBuf,
+    /// Whose set it replaces [default: files if PATH is the `policy.path` of the configuration, otherwise api]
+    #[arg(long, value_enum)]
+    owner: Option<Owner>,
+    /// Only if the state still has this revision
+    #[arg(long, value_name = "REVISION")]
+    expected_revision: Option<u64>,
+    /// How long to wait for enforcers, at most 60s [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    connect: Connect,
+    /// The form of the answer
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// The arguments of `policy history`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  curfew policy history
+  curfew policy history --output json")]
+pub struct History {
+    #[command(flatten)]
+    connect: Connect,
+    /// The form of the answer
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+impl Apply {
+    /// Applies the set.
+    ///
+    /// # Errors
+    /// What could not be done, and why.
+    pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        let sources = sources::read(&self.path)?;
+        let sources: Vec<Value> = sources
+            .into_iter()
+            .map(|(path, text)| json!({"path": path, "text": text}))
+            .collect();
+        let owner = match self.owner() {
+            Owner::Files => "files",
+            Owner::Api => "api",
+        };
+        let mut body = json!({"sources": sources, "owner": owner});
+        if let (Some(revision), Some(body)) = (self.expected_revision, body.as_object_mut()) {
+            body.insert("expected_revision".to_owned(), json!(revision));
+        }
+        let call = Call::post("/v1/policies").wait(self.wait).body(body);
+        let answer = match self.connect.client()?.send(&call) {
+            Err(ClientError::Refused(refusal)) if refusal.code == "policy_invalid" => {
+                eprintln!("curfew: {refusal}");
+                return Ok(ExitCode::from(FINDINGS));
+            }
+            other => other?,
+        };
+        self.output.show(&answer, applied)?;
+        Ok(outcomes::exit_code(&answer))
+    }
+
+    /// The folder that the server itself reads belongs to its files: what it reads again replaces the same documents.
+    fn owner(&self) -> Owner {
+        let same = || {
+            let configured = self.connect.local().ok()?.policy;
+            let same = fs::canonicalize(configured).ok()? == fs::canonicalize(&self.path).ok()?;
+            same.then_some(Owner::Files)
+        };
+        self.owner.or_else(same).unwrap_or(Owner::Api)
+    }
+}
+
+fn applied(answer: &Value) -> String {
+    let mut words = String::new();
+    for warning in items(answer, "warnings") {
+        words.push_str(&format!("{}\n\n", finding_text(warning)));
+    }
+    let took = answer.get("took_ms").and_then(Value::as_f64).unwrap_or(0.0);
+    words.push_str(&format!(
+        "applied as revision {}, set {}, after {took:.1} ms\n",
+        clean(&text(answer, "revision")),
+        short(&text(answer, "hash")),
+    ));
+    words + &outcomes::table(answer)
+}
+
+/// The start of a hash, which is enough to tell sets apart.
+fn short(hash: &str) -> String {
+    clean(&hash.chars().take(12).collect::<String>())
+}
+
+impl History {
+    /// Prints the history.
+    ///
+    /// # Errors
+    /// What could not be done, and why.
+    pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        let call = Call::get("/v1/policies/history");
+        let mut answer = self.connect.client()?.send(&call)?;
+        let history = answer.get_mut("history").map(Value::take);
+        let history = history.unwrap_or_default();
+        self.output
+            .show(&history, |history| past(history, &Reading::here()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn past(history: &Value, reading: &Reading) -> String {
+    let mut table = Table::new([
+        ("REVISION", Side::Right),
+        ("OWNER", Side::Left),
+        ("APPLIED", Side::Left),
+        ("BY", Side::Left),
+        ("SET", Side::Left),
+    ]);
+    for set in history.as_array().into_iter().flatten() {
+        table.row([
+            text(set, "revision"),
+            text(set, "owner"),
+            reading.local(set, "at"),
+            text(set, "by"),
+            short(&text(set, "hash")),
+        ]);
+    }
+    table.written("nothing was applied yet")
+}

@@ -1,0 +1,151 @@
+//! Server-sent events (HTML standard, section 9.2), as far as the API sends them. Lines and events have bounds.
+
+use std::{
+    io::{BufRead, BufReader, Read as _},
+    time::Duration,
+};
+
+use serde_json::Value;
+use ureq::BodyReader;
+
+use super::{Call, Client, ClientError, Patience};
+
+/// The server says something every 5 s; after so long it is gone.
+const SILENCE: Duration = Duration::from_secs(20);
+/// A longer line is not taken, in bytes.
+const LINE: u64 = 1 << 20;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// What.
+    pub kind: String,
+    /// More about it.
+    pub data: Value,
+}
+
+/// Events as they come.
+pub struct Events<R> {
+    lines: BufReader<R>,
+    server: String,
+}
+
+impl Client {
+    /// Asks for events; it listens until the server ends them.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn events(&self, call: &Call) -> Result<Events<BodyReader<'static>>, ClientError> {
+        let mut response = self.respond(call, Patience::EachRead(SILENCE))?;
+        if !response.status().is_success() {
+            let body = self.read(call, &mut response)?;
+            return Err(self.refused(&response, serde_json::from_slice(&body).ok()));
+        }
+        Ok(Events {
+            lines: BufReader::new(response.into_body().into_reader()),
+            server: self.access.server.clone(),
+        })
+    }
+}
+
+impl<R: std::io::Read> Events<R> {
+    /// The next event; none when the server has ended them.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the connection broke, or what comes is no event.
+    pub fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        let mut kind = String::new();
+        let mut data = String::new();
+        while let Some(line) = self.line()? {
+            match line.split_once(':') {
+                // An empty line is the end of an event.
+                None if line.is_empty() && !data.is_empty() => {
+                    let data = serde_json::from_str(&data)
+                        .map_err(|_| self.strange("an event that is not JSON"))?;
+                    return Ok(Some(Event { kind, data }));
+                }
+                Some(("event", value)) => value.trim_start().clone_into(&mut kind),
+                Some(("data", value)) => {
+                    data.push_str(value.trim_start());
+                    if data.len() as u64 > LINE {
+                        return Err(self.strange("an event of more than 1 MiB"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn line(&mut self) -> Result<Option<String>, ClientError> {
+        let mut line = Vec::new();
+        let read = (&mut self.lines).take(LINE).read_until(b'\n', &mut line);
+        read.map_err(|error| ClientError::Unreachable {
+            server: self.server.clone(),
+            why: crate::show::clean(&error.to_string()),
+        })?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        if line.len() as u64 == LINE {
+            return Err(self.strange("a line of more than 1 MiB"));
+        }
+        let line = String::from_utf8_lossy(&line);
+        Ok(Some(line.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+
+    fn strange(&self, why: &str) -> ClientError {
+        ClientError::Strange {
+            server: self.server.clone(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn events(text: &str) -> Events<&[u8]> {
+        Events {
+            lines: BufReader::new(text.as_bytes()),
+            server: "http://x".to_owned(),
+        }
+    }
+
+    #[test]
+    fn events_are_read_between_beats() {
+        let mut events = events(
+            ": watching\n\nevent: session.opened\nid: a:1\ndata: {\"a\":1}\n\n: beat\n\nevent: lost\ndata: {\"lost\":3}\n\n",
+        );
+        let event = |kind: &str, data| Event {
+            kind: kind.to_owned(),
+            data,
+        };
+        assert_eq!(
+            events.next().unwrap(),
+            Some(event("session.opened", json!({"a": 1})))
+        );
+        assert_eq!(
+            events.next().unwrap(),
+            Some(event("lost", json!({"lost": 3})))
+        );
+        assert_eq!(events.next().unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_event_ends_the_watch() {
+        for text in [
+            "data: {\n\n".to_owned(),
+            "x".repeat(2 << 20),
+            "data: 1111111111\n".repeat(200_000),
+        ] {
+            assert!(matches!(
+                events(&text).next(),
+                Err(ClientError::Strange { .. })
+            ));
+        }
+    }
+}

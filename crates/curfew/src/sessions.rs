@@ -1,0 +1,361 @@
+//! `curfew sessions`: list, show, explain, watch, cancel, renew, through the API.
+
+use std::{error::Error, process::ExitCode};
+
+use clap::{Args, Subcommand, ValueEnum};
+use curfew_model::{EnforcerId, PolicyName, SegmentName, ServiceName, SessionId, WallInstant};
+use serde_json::Value;
+
+use crate::{
+    client::{Call, Client, Connect},
+    show::{Output, Reading, Side, Table, clean, clean_lines, items, list, name, out, pairs, text},
+};
+
+/// Sessions that are listed if nobody says.
+const LISTED: u32 = 10_000;
+
+/// Look at sessions, and end them
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  curfew sessions list --segment payments-db
+  curfew sessions list --subject user:alice --output json
+  curfew sessions explain 019ac2f0-0000-7000-8000-000000000001
+  curfew sessions watch --event session.ended
+  curfew sessions cancel 019ac2f0-0000-7000-8000-000000000001 --reason \"maintenance\"")]
+pub struct Sessions {
+    #[command(flatten)]
+    connect: Connect,
+    /// The form of what is printed
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List sessions, the first opened first
+    List(Box<List>),
+    /// Show everything about a session
+    Show(Id),
+    /// Say why a session is there, and when and why it will end
+    Explain(Id),
+    /// Print what happens to sessions, as it happens
+    Watch(Watch),
+    /// End a session now
+    Cancel(Cancel),
+    /// Move a lease on fresh proof of its subject; an operator's word is none
+    Renew(Id),
+}
+
+#[derive(Debug, Args)]
+struct Id {
+    /// Its id
+    #[arg(value_name = "ID")]
+    id: SessionId,
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// Only those that carry this identity: KIND:ID or KIND:ISSUER#ID
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// Only those into this segment
+    #[arg(long, value_name = "NAME")]
+    segment: Option<SegmentName>,
+    /// Only those through this service
+    #[arg(long, value_name = "NAME")]
+    service: Option<ServiceName>,
+    /// Only those of this enforcer
+    #[arg(long, value_name = "NAME")]
+    enforcer: Option<EnforcerId>,
+    /// Only those at this door
+    #[arg(long, value_enum)]
+    door: Option<Door>,
+    /// Only those that stand there
+    #[arg(long, value_enum)]
+    state: Option<State>,
+    /// Only those that this policy matched
+    #[arg(long, value_name = "NAME")]
+    policy: Option<PolicyName>,
+    /// At most so many; it is said when there are more
+    #[arg(long, value_name = "COUNT", default_value_t = LISTED, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    limit: u32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Door {
+    Kernel,
+    Gateway,
+    Envoy,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum State {
+    Open,
+    Closing,
+    Ended,
+}
+
+/// How clap writes a value.
+fn word(value: Option<impl ValueEnum>) -> Option<String> {
+    let possible = value?.to_possible_value()?;
+    Some(possible.get_name().to_owned())
+}
+
+#[derive(Debug, Args)]
+struct Watch {
+    /// Only of sessions into this segment
+    #[arg(long, value_name = "NAME")]
+    segment: Option<SegmentName>,
+    /// Only of sessions of this subject: KIND:ID or KIND:ISSUER#ID
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// Only of this kind: session.opened, session.refused, session.warned, session.renewed, session.ended …
+    #[arg(long, value_name = "KIND")]
+    event: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Cancel {
+    /// Its id
+    #[arg(value_name = "ID")]
+    id: SessionId,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+impl Sessions {
+    /// Carries the subcommand out.
+    ///
+    /// # Errors
+    /// What could not be done, and why.
+    pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        let client = self.connect.client()?;
+        let output = self.output;
+        match self.command {
+            Command::List(wanted) => return wanted.run(&client, output),
+            Command::Watch(wanted) => return wanted.run(&client, output),
+            Command::Show(Id { id }) => {
+                let session = client.send(&Call::get(format!("/v1/sessions/{id}")))?;
+                output.show(&session, |session| details(session, &Reading::here()))?;
+            }
+            Command::Explain(Id { id }) => {
+                let answer = client.send(&Call::get(format!("/v1/sessions/{id}/explain")))?;
+                output.show(&answer, |answer| explained(answer, &Reading::here()))?;
+            }
+            Command::Cancel(Cancel { id, reason }) => {
+                let call = Call::delete(format!("/v1/sessions/{id}")).with("reason", reason);
+                output.show(&client.send(&call)?, cancelled)?;
+            }
+            Command::Renew(Id { id }) => {
+                let session = client.send(&Call::post(format!("/v1/sessions/{id}/renew")))?;
+                output.show(&session, |session| {
+                    format!("renewed\n{}", details(session, &Reading::here()))
+                })?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl List {
+    fn run(self, client: &Client, output: Output) -> Result<ExitCode, Box<dyn Error>> {
+        let call = Call::get("/v1/sessions")
+            .with("subject", self.subject)
+            .with("segment", self.segment)
+            .with("service", self.service)
+            .with("enforcer", self.enforcer)
+            .with("door", word(self.door))
+            .with("state", word(self.state))
+            .with("policy", self.policy);
+        let listed = client.list(&call, "sessions", self.limit)?;
+        output.show(&listed.entries, |sessions| {
+            table(sessions, &Reading::here())
+        })?;
+        if listed.more {
+            eprintln!(
+                "curfew: there are more sessions than {}: raise --limit, or filter",
+                self.limit
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The instants at which a session ends at the latest, and what each is.
+const DEADLINES: [(&str, &str); 5] = [
+    ("expires_at", "lifetime"),
+    ("idle_deadline", "idle"),
+    ("reauth_by", "reauth"),
+    ("credential_until", "credential"),
+    ("binding_until", "binding"),
+];
+
+/// The first deadline of a session.
+fn first_deadline(session: &Value) -> Option<(WallInstant, &'static str)> {
+    let deadline = |(field, what)| Some((Reading::instant(session, field)?, what));
+    DEADLINES
+        .into_iter()
+        .filter_map(deadline)
+        .min_by_key(|(at, _)| *at)
+}
+
+fn subject(session: &Value) -> String {
+    session.get("subject").map_or_else(String::new, name)
+}
+
+fn table(sessions: &Value, reading: &Reading) -> String {
+    let mut table = Table::new([
+        ("ID", Side::Left),
+        ("SUBJECT", Side::Left),
+        ("SEGMENTS", Side::Left),
+        ("SERVICE", Side::Left),
+        ("STATE", Side::Left),
+        ("LEFT", Side::Right),
+        ("ENDS", Side::Left),
+        ("BY", Side::Left),
+        ("CLIENT", Side::Left),
+        ("IN", Side::Right),
+        ("OUT", Side::Right),
+    ]);
+    for session in sessions.as_array().into_iter().flatten() {
+        let state = text(session, "state");
+        let (left, ends, by) = match first_deadline(session) {
+            // What has ended has no time left.
+            Some((at, by)) if state == "open" => {
+                (reading.left_cell(at), reading.local_at(at), by.to_owned())
+            }
+            _ => (String::new(), String::new(), text(session, "reason")),
+        };
+        table.row([
+            text(session, "id"),
+            subject(session),
+            list(session, "segments"),
+            text(session, "service"),
+            state,
+            left,
+            ends,
+            by,
+            text(session, "client"),
+            text(session, "bytes_in"),
+            text(session, "bytes_out"),
+        ]);
+    }
+    table.written("no sessions")
+}
+
+fn details(session: &Value, reading: &Reading) -> String {
+    let identities: Vec<String> = items(session, "identities")
+        .iter()
+        .map(|identity| format!("{} ({})", name(identity), text(identity, "proof")))
+        .collect();
+    pairs([
+        ("id", text(session, "id")),
+        ("state", text(session, "state")),
+        ("reason", text(session, "reason")),
+        ("subject", subject(session)),
+        ("identities", identities.join(", ")),
+        ("segments", list(session, "segments")),
+        ("service", text(session, "service")),
+        ("door", text(session, "door")),
+        ("enforcer", text(session, "enforcer")),
+        ("client", text(session, "client")),
+        ("upstream", text(session, "upstream")),
+        ("opened", reading.local(session, "opened_at")),
+        ("lifetime until", reading.deadline(session, "expires_at")),
+        ("idle at", reading.deadline(session, "idle_deadline")),
+        ("proof due", reading.deadline(session, "reauth_by")),
+        (
+            "credential until",
+            reading.deadline(session, "credential_until"),
+        ),
+        ("binding until", reading.deadline(session, "binding_until")),
+        ("bytes in", text(session, "bytes_in")),
+        ("bytes out", text(session, "bytes_out")),
+        ("policies", list(session, "policies")),
+        ("revision", text(session, "revision")),
+    ])
+}
+
+fn explained(answer: &Value, reading: &Reading) -> String {
+    let mut words = format!("{}\n\n", clean_lines(&text(answer, "text")));
+    if let Some(session) = answer.get("session") {
+        words.push_str(&details(session, reading));
+        words.push('\n');
+    }
+    let mut table = Table::new([
+        ("BOUND", Side::Left),
+        ("LEFT", Side::Right),
+        ("AT", Side::Left),
+        ("REASON", Side::Left),
+        ("SET BY", Side::Left),
+        ("FIELD", Side::Left),
+        ("PLACE", Side::Left),
+    ]);
+    for bound in items(answer, "bounds") {
+        let at = Reading::instant(bound, "at");
+        table.row([
+            text(bound, "bound"),
+            at.map_or_else(String::new, |at| reading.left_cell(at)),
+            reading.local(bound, "at"),
+            text(bound, "reason"),
+            text(bound, "by"),
+            text(bound, "field"),
+            text(bound, "place"),
+        ]);
+    }
+    words + &table.written("nothing limits it")
+}
+
+fn cancelled(answer: &Value) -> String {
+    let took = answer.get("closed_after_ms").and_then(Value::as_f64);
+    let took = took.map_or_else(String::new, |ms| format!(" after {ms:.1} ms"));
+    format!("session {} is closed{took}\n", clean(&text(answer, "id")))
+}
+
+impl Watch {
+    fn run(self, client: &Client, output: Output) -> Result<ExitCode, Box<dyn Error>> {
+        let call = Call::get("/v1/sessions/watch")
+            .with("segment", self.segment)
+            .with("subject", self.subject)
+            .with("event", self.event);
+        let mut events = client.events(&call)?;
+        while let Some(event) = events.next()? {
+            // What was lost is an event of its own in every form.
+            let line = output.one_of_many(&event.data, |data| {
+                line(&event.kind, data, &Reading::here())
+            })?;
+            if out(&line)?.is_break() {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        Err("the server ended the watch: it stops, or the token was removed; start it again".into())
+    }
+}
+
+/// One event as a line.
+fn line(kind: &str, event: &Value, reading: &Reading) -> String {
+    if kind == "lost" {
+        return format!(
+            "{} events were missed: list the sessions again\n",
+            clean(&text(event, "lost"))
+        );
+    }
+    let words = [
+        reading.local(event, "at"),
+        text(event, "event"),
+        text(event, "session"),
+        subject(event),
+        list(event, "segments"),
+        text(event, "reason"),
+        text(event, "cause"),
+    ];
+    let words: Vec<String> = words
+        .iter()
+        .filter(|word| !word.is_empty())
+        .map(|word| clean(word))
+        .collect();
+    words.join("  ") + "\n"
+}

@@ -1,0 +1,183 @@
+//! A server that answers what a test tells it to, and the real binary as its client. Assertions may not live here.
+#![cfg(test)]
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+
+/// A token that a test presents.
+pub const TOKEN: &str = "curfew_0123456789";
+
+/// What a scripted server got.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub line: String,
+    pub headers: Vec<String>,
+    pub body: String,
+}
+
+impl Asked {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// Answers by method and path, query included; anything else is 404.
+pub struct Scripted {
+    pub address: SocketAddr,
+    answers: Arc<Mutex<BTreeMap<String, String>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Scripted {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let scripted = Self {
+            address: listener.local_addr().unwrap(),
+            answers: Arc::default(),
+            asked: Arc::default(),
+        };
+        let (answers, asked) = (Arc::clone(&scripted.answers), Arc::clone(&scripted.asked));
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let request = read(&stream);
+                let key = request.line.rsplit_once(' ').unwrap().0.to_owned();
+                asked.lock().unwrap().push(request);
+                let answer = answers.lock().unwrap().get(&key).cloned();
+                let missing = || {
+                    whole(
+                        404,
+                        "application/problem+json",
+                        r#"{"title":"There is no such thing","detail":"nothing is scripted","code":"not_found"}"#,
+                    )
+                };
+                let answer = answer.unwrap_or_else(missing);
+                // A client that has seen enough may be gone.
+                let _ = (&stream).write_all(answer.as_bytes());
+            }
+        });
+        scripted
+    }
+
+    /// Answers `request`, like `GET /v1/sessions`, with JSON.
+    pub fn json(&self, request: &str, status: u16, body: &Value) {
+        let kind = if status < 400 {
+            "application/json"
+        } else {
+            "application/problem+json"
+        };
+        self.raw(request, whole(status, kind, &body.to_string()));
+    }
+
+    /// Answers with bytes of HTTP.
+    pub fn raw(&self, request: &str, answer: String) {
+        self.answers
+            .lock()
+            .unwrap()
+            .insert(request.to_owned(), answer);
+    }
+
+    /// Everything that was asked.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// The binary as a client of it.
+    pub fn curfew(&self, args: &[&str]) -> Ran {
+        let server = format!("http://{}", self.address);
+        let mut command = curfew(args);
+        command
+            .env("CURFEW_SERVER", server)
+            .env("CURFEW_TOKEN", TOKEN);
+        Ran::of(&mut command)
+    }
+}
+
+pub fn whole(status: u16, kind: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn read(stream: &TcpStream) -> Asked {
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim_end().is_empty() {
+            break;
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    let length = lines.iter().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.parse().unwrap())
+    });
+    let mut body = String::new();
+    let mut rest = reader.take(length.unwrap_or(0));
+    rest.read_to_string(&mut body).unwrap();
+    let mut lines = lines.into_iter();
+    Asked {
+        line: lines.next().unwrap_or_else(|| "? ?".to_owned()),
+        headers: lines.collect(),
+        body,
+    }
+}
+
+/// The binary with nothing from the environment of the test, in UTC.
+pub fn curfew(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_curfew"));
+    command
+        .args(args)
+        .env_remove("CURFEW_SERVER")
+        .env_remove("CURFEW_TOKEN")
+        .env("TZ", "UTC");
+    command
+}
+
+/// What a run of the binary gave.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    pub fn of(command: &mut Command) -> Self {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().unwrap();
+        Self {
+            code: status.code().unwrap(),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub fn secret(path: &Path, text: &str) -> PathBuf {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_owned()
+}
