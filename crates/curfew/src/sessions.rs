@@ -44,7 +44,7 @@ enum Command {
     Watch(Watch),
     /// End a session now
     Cancel(Cancel),
-    /// Move a lease on fresh proof of its subject; an operator's word is none
+    /// Move a lease on fresh proof of its subject; an operator's word is none, and a refreshed binding does it by itself
     Renew(Id),
 }
 
@@ -280,7 +280,7 @@ fn details(session: &Value, reading: &Reading) -> String {
 }
 
 fn explained(answer: &Value, reading: &Reading) -> String {
-    let mut words = format!("{}\n\n", clean_lines(&text(answer, "text")));
+    let mut words = format!("{}\n\n", in_words(answer, reading));
     if let Some(session) = answer.get("session") {
         words.push_str(&details(session, reading));
         words.push('\n');
@@ -307,6 +307,24 @@ fn explained(answer: &Value, reading: &Reading) -> String {
         ]);
     }
     words + &table.written("nothing limits it")
+}
+
+/// When and why the session will end, as it is read here; of one that ends already, what the server says.
+fn in_words(answer: &Value, reading: &Reading) -> String {
+    let ends = answer
+        .get("session")
+        .is_some_and(|session| !text(session, "reason").is_empty());
+    let first = items(answer, "bounds").first();
+    match first.and_then(|bound| Some((bound, Reading::instant(bound, "at")?))) {
+        Some((bound, at)) if !ends => format!(
+            "It ends at {} ({}) with {} unless something ends it earlier: {} set this.",
+            reading.local_at(at),
+            reading.left(at),
+            clean(&text(bound, "reason")),
+            clean(&text(bound, "by")),
+        ),
+        _ => clean_lines(&text(answer, "text")),
+    }
 }
 
 fn cancelled(answer: &Value) -> String {

@@ -132,7 +132,9 @@ expires_at   due  2023-11-14 22:28  lifetime_expired  SessionPolicy/dba  spec.li
     let explained = server.curfew(&["sessions", "explain", ID]);
     assert_eq!(
         explained.out,
-        format!("The session ends soon.\n\n{details}\n{bounds}")
+        format!(
+            "It ends at 2023-11-14 22:28 (due) with lifetime_expired unless something ends it earlier: SessionPolicy/dba set this.\n\n{details}\n{bounds}"
+        )
     );
     let json = server.curfew(&["sessions", "explain", ID, "--output", "json"]);
     assert_eq!(json.json(), answer);

@@ -2,6 +2,8 @@
 #![cfg(test)]
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod site;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},

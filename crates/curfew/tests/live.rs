@@ -1,0 +1,378 @@
+//! The command line against the real thing: `curfew run` with live TCP sessions. What is typed, what becomes of the
+//! connections, and which exit code a script sees.
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    sync::mpsc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use support::{
+    Ran, curfew, secret,
+    site::{PATIENCE, Site, policy},
+};
+
+#[test]
+fn a_session_is_listed_explained_and_cancelled() {
+    let site = Site::start("");
+    let mut client = site.open("127.0.0.1");
+    let sessions = site.sessions();
+    let session = &sessions[0];
+    for field in [
+        "id",
+        "subject",
+        "identities",
+        "segments",
+        "service",
+        "door",
+        "enforcer",
+        "state",
+        "client",
+        "upstream",
+        "opened_at",
+        "expires_at",
+        "idle_deadline",
+        "reauth_by",
+        "bytes_in",
+        "bytes_out",
+        "policies",
+    ] {
+        assert!(
+            session.get(field).is_some(),
+            "{field} is missing: {session}"
+        );
+    }
+    assert_eq!(
+        (sessions.len(), &session["segments"], &session["state"]),
+        (1, &json!(["echo"]), &json!("open"))
+    );
+    assert_eq!(
+        (&session["bytes_in"], &session["bytes_out"]),
+        (&json!(5), &json!(5))
+    );
+    let id = session["id"].as_str().unwrap();
+    let table = site
+        .curfew(&[
+            "sessions",
+            "list",
+            "--subject",
+            "user:alice",
+            "--state",
+            "open",
+            "--door",
+            "gateway",
+        ])
+        .out;
+    let row = table.lines().nth(1).unwrap();
+    assert!(
+        row.starts_with(id) && row.contains("user:alice") && row.contains("m"),
+        "{table}"
+    );
+    assert_eq!(
+        site.curfew(&["sessions", "list", "--subject", "user:bob"])
+            .out,
+        "no sessions\n"
+    );
+    let explained = site.curfew(&["sessions", "explain", id]).out;
+    assert!(
+        explained.contains("spec.limits.maxLifetime") && explained.contains("p.yaml:"),
+        "{explained}"
+    );
+    let cancelled = site.curfew(&["sessions", "cancel", id, "--reason", "maintenance"]);
+    assert_eq!(cancelled.code, 0, "{cancelled:?}");
+    assert!(
+        cancelled
+            .out
+            .starts_with(&format!("session {id} is closed after ")),
+        "{cancelled:?}"
+    );
+    assert!(client.is_ended());
+    assert_eq!(site.sessions(), Vec::<Value>::new());
+    let again = site.curfew(&["sessions", "cancel", id]);
+    assert_eq!(again.code, 1);
+    assert!(
+        again.err.contains("is not open") && again.err.contains("(not_found)"),
+        "{}",
+        again.err
+    );
+}
+
+#[test]
+fn a_revoked_user_stays_out_until_the_block_is_lifted() {
+    let site = Site::start("");
+    let mut alice = [site.open("127.0.0.1"), site.open("127.0.0.1")];
+    let mut bob = site.open("127.0.0.2");
+    let revoke = [
+        "revoke",
+        "--user",
+        "alice",
+        "--reason",
+        "left the company",
+        "--wait",
+        "5s",
+        "--output",
+        "json",
+    ];
+    let revoked = site.curfew(&revoke);
+    assert_eq!(revoked.code, 0, "{revoked:?}");
+    let order = revoked.json();
+    assert_eq!(
+        (&order["matched"], &order["closed"], &order["unreachable"]),
+        (&json!(2), &json!(2), &json!(0))
+    );
+    assert!(alice.iter_mut().all(|client| client.is_ended()));
+    assert!(bob.echoes());
+    assert!(!site.connect("127.0.0.1").echoes(), "alice is let in");
+    let id = order["id"].as_str().unwrap();
+    let list = || site.curfew(&["revocations", "list", "--blocking"]).out;
+    assert!(
+        list().contains(id) && list().contains("user:alice") && list().contains("left the company"),
+        "{}",
+        list()
+    );
+    let shown = site.curfew(&["revocations", "show", id]).out;
+    assert!(
+        shown.contains("kept out until lifted") && shown.contains("done"),
+        "{shown}"
+    );
+    assert_eq!(site.curfew(&["revocations", "lift", id]).code, 0);
+    assert_eq!(list(), "no revocations\n");
+    site.open("127.0.0.1");
+    let all = site.curfew(&["revoke", "--all", "--yes", "--reason", "drill"]);
+    assert_eq!(all.code, 0);
+    assert!(
+        all.out.contains("of all\nnew sessions: let in\n"),
+        "{}",
+        all.out
+    );
+    assert!(bob.is_ended());
+}
+
+#[test]
+fn an_applied_policy_decides_live_sessions_again() {
+    let site = Site::start("");
+    let mut client = site.open("127.0.0.1");
+    let path = site.path("policy/p.yaml");
+    let apply = || site.curfew(&["policy", "apply", site.path("policy").to_str().unwrap()]);
+    std::fs::write(&path, policy("1h").replace("groups", "grups")).unwrap();
+    let wrong = apply();
+    assert_eq!(wrong.code, 3, "{wrong:?}");
+    assert!(
+        wrong.err.contains("grups") && wrong.err.contains("p.yaml"),
+        "{}",
+        wrong.err
+    );
+    assert!(client.echoes());
+    std::fs::write(&path, policy("1ms")).unwrap();
+    let applied = apply();
+    assert_eq!(applied.code, 0, "{applied:?}");
+    assert!(
+        applied.out.contains("applied as revision"),
+        "{}",
+        applied.out
+    );
+    assert!(client.is_ended());
+    let history = site
+        .curfew(&["policy", "history", "--output", "json"])
+        .json();
+    assert_eq!(
+        (&history[0]["owner"], &history[0]["by"]),
+        (&json!("files"), &json!("api:admin"))
+    );
+    let segments = site.curfew(&["segments", "list"]).out;
+    assert!(
+        segments.contains("echo") && segments.contains("high"),
+        "{segments}"
+    );
+}
+
+#[test]
+fn bindings_and_subjects_are_made_and_unmade() {
+    let site = Site::start("");
+    assert!(!site.connect("127.0.0.3").echoes(), "a stranger is let in");
+    let bind = [
+        "bindings",
+        "set",
+        "--address",
+        "127.0.0.3",
+        "--user",
+        "carol",
+        "--group",
+        "dba",
+        "--until",
+        "2099-01-01T00:00:00Z",
+    ];
+    let bound = site.curfew(&bind);
+    assert_eq!(bound.code, 0, "{bound:?}");
+    let mut carol = site.open("127.0.0.3");
+    let listed = site.curfew(&["bindings", "list"]).out;
+    assert!(
+        listed.contains("address 127.0.0.3/32  user:carol  dba     2099-01-01 00:00"),
+        "{listed}"
+    );
+    let id = site.sessions()[0]["id"].as_str().unwrap().to_owned();
+    // Set again, it is fresh proof, and its sessions have it at once.
+    assert_eq!(site.curfew(&bind).code, 0);
+    let renewed = site.curfew(&["sessions", "renew", &id]);
+    assert!(renewed.err.contains("(proof_required)"), "{renewed:?}");
+    let removed = site.curfew(&["bindings", "remove", "--address", "127.0.0.3"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+    assert!(carol.is_ended());
+    let set = site.curfew(&[
+        "subjects",
+        "set",
+        "user:carol",
+        "--group",
+        "dba",
+        "--attribute",
+        "subject.risk=low",
+    ]);
+    assert_eq!(set.code, 0, "{set:?}");
+    let subjects = site.curfew(&["subjects", "list"]).out;
+    assert!(
+        subjects.contains("user:carol  dba     subject.risk=low"),
+        "{subjects}"
+    );
+    assert_eq!(site.curfew(&["subjects", "forget", "user:carol"]).code, 0);
+    let gone = site.curfew(&["subjects", "forget", "user:carol"]);
+    assert_eq!(gone.code, 1);
+    assert!(gone.err.contains("(not_found)"), "{}", gone.err);
+    let enforcers = site
+        .curfew(&["enforcers", "list", "--output", "json"])
+        .json();
+    assert_eq!(enforcers[0]["doors"], json!(["gateway"]));
+}
+
+#[test]
+fn a_renewal_without_proof_is_refused_in_words() {
+    let site = Site::start("");
+    let _client = site.open("127.0.0.1");
+    let id = site.sessions()[0]["id"].as_str().unwrap().to_owned();
+    let renewed = site.curfew(&["sessions", "renew", &id]);
+    assert_eq!(renewed.code, 1);
+    assert!(
+        renewed.err.contains("A renewal needs fresh proof")
+            && renewed.err.contains("(proof_required)"),
+        "{}",
+        renewed.err
+    );
+}
+
+#[test]
+fn a_watch_tells_of_an_end_as_it_happens() {
+    let site = Site::start("");
+    let mut watch = site
+        .command("http", &["sessions", "watch", "--output", "json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(watch.stdout.take().unwrap());
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            let _ = sender.send(serde_json::from_str::<Value>(&line).unwrap());
+        }
+    });
+    // It watches from some moment on: sessions are opened until it has seen one open.
+    let mut client = loop {
+        let client = site.open("127.0.0.1");
+        let event = lines.recv_timeout(Duration::from_millis(500));
+        if event.is_ok_and(|event| event["event"] == "session.opened") {
+            break client;
+        }
+    };
+    let revoked = site.curfew(&["revoke", "--user", "alice", "--reason", "watched"]);
+    assert_eq!(revoked.code, 0);
+    assert!(client.is_ended());
+    let ended = loop {
+        let event = lines.recv_timeout(PATIENCE).unwrap();
+        if event["reason"] == "subject_revoked" {
+            break event;
+        }
+    };
+    assert_eq!(
+        (&ended["event"], &ended["subject"]["id"]),
+        (&json!("session.ended"), &json!("alice"))
+    );
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn a_token_that_is_not_known_is_named_by_where_it_is_from() {
+    let site = Site::start("");
+    let file = secret(&site.path("token"), "curfew_0");
+    let ran = site.curfew(&["sessions", "list", "--token-file", file.to_str().unwrap()]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains("(unauthenticated)")
+            && ran
+                .err
+                .contains(&format!("the token is from {}", file.display())),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn a_server_with_tls_has_to_be_vouched_for() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("api.pem"), folder.path().join("api.key"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    secret(&key, &made.signing_key.serialize_pem());
+    let tls = format!(
+        ", tls: {{certificate: '{}', key: '{}'}}",
+        certificate.display(),
+        key.display()
+    );
+    let site = Site::start(&tls);
+    let list = |scheme: &str, more: &[&str]| {
+        Ran::of(&mut site.command(scheme, &[&["sessions", "list"], more].concat()))
+    };
+    let trusted = list("https", &["--ca-file", certificate.to_str().unwrap()]);
+    assert_eq!(
+        (trusted.code, trusted.out.as_str()),
+        (0, "no sessions\n"),
+        "{trusted:?}"
+    );
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let wrong = folder.path().join("other.pem");
+    std::fs::write(&wrong, other.cert.pem()).unwrap();
+    let stranger = list("https", &["--ca-file", wrong.to_str().unwrap()]);
+    assert_eq!(stranger.code, 1);
+    assert!(
+        stranger.err.contains("cannot be trusted") && stranger.err.contains("--ca-file"),
+        "{}",
+        stranger.err
+    );
+    assert_eq!(list("http", &[]).code, 1);
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let nothing = list("https", &["--ca-file", empty.to_str().unwrap()]);
+    assert!(
+        nothing.err.contains("it holds no certificate"),
+        "{}",
+        nothing.err
+    );
+}
+
+#[test]
+fn completions_know_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = Ran::of(&mut curfew(&["completions", shell]));
+        assert_eq!(ran.code, 0);
+        for word in ["revoke", "sessions", "explain", "--reason", "completions"] {
+            assert!(
+                ran.out.contains(word.trim_start_matches("--")),
+                "{shell}: {word}"
+            );
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `curfew run` before a TCP service that echoes, with three subjects by their source address. Assertions may not live
+//! here.
+#![cfg(test)]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+
+use super::{Ran, curfew};
+
+/// What waiting for something may take on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The running server with its folder; killed when dropped.
+pub struct Site {
+    pub folder: tempfile::TempDir,
+    pub service: SocketAddr,
+    pub control: SocketAddr,
+    child: Child,
+}
+
+impl Site {
+    /// Sessions of the group `dba`: alice from 127.0.0.1, bob from 127.0.0.2. `more` goes into `control`.
+    pub fn start(more: &str) -> Self {
+        let upstream = echo();
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(
+            "data_dir: data\ncontrol: {{listen: '127.0.0.1:0'{more}}}\npolicy: {{path: policy}}\n\
+             gateway: {{services: [{{name: echo, listen: '127.0.0.1:0', upstream: '{upstream}'}}]}}\n\
+             bindings:\n- {{address: 127.0.0.1, user: alice, groups: [dba]}}\n- {{address: 127.0.0.2, user: bob, groups: [dba]}}\n"
+        );
+        std::fs::write(folder.path().join("curfew.yaml"), config).unwrap();
+        std::fs::create_dir(folder.path().join("policy")).unwrap();
+        std::fs::write(folder.path().join("policy/p.yaml"), policy("30m")).unwrap();
+        let (child, listening) = run(folder.path().join("curfew.yaml"));
+        let address = |name: &str| listening.iter().find(|(service, _)| service == name);
+        Self {
+            service: address("echo").unwrap().1,
+            control: address("control").unwrap().1,
+            folder,
+            child,
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn command(&self, scheme: &str, args: &[&str]) -> Command {
+        let mut command = curfew(args);
+        command.arg("-c").arg(self.path("curfew.yaml"));
+        let server = format!("{scheme}://{}", self.control);
+        command.env("CURFEW_SERVER", server);
+        command
+    }
+
+    /// The binary as an admin.
+    pub fn curfew(&self, args: &[&str]) -> Ran {
+        Ran::of(&mut self.command("http", args))
+    }
+
+    pub fn sessions(&self) -> Vec<Value> {
+        let listed = self.curfew(&["sessions", "list", "--output", "json"]);
+        listed.json().as_array().unwrap().clone()
+    }
+
+    /// A client from this source address.
+    pub fn connect(&self, from: &str) -> Client {
+        let from: IpAddr = from.parse().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        socket.connect(&self.service.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client(stream)
+    }
+
+    /// A client that is through: what it sends comes back.
+    pub fn open(&self, from: &str) -> Client {
+        let mut client = self.connect(from);
+        assert!(client.echoes(), "{from} is not let in");
+        client
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The only policy: a segment, and its lifetime.
+pub fn policy(lifetime: &str) -> String {
+    format!(
+        "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: echo}}\nspec: {{sensitivity: high, members: [{{service: echo}}]}}\n\
+         ---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: dba}}\n\
+         spec: {{from: {{groups: [dba]}}, to: {{segments: [echo]}}, limits: {{maxLifetime: {lifetime}}}}}\n"
+    )
+}
+
+/// Starts the server and waits until it listens everywhere.
+fn run(config: PathBuf) -> (Child, Vec<(String, SocketAddr)>) {
+    let mut child = curfew(&["run", "--log", "json", "-c"])
+        .arg(config)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            // The rest is read too, so that the server never waits for a reader.
+            let _ = sender.send(line);
+        }
+    });
+    let mut listening = Vec::new();
+    while listening.len() < 2 {
+        let line = lines.recv_timeout(PATIENCE).unwrap();
+        let fields = serde_json::from_str::<Value>(&line).unwrap()["fields"].clone();
+        if fields["message"] == "listening" {
+            let service = fields["service"].as_str().unwrap().to_owned();
+            listening.push((
+                service,
+                fields["address"].as_str().unwrap().parse().unwrap(),
+            ));
+        }
+    }
+    (child, listening)
+}
+
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut bytes = [0; 1_024];
+                while let Ok(count @ 1..) = (&stream).read(&mut bytes) {
+                    let _ = (&stream).write_all(&bytes[..count]);
+                }
+            });
+        }
+    });
+    address
+}
+
+/// One connection through the gateway.
+pub struct Client(TcpStream);
+
+impl Client {
+    /// Whether what it sends comes back.
+    pub fn echoes(&mut self) -> bool {
+        let mut back = [0; 5];
+        self.0.write_all(b"hello").is_ok()
+            && self.0.read_exact(&mut back).is_ok()
+            && back == *b"hello"
+    }
+
+    /// Whether it was ended from the other side, waiting for that.
+    pub fn is_ended(&mut self) -> bool {
+        match self.0.read(&mut [0; 1]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
