@@ -44,11 +44,11 @@ pub struct Apply {
     /// How long to wait for enforcers, at most 60s [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
-    #[command(flatten)]
-    connect: Connect,
     /// The form of the answer
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
 }
 
 /// The arguments of `policy history`.
@@ -57,11 +57,11 @@ pub struct Apply {
   curfew policy history
   curfew policy history --output json")]
 pub struct History {
-    #[command(flatten)]
-    connect: Connect,
     /// The form of the answer
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
 }
 
 impl Apply {

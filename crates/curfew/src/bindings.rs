@@ -26,11 +26,11 @@ const LISTED: u32 = 100_000;
 
 A binding that is set again is refreshed: its subject has proved itself now. When one is removed, its sessions end.")]
 pub struct Bindings {
-    #[command(flatten)]
-    connect: Connect,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
     #[command(subcommand)]
     command: Command,
 }

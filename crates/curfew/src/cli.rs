@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     audit, bindings, completions, enforcers, policy, revocations, revoke, run, segments, sessions,
-    subjects,
+    subjects, tokens,
 };
 
 /// It could not be done; usage errors included.
@@ -43,6 +43,7 @@ enum Command {
     Subjects(subjects::Subjects),
     Bindings(bindings::Bindings),
     Enforcers(enforcers::Enforcers),
+    Tokens(tokens::Tokens),
     /// Read and prove the audit log, offline
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -65,6 +66,7 @@ impl Cli {
             Command::Subjects(command) => command.run(),
             Command::Bindings(command) => command.run(),
             Command::Enforcers(command) => command.run(),
+            Command::Tokens(command) => command.run(),
             Command::Audit(command) => command.run(),
             Command::Completions(command) => command.run(),
         }

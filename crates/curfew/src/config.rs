@@ -28,7 +28,7 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("{path}: cannot be read: {source}; name the file with -c")]
+    #[error("{path}: cannot be read; name the file with -c")]
     Read {
         /// Which file.
         path: PathBuf,

@@ -16,11 +16,11 @@ use crate::{
   curfew enforcers list
   curfew enforcers list --output yaml")]
 pub struct Enforcers {
-    #[command(flatten)]
-    connect: Connect,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
     #[command(subcommand)]
     command: Command,
 }

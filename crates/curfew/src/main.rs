@@ -20,6 +20,7 @@ mod sessions;
 mod show;
 mod sources;
 mod subjects;
+mod tokens;
 
 use std::process::ExitCode;
 

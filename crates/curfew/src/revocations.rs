@@ -23,11 +23,11 @@ const LISTED: u32 = 100_000;
   curfew revocations show 019ac2f0-0000-7000-8000-000000000001
   curfew revocations lift 019ac2f0-0000-7000-8000-000000000001")]
 pub struct Revocations {
-    #[command(flatten)]
-    connect: Connect,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
     #[command(subcommand)]
     command: Command,
 }

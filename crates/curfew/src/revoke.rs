@@ -71,11 +71,11 @@ pub struct Revoke {
     /// What happens to new sessions: none, until-lifted, or an instant like 2026-12-01T08:00:00Z
     #[arg(long, value_name = "BLOCK", value_parser = block)]
     block: Option<Block>,
-    #[command(flatten)]
-    connect: Connect,
     /// The form of the answer
     #[arg(long, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
 }
 
 /// A duration of the command line.

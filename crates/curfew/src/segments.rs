@@ -16,11 +16,11 @@ use crate::{
   curfew segments list
   curfew segments list --output json")]
 pub struct Segments {
-    #[command(flatten)]
-    connect: Connect,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
     #[command(subcommand)]
     command: Command,
 }

@@ -23,11 +23,11 @@ const LISTED: u32 = 10_000;
   curfew sessions watch --event session.ended
   curfew sessions cancel 019ac2f0-0000-7000-8000-000000000001 --reason \"maintenance\"")]
 pub struct Sessions {
-    #[command(flatten)]
-    connect: Connect,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
     #[command(subcommand)]
     command: Command,
 }

@@ -22,11 +22,11 @@ const LISTED: u32 = 100_000;
   curfew subjects set user:alice --group dba --attribute subject.risk=low
   curfew subjects forget user:alice")]
 pub struct Subjects {
-    #[command(flatten)]
-    connect: Connect,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
+    #[command(flatten)]
+    connect: Connect,
     #[command(subcommand)]
     command: Command,
 }

@@ -321,6 +321,32 @@ fn a_token_that_is_not_known_is_named_by_where_it_is_from() {
 }
 
 #[test]
+fn a_made_token_opens_what_its_role_may_until_it_is_removed() {
+    let site = Site::start("");
+    let create = ["tokens", "create", "dashboard", "--role", "viewer"];
+    let made = site.curfew(&create);
+    assert_eq!(made.code, 0, "{made:?}");
+    let token = made.out.lines().next().unwrap().to_owned();
+    let as_viewer = |args: &[&str]| Ran::of(site.command("http", args).env("CURFEW_TOKEN", &token));
+    assert_eq!(as_viewer(&["sessions", "list"]).code, 0);
+    let revoke = as_viewer(&["revoke", "--user", "alice", "--reason", "x"]);
+    assert_eq!(revoke.code, 1);
+    assert!(revoke.err.contains("(forbidden)"), "{}", revoke.err);
+    let listed = site.curfew(&["tokens", "list"]).out;
+    assert!(
+        listed.contains("dashboard  viewer") && !listed.contains(&token),
+        "{listed}"
+    );
+    assert!(site.curfew(&create).err.contains("(conflict)"));
+    assert_eq!(site.curfew(&["tokens", "remove", "dashboard"]).code, 0);
+    assert!(
+        as_viewer(&["sessions", "list"])
+            .err
+            .contains("the token is from CURFEW_TOKEN")
+    );
+}
+
+#[test]
 fn a_server_with_tls_has_to_be_vouched_for() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let folder = tempfile::tempdir().unwrap();

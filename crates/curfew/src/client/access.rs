@@ -215,9 +215,9 @@ impl Server {
 }
 
 fn read_token(path: &Path, hint: &'static str) -> Result<(String, Origin), ClientError> {
-    let unreadable = |source| ClientError::TokenFile {
+    let unreadable = |why| ClientError::TokenFile {
         path: path.to_owned(),
-        source,
+        why,
         hint,
     };
     let file = File::open(path).map_err(unreadable)?;

@@ -39,12 +39,12 @@ pub enum ClientError {
         source: Option<Box<ConfigError>>,
     },
     /// A token's file that cannot be read.
-    #[error("the token in {} cannot be read: {source}; {hint}", path.display())]
+    #[error("the token in {} cannot be read: {why}; {hint}", path.display())]
     TokenFile {
         /// The file.
         path: PathBuf,
         /// The system's word.
-        source: io::Error,
+        why: io::Error,
         /// What to do.
         hint: &'static str,
     },
