@@ -75,11 +75,12 @@ impl Apply {
             .into_iter()
             .map(|(path, text)| json!({"path": path, "text": text}))
             .collect();
-        let owner = match self.owner() {
+        let owner = self.owner();
+        let word = match owner {
             Owner::Files => "files",
             Owner::Api => "api",
         };
-        let mut body = json!({"sources": sources, "owner": owner});
+        let mut body = json!({"sources": sources, "owner": word});
         if let (Some(revision), Some(body)) = (self.expected_revision, body.as_object_mut()) {
             body.insert("expected_revision".to_owned(), json!(revision));
         }
@@ -87,6 +88,11 @@ impl Apply {
         let answer = match self.connect.client()?.send(&call) {
             Err(ClientError::Refused(refusal)) if refusal.code == "policy_invalid" => {
                 eprintln!("curfew: {refusal}");
+                if owner == Owner::Api {
+                    eprintln!(
+                        "\nThe set stands beside the documents of the server's files; --owner files replaces those instead."
+                    );
+                }
                 return Ok(ExitCode::from(FINDINGS));
             }
             other => other?,

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     audit, bindings, completions, enforcers, policy, revocations, revoke, run, segments, sessions,
-    subjects, tokens,
+    subjects, tokens, top,
 };
 
 /// It could not be done; usage errors included.
@@ -37,6 +37,7 @@ enum Command {
     #[command(subcommand)]
     Policy(policy::Policy),
     Sessions(sessions::Sessions),
+    Top(top::Top),
     Revoke(Box<revoke::Revoke>),
     Revocations(revocations::Revocations),
     Segments(segments::Segments),
@@ -60,6 +61,7 @@ impl Cli {
             Command::Run(command) => command.run(),
             Command::Policy(command) => command.run(),
             Command::Sessions(command) => command.run(),
+            Command::Top(command) => command.run(),
             Command::Revoke(command) => command.run(),
             Command::Revocations(command) => command.run(),
             Command::Segments(command) => command.run(),

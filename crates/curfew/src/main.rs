@@ -21,6 +21,7 @@ mod show;
 mod sources;
 mod subjects;
 mod tokens;
+mod top;
 
 use std::process::ExitCode;
 

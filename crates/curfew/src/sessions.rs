@@ -193,8 +193,9 @@ const DEADLINES: [(&str, &str); 5] = [
     ("binding_until", "binding"),
 ];
 
-/// The first deadline of a session.
-fn first_deadline(session: &Value) -> Option<(WallInstant, &'static str)> {
+/// The first deadline of a session, and what it is.
+#[must_use]
+pub fn first_deadline(session: &Value) -> Option<(WallInstant, &'static str)> {
     let deadline = |(field, what)| Some((Reading::instant(session, field)?, what));
     DEADLINES
         .into_iter()
@@ -206,7 +207,9 @@ fn subject(session: &Value) -> String {
     session.get("subject").map_or_else(String::new, name)
 }
 
-fn table(sessions: &Value, reading: &Reading) -> String {
+/// Sessions as rows.
+#[must_use]
+pub fn table(sessions: &Value, reading: &Reading) -> String {
     let mut table = Table::new([
         ("ID", Side::Left),
         ("SUBJECT", Side::Left),

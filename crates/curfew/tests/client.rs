@@ -420,7 +420,21 @@ fn policy_findings_are_shown_with_their_place() {
         "{}",
         ran.err
     );
+    assert!(ran.err.contains("--owner files"), "{}", ran.err);
     assert_eq!(server.asked()[0].json()["owner"], "api");
+    let large = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        let text = format!("# {}\n", "x".repeat(3 << 20));
+        std::fs::write(large.path().join(format!("{name}.yaml")), text).unwrap();
+    }
+    let refused = server.curfew(&["policy", "apply", large.path().to_str().unwrap()]);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.err.contains("no more than 8 MiB"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(server.asked().len(), 1);
     let applied = json!({"revision": 3, "hash": "abcdef0123456789", "warnings": [], "took_ms": 2.0, "enforcers": []});
     server.json("POST /v1/policies?wait=1s", 200, &applied);
     let config = folder.path().join("curfew.yaml");

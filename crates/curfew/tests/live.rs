@@ -321,6 +321,46 @@ fn a_token_that_is_not_known_is_named_by_where_it_is_from() {
 }
 
 #[test]
+fn top_has_what_ends_first_on_top() {
+    let site = Site::start("");
+    let bind = [
+        "bindings",
+        "set",
+        "--address",
+        "127.0.0.3",
+        "--user",
+        "carol",
+        "--group",
+        "dba",
+        "--until",
+    ];
+    let soon = ["2099-01-01T00:00:00Z", "--wait", "1s"];
+    assert_eq!(site.curfew(&[&bind[..], &soon].concat()).code, 0);
+    let mut clients = [
+        site.open("127.0.0.1"),
+        site.open("127.0.0.3"),
+        site.open("127.0.0.2"),
+    ];
+    // The first that was opened is the last to be idle.
+    assert!(clients[0].echoes());
+    let top = site.curfew(&["top"]);
+    assert_eq!(top.code, 0, "{top:?}");
+    assert!(
+        top.out.contains("(gateway) 3 open, revision") && !top.out.contains('\u{1b}'),
+        "{}",
+        top.out
+    );
+    let sessions = site.curfew(&["top", "--output", "json"]).json()["sessions"].clone();
+    let idle = |index: usize| {
+        sessions[index]["idle_deadline"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert!(idle(0) <= idle(1) && idle(1) <= idle(2), "{sessions}");
+}
+
+#[test]
 fn a_made_token_opens_what_its_role_may_until_it_is_removed() {
     let site = Site::start("");
     let create = ["tokens", "create", "dashboard", "--role", "viewer"];

@@ -82,7 +82,8 @@ impl Connect {
     /// # Errors
     /// [`ClientError`]: what is missing or cannot be used, and what to do.
     pub fn access(&self) -> Result<Access, ClientError> {
-        let (server, certificate) = match &self.server {
+        // An empty variable is how a shell unsets one in passing.
+        let (server, certificate) = match self.server.as_ref().filter(|given| !given.is_empty()) {
             Some(given) => (Server::parse(given)?, None),
             None => {
                 let config = self
@@ -118,7 +119,6 @@ impl Connect {
         if let Some(path) = &self.token_file {
             return read_token(path, "--token-file names it");
         }
-        // An empty variable is how a shell unsets one in passing.
         match std::env::var_os(VARIABLE) {
             Some(token) if !token.is_empty() => {
                 let token = token.to_str().and_then(valid_token);

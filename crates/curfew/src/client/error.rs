@@ -92,6 +92,16 @@ pub enum ClientError {
         /// What was seen.
         why: String,
     },
+    /// More than the API takes.
+    #[error(
+        "the request has {bytes} bytes, and {server} takes no more than 8 MiB: send less at once"
+    )]
+    TooLong {
+        /// The server.
+        server: String,
+        /// What was to be sent.
+        bytes: usize,
+    },
     /// The connection broke on the way.
     #[error(
         "the answer of {server} was lost: {why}; whether it was done is not known: look with the `list` command, and do it again if it was not"

@@ -25,6 +25,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// A longer answer is not taken, in bytes.
 const LONGEST: u64 = 64 << 20;
+/// A longer request is not taken by the API, in bytes.
+const REQUEST: usize = 8 << 20;
 /// Entries of a page of a list.
 const PAGE: usize = 1_000;
 
@@ -261,8 +263,15 @@ impl Client {
         let answered = match &call.body {
             None => self.run(request.body(()), patience),
             Some(body) => {
+                let body = body.to_string();
+                if body.len() > REQUEST {
+                    return Err(ClientError::TooLong {
+                        server: self.access.server.clone(),
+                        bytes: body.len(),
+                    });
+                }
                 let request = request.header(header::CONTENT_TYPE, "application/json");
-                self.run(request.body(body.to_string()), patience)
+                self.run(request.body(body), patience)
             }
         };
         answered.map_err(|error| self.failed(call, &error))

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use clean::{clean, clean_lines};
 pub use field::{count, flag, items, list, name, scope, text};
-pub use table::{Side, Table, pairs};
+pub use table::{Side, Table, cut, pairs};
 pub use time::Reading;
 
 /// The form of what is printed.

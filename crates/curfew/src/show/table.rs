@@ -1,7 +1,7 @@
 //! Aligned columns and lists of names with values. Cells are cleaned on their way in, so that nothing in a table can
 //! steer a terminal or break a line.
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::clean;
 
@@ -43,7 +43,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
             match cell.as_str() {
                 "" => "-".to_owned(),
                 _ if place == COLUMNS => cell,
-                _ => cut(&cell),
+                _ => cut(&cell, WIDEST),
             }
         }));
     }
@@ -78,18 +78,20 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     }
 }
 
-/// What does not fit ends with a dot-dot-dot.
-fn cut(cell: &str) -> String {
-    if cell.width() <= WIDEST {
-        return cell.to_owned();
+/// A line of at most so many columns; what does not fit ends with a dot-dot-dot.
+#[must_use]
+pub fn cut(line: &str, columns: usize) -> String {
+    if line.width() <= columns {
+        return line.to_owned();
     }
     let mut short = String::new();
-    for character in cell.chars() {
-        short.push(character);
-        if short.width() >= WIDEST {
-            short.pop();
+    let mut width = 1;
+    for character in line.chars() {
+        width += character.width().unwrap_or(0);
+        if width > columns {
             break;
         }
+        short.push(character);
     }
     short + "…"
 }

@@ -1,0 +1,143 @@
+//! `curfew top`: the open sessions, those that end first on top, drawn anew on a terminal; once where there is none.
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Call, Client, Connect},
+    sessions,
+    show::{Output, Reading, clean, count, cut, list, out, text},
+};
+
+/// Between two drawings.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Sessions that are looked at.
+const LOOKED_AT: u32 = 10_000;
+/// Lines and columns where the terminal does not say how many it has.
+const SIZE: (u16, u16) = (24, 80);
+/// Lines that are no session.
+const HEAD: usize = 4;
+/// The cursor home, and nothing below it.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+
+/// Watch the open sessions, those that end first on top
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  curfew top
+  curfew top --output json
+
+On a terminal it is drawn every second until Ctrl-C; elsewhere, and as JSON or YAML, it is printed once.")]
+pub struct Top {
+    /// The form of what is printed
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+impl Top {
+    /// Draws until nobody looks any more.
+    ///
+    /// # Errors
+    /// What could not be asked or drawn, and why.
+    pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        let client = self.connect.client()?;
+        if self.output != Output::Table || !io::stdout().is_terminal() {
+            let looked = look(&client)?;
+            self.output.show(&looked, |looked| {
+                drawn(looked, usize::MAX, &Reading::here())
+            })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        loop {
+            let looked = look(&client)?;
+            let (lines, columns) = size();
+            let text = drawn(&looked, lines.saturating_sub(HEAD), &Reading::here());
+            let text: Vec<String> = text.lines().map(|line| cut(line, columns)).collect();
+            let text = text.join("\n");
+            if out(&format!("{CLEAR}{text}"))?.is_break() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            thread::park_timeout(PAUSE);
+        }
+    }
+}
+
+/// Lines and columns of the terminal.
+fn size() -> (usize, usize) {
+    let (lines, columns) = match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row, size.ws_col),
+        _ => SIZE,
+    };
+    (lines.into(), columns.into())
+}
+
+/// Enforcers and sessions, those that end first on top.
+fn look(client: &Client) -> Result<Value, Box<dyn Error>> {
+    let mut answer = client.send(&Call::get("/v1/enforcers"))?;
+    let enforcers = answer.get_mut("enforcers").map(Value::take);
+    let call = Call::get("/v1/sessions").with("state", Some("open"));
+    let listed = client.list(&call, "sessions", LOOKED_AT)?;
+    let Value::Array(mut sessions) = listed.entries else {
+        return Err("the list of sessions is none".into());
+    };
+    // What nothing limits comes last.
+    sessions.sort_by_key(|session| {
+        let deadline = sessions::first_deadline(session);
+        (deadline.is_none(), deadline)
+    });
+    Ok(json!({"enforcers": enforcers, "sessions": sessions}))
+}
+
+fn drawn(looked: &Value, lines: usize, reading: &Reading) -> String {
+    let members = |field| looked.get(field).and_then(Value::as_array);
+    let mut heads = Vec::new();
+    for enforcer in members("enforcers").into_iter().flatten() {
+        heads.push(format!(
+            "{} ({}) {} open, revision {}",
+            text(enforcer, "id"),
+            list(enforcer, "doors"),
+            count(enforcer, "open"),
+            text(enforcer, "revision"),
+        ));
+    }
+    let sessions = members("sessions").map_or(&[][..], Vec::as_slice);
+    let shown: Value = sessions.iter().take(lines).cloned().collect();
+    let more = sessions.len().saturating_sub(lines);
+    let heads = clean(&heads.join("; "));
+    let mut words = format!("{heads}\n\n{}", sessions::table(&shown, reading));
+    if more > 0 {
+        words.push_str(&format!("and {more} more"));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let session = |id: &str, ends: &str| json!({"id": id, "state": "open", "expires_at": ends, "bytes_in": 1, "bytes_out": 2});
+        let looked = json!({
+            "enforcers": [{"id": "gw-1", "doors": ["gateway"], "open": 3, "revision": 7}],
+            "sessions": [session("a", "2026-11-24T11:00:30Z"), session("b", "2026-11-24T11:01:30Z"), session("c", "2026-11-24T12:00:00Z")],
+        });
+        assert_eq!(
+            drawn(&looked, 2, &Reading::of_tests()),
+            "gw-1 (gateway) 3 open, revision 7\n\n\
+             ID  SUBJECT  SEGMENTS  SERVICE  STATE   LEFT  ENDS      BY        CLIENT  IN  OUT\n\
+             a   -        -         -        open     30s  12:00:30  lifetime  -        1    2\n\
+             b   -        -         -        open   1m30s  12:01:30  lifetime  -        1    2\n\
+             and 1 more"
+        );
+    }
+}
