@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::FINDINGS,
-    client::{Call, ClientError, Connect, finding_text},
+    client::{Call, ClientError, Connect, Refusal, finding_text},
     outcomes,
     revoke::duration,
     show::{Output, Reading, Side, Table, clean, items, text},
@@ -87,12 +87,8 @@ impl Apply {
         let call = Call::post("/v1/policies").wait(self.wait).body(body);
         let answer = match self.connect.client()?.send(&call) {
             Err(ClientError::Refused(refusal)) if refusal.code == "policy_invalid" => {
-                eprintln!("curfew: {refusal}");
-                if owner == Owner::Api {
-                    eprintln!(
-                        "\nThe set stands beside the documents of the server's files; --owner files replaces those instead."
-                    );
-                }
+                self.output
+                    .show(&refusal.document, |_| findings(&refusal, owner))?;
                 return Ok(ExitCode::from(FINDINGS));
             }
             other => other?,
@@ -110,6 +106,17 @@ impl Apply {
         };
         self.owner.or_else(same).unwrap_or(Owner::Api)
     }
+}
+
+/// What is wrong with a set, and what it stands beside.
+fn findings(refusal: &Refusal, owner: Owner) -> String {
+    let beside = match owner {
+        Owner::Files => "",
+        Owner::Api => {
+            "\nThe set stands beside the documents of the server's files; --owner files replaces those instead.\n"
+        }
+    };
+    format!("{refusal}\n{beside}")
 }
 
 fn applied(answer: &Value) -> String {

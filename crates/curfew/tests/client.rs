@@ -415,12 +415,20 @@ fn policy_findings_are_shown_with_their_place() {
     let ran = server.curfew(&["policy", "apply", folder.path().to_str().unwrap()]);
     assert_eq!(ran.code, 3);
     assert!(
-        ran.err
+        ran.out
             .contains("error: p.yaml:1:7: no such kind\n  1 | kind: Nonsense"),
         "{}",
         ran.err
     );
-    assert!(ran.err.contains("--owner files"), "{}", ran.err);
+    assert!(ran.out.contains("--owner files"), "{}", ran.out);
+    let json = server.curfew(&[
+        "policy",
+        "apply",
+        folder.path().to_str().unwrap(),
+        "--output",
+        "json",
+    ]);
+    assert_eq!((json.code, json.json()), (3, problem));
     assert_eq!(server.asked()[0].json()["owner"], "api");
     let large = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
@@ -434,7 +442,7 @@ fn policy_findings_are_shown_with_their_place() {
         "{}",
         refused.err
     );
-    assert_eq!(server.asked().len(), 1);
+    assert_eq!(server.asked().len(), 2);
     let applied = json!({"revision": 3, "hash": "abcdef0123456789", "warnings": [], "took_ms": 2.0, "enforcers": []});
     server.json("POST /v1/policies?wait=1s", 200, &applied);
     let config = folder.path().join("curfew.yaml");

@@ -164,9 +164,9 @@ fn an_applied_policy_decides_live_sessions_again() {
     let wrong = apply();
     assert_eq!(wrong.code, 3, "{wrong:?}");
     assert!(
-        wrong.err.contains("grups") && wrong.err.contains("p.yaml"),
+        wrong.out.contains("grups") && wrong.out.contains("p.yaml"),
         "{}",
-        wrong.err
+        wrong.out
     );
     assert!(client.echoes());
     std::fs::write(&path, policy("1ms")).unwrap();
@@ -407,6 +407,19 @@ fn a_server_with_tls_has_to_be_vouched_for() {
         (trusted.code, trusted.out.as_str()),
         (0, "no sessions\n"),
         "{trusted:?}"
+    );
+    // A configuration on this machine is enough: its address, its certificate, its token.
+    let config = site.path("client.yaml");
+    let text = format!(
+        "data_dir: data\ncontrol: {{listen: '{}'{tls}}}\npolicy: {{path: policy}}\ngateway: {{services: [{{name: a, listen: '127.0.0.1:0', upstream: 'a:1'}}]}}\n",
+        site.control
+    );
+    std::fs::write(&config, text).unwrap();
+    let ran = Ran::of(curfew(&["sessions", "list", "-c"]).arg(&config));
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "no sessions\n"),
+        "{ran:?}"
     );
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let wrong = folder.path().join("other.pem");

@@ -132,18 +132,20 @@ pub enum ClientError {
 pub struct Refusal {
     /// The stable code of the problem.
     pub code: String,
+    /// The document itself.
+    pub document: Value,
     text: String,
 }
 
 impl Refusal {
     /// Reads a problem document.
     #[must_use]
-    pub fn new(server: &str, origin: &Origin, retry_after: Option<&str>, document: &Value) -> Self {
-        let code = clean(&text(document, "code"));
+    pub fn new(server: &str, origin: &Origin, retry_after: Option<&str>, document: Value) -> Self {
+        let code = clean(&text(&document, "code"));
         let mut words = format!(
             "{server}: {}: {} ({code})",
-            clean(&text(document, "title")),
-            clean(&text(document, "detail"))
+            clean(&text(&document, "title")),
+            clean(&text(&document, "detail"))
         );
         if code == "unauthenticated" {
             words.push_str(&format!(
@@ -153,10 +155,10 @@ impl Refusal {
         if let Some(seconds) = retry_after {
             words.push_str(&format!("; try again in {} s", clean(seconds)));
         }
-        for finding in items(document, "findings") {
+        for finding in items(&document, "findings") {
             words.push_str(&format!("\n\n{}", finding_text(finding)));
         }
-        for outcome in items(document, "enforcers") {
+        for outcome in items(&document, "enforcers") {
             words.push_str(&format!(
                 "\n{}: {}, matched {}, closed {}",
                 clean(&text(outcome, "enforcer")),
@@ -165,7 +167,11 @@ impl Refusal {
                 clean(&text(outcome, "closed"))
             ));
         }
-        Self { code, text: words }
+        Self {
+            code,
+            document,
+            text: words,
+        }
     }
 }
 

@@ -16,8 +16,7 @@ use ureq::{
 
 use access::Access;
 pub use access::Connect;
-use error::Refusal;
-pub use error::{ClientError, finding_text};
+pub use error::{ClientError, Refusal, finding_text};
 
 /// For a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -349,7 +348,7 @@ impl Client {
                 let retry = response.headers().get(header::RETRY_AFTER);
                 let retry = retry.and_then(|value| value.to_str().ok());
                 let (server, origin) = (&self.access.server, &self.access.origin);
-                ClientError::Refused(Box::new(Refusal::new(server, origin, retry, &document)))
+                ClientError::Refused(Box::new(Refusal::new(server, origin, retry, document)))
             }
             _ => self.strange(&format!("{}, without saying why", response.status())),
         }
