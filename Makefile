@@ -1,12 +1,15 @@
-# Two commands matter: `make test` runs every test, `make check` everything that CI holds.
+# Three commands matter: `make demo` shows it, `make test` runs every test, `make check` everything that CI holds.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CARGO ?= cargo
 
-.PHONY: help parts test fuzz mutants check fmt lint doc licences bench
+.PHONY: help demo parts test fuzz mutants check fmt lint doc licences bench
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: ## live traffic with and without Curfew, side by side
+	$(CARGO) run --profile demo --locked -p curfew -- demo
 
 parts: ## install what the tests need from Debian, when it is missing
 	@scripts/parts

@@ -5,7 +5,7 @@ use std::{error::Error, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    audit, bindings, completions, enforcers, policy, revocations, revoke, run, segments, sessions,
+    audit, bindings, completions, demo, enforcers, policy, revocations, revoke, run, segments, sessions,
     subjects, tokens, top,
 };
 
@@ -33,6 +33,8 @@ pub struct Cli {
 enum Command {
     /// Run what the configuration names: the gateway's services, until a signal ends it
     Run(run::Run),
+    /// See live sessions end on time, beside the same clients without Curfew
+    Demo(demo::Demo),
     /// Check policy documents, explain decisions, and apply a set
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -59,6 +61,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         match self.command {
             Command::Run(command) => command.run(),
+            Command::Demo(command) => command.run(),
             Command::Policy(command) => command.run(),
             Command::Sessions(command) => command.run(),
             Command::Top(command) => command.run(),

@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod completions;
 mod config;
+mod demo;
 mod enforcers;
 mod node;
 mod outcomes;

@@ -21,13 +21,14 @@ use curfew_audit::{Log, Options};
 use curfew_control::{Metrics, Parts, Server, Settings};
 use curfew_enforcer::{
     AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Keeper as KeptBy, Scheduling,
+    SessionView,
 };
 use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
     service::{Gateway, Service},
 };
-use curfew_model::{BindingKey, Clock, EventKind, Revision};
+use curfew_model::{BindingKey, Clock, EventKind, Revision, SessionId};
 use curfew_state::{Bus, Change, Commit, EmbeddedStore, LocalBus, Owner, Store};
 
 use crate::config::Config;
@@ -39,7 +40,7 @@ use record::Recorder;
 pub use check::{Checked, NodeError, check};
 
 /// The log's folder in the data directory.
-const AUDIT: &str = "audit";
+pub const AUDIT: &str = "audit";
 /// How long clients may take to read why their session ended.
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How long requests may take to come to their end when the process stops.
@@ -279,7 +280,9 @@ impl Node {
     pub fn tend(&mut self) {
         let enforcer = self.deadlines.enforcer();
         // Neither input can be refused.
-        let _ = enforcer.handle(Input::Contact);
+        if self.control.is_some() {
+            let _ = enforcer.handle(Input::Contact);
+        }
         let audit = if self.recorder.keeps_records() {
             AuditLog::Writable
         } else {
@@ -291,6 +294,20 @@ impl Node {
         }
     }
 
+    /// Every open session as its lease stands now, with what it moved; the control plane is not asked.
+    pub fn live(&self) -> Vec<SessionView> {
+        let enforcer = self.deadlines.enforcer();
+        let ids: Vec<SessionId> = enforcer.look(|engine| engine.ids().collect());
+        enforcer.refresh(&ids);
+        enforcer.look(|engine| ids.iter().filter_map(|id| engine.session(*id)).collect())
+    }
+
+    /// Stops the control plane alone, API and watch: from here on it is not heard, and the rest goes on by itself.
+    pub fn stop_control(&mut self) {
+        self.control.take().map(|control| control.stop(FINISH));
+        self.keeper = None;
+    }
+
     /// Accepts nobody more, lets sessions finish for at most `drain`, ends the rest with the reason `shutdown`, and
     /// closes the log behind them.
     pub fn stop(mut self, drain: Duration) {
@@ -300,8 +317,7 @@ impl Node {
         let _ = self.deadlines.enforcer().handle(Input::Shutdown);
         self.relay.shutdown(FAREWELL);
         self.services.clear();
-        self.control.take().map(|control| control.stop(FINISH));
-        self.keeper = None;
+        self.stop_control();
         self.recorder
             .note(EventKind::EnforcerStopped, self.desired.revision(), None);
         self.recorder.flush();

@@ -1,0 +1,108 @@
+//! What the demo says at its end, from its audit log and from what its clients measured.
+
+use std::{fmt::Write, path::Path, time::Duration};
+
+use curfew_audit::{AuditError, Report};
+
+use super::{
+    record::{self, Sums, middle_and_most},
+    row::{bytes, ms},
+    show::Tally,
+};
+
+/// The end of a demo, in words, and whether its log verifies.
+pub struct Summary {
+    pub text: String,
+    pub verifies: bool,
+}
+
+/// Reads and verifies the log in `dir`.
+///
+/// # Errors
+/// [`AuditError`] when it cannot be read.
+pub fn of(tally: &Tally, dir: &Path) -> Result<Summary, AuditError> {
+    let report = curfew_audit::verify(dir, None)?;
+    let sums = record::sums(dir)?;
+    Ok(Summary {
+        text: text(tally, &sums, &report),
+        verifies: report.is_ok(),
+    })
+}
+
+fn text(tally: &Tally, sums: &Sums, report: &Report) -> String {
+    let mut text = String::from("\nWhat Curfew did, from its audit log\n");
+    // Writing to a string cannot fail.
+    for (what, reasons) in [("ended", &sums.ended), ("refused", &sums.refused)] {
+        for (reason, count) in reasons {
+            let _ = writeln!(
+                text,
+                "  {what:<8} {count:>3}  {:<20} {}",
+                reason.code(),
+                reason.text()
+            );
+        }
+    }
+    text.push_str("\nHow late\n");
+    late(&mut text, "order → its client saw the end", &tally.orders);
+    late(
+        &mut text,
+        "deadline → its client saw the end",
+        &tally.deadlines,
+    );
+    late(&mut text, "deadline → the door had closed", &sums.late);
+    let _ = writeln!(
+        text,
+        "\nThe same clients, connected directly: {} of {} were still reading, {} after Curfew had ended the other half",
+        tally.still_reading,
+        tally.direct,
+        bytes(tally.read_since)
+    );
+    for finding in &report.findings {
+        let _ = writeln!(text, "  {finding}");
+    }
+    let verdict = if report.is_ok() {
+        "nothing was altered, dropped or moved"
+    } else {
+        "the log does NOT verify"
+    };
+    let _ = writeln!(
+        text,
+        "\naudit verify: {} records: {verdict}",
+        report.records
+    );
+    text.push_str(
+        "\nBefore your own PostgreSQL on 127.0.0.1:5432 (README.md says more):\n  curfew run -c examples/postgres/curfew.yaml\n  psql -h 127.0.0.1 -p 6432 -U postgres\n",
+    );
+    text
+}
+
+fn late(text: &mut String, what: &str, times: &[Duration]) {
+    let Some((middle, most)) = middle_and_most(times) else {
+        return;
+    };
+    let pad = 36usize.saturating_sub(what.chars().count());
+    let _ = writeln!(
+        text,
+        "  {what}{:pad$} p50 {:>9}  max {:>9}  of {}",
+        "",
+        ms(middle),
+        ms(most),
+        times.len()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn middle_and_most_of_few_and_of_none() {
+        let times = |list: &[u64]| -> Vec<Duration> {
+            list.iter().map(|n| Duration::from_millis(*n)).collect()
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(middle_and_most(&times(&[])), None);
+        assert_eq!(middle_and_most(&times(&[7])), Some((ms(7), ms(7))));
+        assert_eq!(middle_and_most(&times(&[9, 1, 2])), Some((ms(2), ms(9))));
+    }
+}
