@@ -17,13 +17,13 @@ const LONGEST: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
     /// The API does not answer.
-    #[error("the control plane does not answer: {0}")]
+    #[error("the control plane does not answer")]
     Unreachable(#[source] ureq::Error),
     /// The API answers that it will not.
     #[error("the control plane refuses: {0}")]
     Refused(String),
     /// The answer is none.
-    #[error("the control plane's answer is not readable: {0}")]
+    #[error("the control plane's answer is not readable")]
     Answer(#[from] serde_json::Error),
 }
 

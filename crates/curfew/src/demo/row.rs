@@ -26,8 +26,8 @@ pub enum Standing {
     Away,
     /// Connected; nothing was heard of its session yet.
     Arriving,
-    /// A session, and what is left of its lease; none without a limit.
-    Open(Option<Duration>),
+    /// A session, and what is left of its lease before which end; none without a limit.
+    Open(Option<(Duration, EndReason)>),
     /// A session that ended.
     Ended(EndReason, Option<Measured>),
     /// It was let in by nobody.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use curfew_audit::{Entry, RecordKind};
+use curfew_enforcer::SessionView;
 use curfew_model::{BootInstant, Clock, Deadline, EndReason, EventKind, SessionId};
 
 use super::{
@@ -19,6 +20,9 @@ use super::{
 const LEAVER: &str = "alice";
 /// Lines that are kept; older ones are dropped.
 const LINES: usize = 500;
+
+/// Without payload for so long, a session counts down to its idle limit.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// What an operator can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,11 +345,12 @@ impl Show {
                 continue;
             };
             client.deadline = view.lease.deadline(view.last_activity);
-            let left = client.deadline.map(|deadline| deadline.at.since(now));
+            let left = shown(&view, now).map(|next| (next.at.since(now), next.reason));
             client.session = Some(view.id);
             if std::mem::replace(&mut row.standing, Standing::Open(left)) == Standing::Arriving {
-                let lease =
-                    left.map_or("no limit".to_owned(), |left| format!("{} left", time(left)));
+                let lease = left.map_or("no limit".to_owned(), |(left, _)| {
+                    format!("{} left", time(left))
+                });
                 let text = format!("{} ({}): {lease}", row.name(), row.sensitivity());
                 self.say(Tone::Opened, text);
             }
@@ -452,6 +457,16 @@ impl Show {
             self.tally.read_since += row.direct.unwrap_or(0).saturating_sub(before);
         }
         (self.tally, self.site.stop())
+    }
+}
+
+/// The deadline that people want to see: the idle one only while nothing flows, since payload moves it.
+fn shown(view: &SessionView, now: BootInstant) -> Option<Deadline> {
+    let fixed = view.lease.fixed_deadline();
+    if fixed.is_some() && now.since(view.last_activity) < QUIET {
+        fixed
+    } else {
+        view.lease.deadline(view.last_activity)
     }
 }
 

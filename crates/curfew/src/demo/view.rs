@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use curfew_model::EndReason;
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
@@ -21,6 +22,8 @@ use super::{
 const WIDE: u16 = 112;
 /// From this width on there are two panes, of which the left names the clients; below, one with both.
 const MEDIUM: u16 = 80;
+/// From this width on the one pane shows what was read through Curfew too.
+const ROOMY: u16 = 70;
 /// What the right pane needs without the clients' names.
 const RIGHT: u16 = 48;
 /// What a client's name needs, with the mark before it.
@@ -62,7 +65,7 @@ pub fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
         frame.render_widget(direct_pane(picture, panes.width), left);
         frame.render_widget(curfew_pane(picture, names), right);
     } else {
-        frame.render_widget(both(picture), panes);
+        frame.render_widget(both(picture, panes.width), panes);
     }
     log_pane(frame, picture, log);
     frame.render_widget(key_line(picture, keys.width), keys);
@@ -131,33 +134,30 @@ fn curfew_pane(picture: &Picture<'_>, names: Option<u16>) -> Table<'static> {
         .block(Block::bordered().title(" the same clients through Curfew "))
 }
 
-fn both(picture: &Picture<'_>) -> Table<'static> {
+/// Where there is very little room, what was read through Curfew is left out before any word is cut.
+fn both(picture: &Picture<'_>, width: u16) -> Table<'static> {
+    let roomy = width >= ROOMY;
     let rows = picture.rows.iter().enumerate().map(|(index, row)| {
         let (word, style) = standing(row);
         let (_, direct_style) = direct(row);
-        Cells::new([
-            Cell::from(marked(picture, index, row)),
-            right(row.direct.map_or(String::new(), bytes)).style(direct_style),
-            right(through(row)),
-            Cell::from(word).style(style),
-        ])
+        let name = Cell::from(marked(picture, index, row));
+        let read = right(row.direct.map_or(String::new(), bytes)).style(direct_style);
+        let through = roomy.then(|| right(through(row)));
+        let word = Cell::from(word).style(style);
+        let cells = [name, read].into_iter().chain(through).chain([word]);
+        Cells::new(cells).style(faded(row))
     });
-    let widths = [
-        Constraint::Length(NAME),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Fill(1),
-    ];
+    let number = Constraint::Length(8);
+    let widths = [Constraint::Length(NAME), number]
+        .into_iter()
+        .chain(roomy.then_some(number))
+        .chain([Constraint::Fill(1)]);
+    let head = ["  client", "  direct"]
+        .into_iter()
+        .chain(roomy.then_some("  curfew"))
+        .chain(["time left, or why it ended"]);
     Table::new(rows, widths)
-        .header(
-            Cells::new([
-                "  client",
-                "  direct",
-                "  curfew",
-                "time left, or why it ended",
-            ])
-            .dim(),
-        )
+        .header(Cells::new(head).dim())
         .block(Block::bordered().title(" directly, and through Curfew "))
 }
 
@@ -205,13 +205,17 @@ fn standing(row: &Row) -> (String, Style) {
         Standing::Away => (String::new(), Style::new()),
         Standing::Arriving => ("…".to_owned(), Style::new()),
         Standing::Open(None) => ("no limit".to_owned(), Style::new().fg(Color::Green)),
-        Standing::Open(Some(left)) => {
+        Standing::Open(Some((left, reason))) => {
             let color = if *left < SOON {
                 Color::Yellow
             } else {
                 Color::Green
             };
-            (time(*left), Style::new().fg(color))
+            let idle = match reason {
+                EndReason::IdleTimeout => ", idle",
+                _ => "",
+            };
+            (format!("{}{idle}", time(*left)), Style::new().fg(color))
         }
         Standing::Ended(reason, measured) => {
             let took = measured.map_or(String::new(), |measured| format!(" {}", measured.short()));

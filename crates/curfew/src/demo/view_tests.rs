@@ -22,11 +22,13 @@ fn screen(width: u16, height: u16) -> String {
     }
     let took = Measured::AfterOrder(Duration::from_micros(1_340));
     rows[0].standing = Standing::Ended(EndReason::SubjectRevoked, Some(took));
-    rows[1].standing = Standing::Open(Some(Duration::from_millis(4_200)));
+    let idle = (Duration::from_millis(4_200), EndReason::IdleTimeout);
+    rows[1].standing = Standing::Open(Some(idle));
     rows[2].standing = Standing::Refused(EndReason::SubjectRevoked);
     let late = Measured::AtDoor(Duration::from_micros(123_400));
     rows[10].standing = Standing::Ended(EndReason::ControlPlaneLost, Some(late));
-    rows[3].standing = Standing::Open(Some(Duration::from_secs(7_260)));
+    let lifetime = (Duration::from_secs(7_260), EndReason::LifetimeExpired);
+    rows[3].standing = Standing::Open(Some(lifetime));
     let line = |text: &str| Line {
         at: Duration::from_millis(15_200),
         tone: Tone::Order,
@@ -71,7 +73,7 @@ fn a_wide_terminal_shows_two_panes() {
         revoked.contains("alice → wiki") && revoked.contains("1.2 MB reading"),
         "{screen}"
     );
-    assert!(line_with(&screen, "4.2 s").contains("▸ alice → orders-db"));
+    assert!(line_with(&screen, "4.2 s, idle").contains("▸ alice → orders-db"));
     assert!(line_with(&screen, "refused: subject_revoked").contains("critical"));
     assert!(line_with(&screen, "2 h 01 min").contains("bob → wiki"));
     assert!(line_with(&screen, "control plane: dead").contains("01:15"));
@@ -100,6 +102,13 @@ fn a_narrow_terminal_shows_both_in_one() {
     );
     line_with(&screen, "directly, and through Curfew");
     line_with(&screen, "revoke alice: matched 3, closed 3");
+}
+
+#[test]
+fn a_very_narrow_terminal_cuts_no_reason() {
+    let screen = screen(60, 20);
+    line_with(&screen, "refused: subject_revoked");
+    line_with(&screen, "subject_revoked +1.3 ms");
 }
 
 #[test]
