@@ -1,7 +1,10 @@
 //! `curfew demo` from the outside: the whole story as plain lines, played fast.
 #![cfg(test)]
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
 
 /// Plays the story in so many seconds, without a terminal.
 fn play(seconds: &str, temp: &std::path::Path) -> Output {
@@ -68,6 +71,35 @@ fn the_story_plays_itself_and_names_every_reason() {
     line(&["order → its client saw the end", "p50", "max"]);
     line(&["audit verify", "nothing was altered, dropped or moved"]);
     assert!(!text.contains("trouble"), "{text}");
+    let left = std::fs::read_dir(temp.path()).unwrap().count();
+    assert_eq!(left, 0, "the demo leaves files behind");
+}
+
+#[test]
+fn kept_it_says_what_to_try_and_ends_in_order() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_curfew"))
+        .args(["demo", "--keep"])
+        .env("TMPDIR", temp.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut until = |part: &str| {
+        let mut lines = lines.by_ref().map(Result::unwrap);
+        lines
+            .find(|line| line.contains(part))
+            .unwrap_or_else(|| panic!("it ended before it said {part:?}"))
+    };
+    until("curl -H \"Authorization: Bearer $(cat ");
+    until("opened   erin → payments-db");
+    let stopped = Command::new("kill")
+        .arg(child.id().to_string())
+        .status()
+        .unwrap();
+    assert!(stopped.success());
+    until("audit verify");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     let left = std::fs::read_dir(temp.path()).unwrap().count();
     assert_eq!(left, 0, "the demo leaves files behind");
 }

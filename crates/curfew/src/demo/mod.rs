@@ -2,6 +2,7 @@
 //! node, its policy files, its API, its log. Nothing here may do what the node should.
 
 mod cast;
+mod observe;
 mod operator;
 mod plain;
 mod record;

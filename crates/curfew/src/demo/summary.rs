@@ -42,21 +42,26 @@ fn text(tally: &Tally, sums: &Sums, report: &Report) -> String {
             );
         }
     }
-    text.push_str("\nHow late\n");
-    late(&mut text, "order → its client saw the end", &tally.orders);
-    late(
-        &mut text,
-        "deadline → its client saw the end",
-        &tally.deadlines,
-    );
-    late(&mut text, "deadline → the door had closed", &sums.late);
-    let _ = writeln!(
-        text,
-        "\nThe same clients, connected directly: {} of {} were still reading, {} after Curfew had ended the other half",
-        tally.still_reading,
-        tally.direct,
-        bytes(tally.read_since)
-    );
+    let times = [
+        ("order → its client saw the end", &tally.orders),
+        ("deadline → its client saw the end", &tally.deadlines),
+        ("deadline → the door had closed", &sums.late),
+    ];
+    if times.iter().any(|(_, times)| !times.is_empty()) {
+        text.push_str("\nHow late\n");
+    }
+    for (what, times) in times {
+        late(&mut text, what, times);
+    }
+    if tally.direct > 0 {
+        let _ = writeln!(
+            text,
+            "\nThe same clients, connected directly: {} of {} were still reading, {} after Curfew had ended the other half",
+            tally.still_reading,
+            tally.direct,
+            bytes(tally.read_since)
+        );
+    }
     for finding in &report.findings {
         let _ = writeln!(text, "  {finding}");
     }
