@@ -5,8 +5,8 @@ use std::{error::Error, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    audit, bindings, completions, demo, enforcers, policy, revocations, revoke, run, segments, sessions,
-    subjects, tokens, top,
+    audit, bindings, completions, demo, enforcers, policy, revocations, revoke, run, segments,
+    sessions, subjects, tokens, top,
 };
 
 /// It could not be done; usage errors included.
