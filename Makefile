@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 CARGO ?= cargo
 
-.PHONY: help demo parts test fuzz mutants check fmt lint doc licences bench
+.PHONY: help demo parts test fuzz mutants check fmt lint doc licences bench dist
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,3 +46,8 @@ licences:
 
 bench: ## measure the relay against HAProxy, nginx and Envoy; writes docs/performance.md
 	scripts/bench-relay
+
+dist: ## a release build as a tarball in target/dist
+	$(CARGO) build --release --locked -p curfew
+	mkdir -p target/dist
+	tar -C target/release -czf target/dist/curfew-$$(uname -m)-linux.tar.gz curfew
