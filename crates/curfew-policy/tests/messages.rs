@@ -209,3 +209,17 @@ fn the_examples_load_without_a_word() {
     assert_eq!(loaded.documents.count(), (3, 3));
     compile(loaded.documents, Revision(1)).unwrap();
 }
+
+#[test]
+fn the_documents_of_the_guide_are_valid() {
+    let guide = include_str!("../../../docs/guide/policy.md");
+    let blocks: Vec<&str> = guide
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(blocks.len(), 2, "the guide's examples were not found");
+    let loaded = load(blocks.iter().map(|block| ("policy.md", *block)));
+    assert_eq!(loaded.problems, []);
+    compile(loaded.documents, Revision(1)).unwrap();
+}

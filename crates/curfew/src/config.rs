@@ -435,4 +435,15 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
     }
+
+    #[test]
+    fn the_guides_configuration_is_one() {
+        let guide = include_str!("../../../docs/guide/configuration.md");
+        let block = guide
+            .split("```yaml\n")
+            .nth(1)
+            .and_then(|rest| rest.split("```").next());
+        let config = checked(block.unwrap()).unwrap();
+        assert_eq!((config.services.len(), config.bindings.len()), (1, 2));
+    }
 }
