@@ -15,6 +15,7 @@ mod net;
 mod policy_document;
 mod problem;
 mod read;
+mod room;
 mod tree;
 mod when;
 mod window;

@@ -12,6 +12,7 @@ use crate::{
     policy_document,
     problem::{Place, Problem, Severity},
     read::{Map, Source},
+    room::with_room,
     tree::{self, Node, Value},
 };
 
@@ -46,12 +47,24 @@ impl Loaded {
     }
 }
 
-/// Reads documents from `(name, text)` sources: YAML or JSON, several documents each.
+/// Reads documents from `(name, text)` sources: YAML or JSON, several documents each. Nesting is bounded, and needs no
+/// stack of the caller's.
 #[must_use]
 pub fn load<'a>(sources: impl IntoIterator<Item = (&'a str, &'a str)>) -> Loaded {
+    let sources: Vec<(&str, &str)> = sources.into_iter().collect();
+    with_room(|| load_here(&sources)).unwrap_or_else(|error| Loaded {
+        problems: vec![
+            Problem::error(&Place::default(), format!("not read: {error}"))
+                .help("the system has no thread left: try again later"),
+        ],
+        ..Loaded::default()
+    })
+}
+
+fn load_here(sources: &[(&str, &str)]) -> Loaded {
     let mut loaded = Loaded::default();
     let mut count = 0usize;
-    for (file, text) in sources {
+    for &(file, text) in sources {
         let file: Arc<str> = file.into();
         let nodes = match tree::parse(&file, text) {
             Ok(nodes) => nodes,

@@ -9,6 +9,8 @@ use crate::problem::{Place, Problem};
 
 /// Larger sources are refused unread, in bytes.
 const MAX_SOURCE: usize = 4 << 20;
+/// What aliases may repeat in one source, in nodes and ends.
+const MAX_REPLAYED: usize = 20_000;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -139,7 +141,10 @@ pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Node>, Box<Proble
             Problem::error(&at(0, 0), message).help("split it into several files"),
         ));
     }
-    serde_saphyr::from_multiple::<Node>(text).map_err(|error| {
+    let options = serde_saphyr::options! {
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
+    };
+    serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| {
         let place = error
             .location()
             .map_or_else(|| at(0, 0), |found| at(found.line(), found.column()));

@@ -16,6 +16,8 @@ use crate::problem::nearest;
 
 /// The longest condition, in bytes.
 const MAX_CONDITION: usize = 4096;
+/// How deep the parts of a condition may nest. Deciding follows them on the stack of whoever asks.
+const MAX_DEPTH: usize = 48;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Type {
@@ -80,7 +82,7 @@ impl Condition {
                 .collect::<Vec<_>>()
         })?;
         let mut wrong = Vec::new();
-        check(program.expression(), &mut Vec::new(), &mut wrong);
+        check(program.expression(), MAX_DEPTH, &mut Vec::new(), &mut wrong);
         if wrong.is_empty() {
             Ok(Self(program))
         } else {
@@ -97,13 +99,21 @@ impl Condition {
     }
 }
 
-fn check(node: &IdedExpr, bound: &mut Vec<String>, wrong: &mut Vec<String>) {
+/// Checks names and, with what is left of it in `depth`, nesting.
+fn check(node: &IdedExpr, depth: usize, bound: &mut Vec<String>, wrong: &mut Vec<String>) {
+    let Some(depth) = depth.checked_sub(1) else {
+        let text = format!("parts nest deeper than {MAX_DEPTH}: write several policies");
+        if !wrong.contains(&text) {
+            wrong.push(text);
+        }
+        return;
+    };
     match &node.expr {
         Expr::Select(select) => match &select.operand.expr {
             Expr::Ident(root) if !bound.contains(root) => {
                 check_attribute(root, &select.field, wrong)
             }
-            _ => check(&select.operand, bound, wrong),
+            _ => check(&select.operand, depth, bound, wrong),
         },
         Expr::Ident(name) if !bound.contains(name) => {
             wrong.push(format!(
@@ -120,15 +130,15 @@ fn check(node: &IdedExpr, bound: &mut Vec<String>, wrong: &mut Vec<String>) {
                 ));
             }
             for part in call.target.as_deref().into_iter().chain(&call.args) {
-                check(part, bound, wrong);
+                check(part, depth, bound, wrong);
             }
         }
         Expr::List(list) => list
             .elements
             .iter()
-            .for_each(|element| check(element, bound, wrong)),
+            .for_each(|element| check(element, depth, bound, wrong)),
         Expr::Comprehension(over) => {
-            check(&over.iter_range, bound, wrong);
+            check(&over.iter_range, depth, bound, wrong);
             let outer = bound.len();
             bound.push(over.iter_var.clone());
             bound.extend(over.iter_var2.clone());
@@ -139,7 +149,7 @@ fn check(node: &IdedExpr, bound: &mut Vec<String>, wrong: &mut Vec<String>) {
                 &over.loop_step,
                 &over.result,
             ] {
-                check(part, bound, wrong);
+                check(part, depth, bound, wrong);
             }
             bound.truncate(outer);
         }
@@ -210,5 +220,50 @@ fn attribute(facts: &Facts, root: &str, field: &str, kind: Type) -> Option<Value
                 Type::Texts => None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::with_room;
+
+    fn compiled(text: String) -> Result<Condition, Vec<String>> {
+        with_room(move || Condition::compile(&text)).unwrap()
+    }
+
+    #[test]
+    fn no_nesting_is_too_deep_for_the_stack() {
+        let nested = |open: &str, inner: &str, close: &str| {
+            let times = (MAX_CONDITION - 100) / (open.len() + close.len());
+            open.repeat(times) + inner + &close.repeat(times)
+        };
+        for text in [
+            nested("(", "true", ")"),
+            nested("-(", "1", ")") + " == 1",
+            nested("[", "", "]") + " == []",
+            nested("1+", "1", "") + " == 1",
+            nested("true ? true : ", "true", ""),
+            "subject".to_owned() + &nested("", "", ".a") + " == 1",
+            "subject.groups".to_owned() + &nested("", "", "[0]") + " == 'x'",
+        ] {
+            assert!(compiled(text.clone()).is_err(), "{text:.20}");
+        }
+    }
+
+    #[test]
+    fn the_deepest_condition_is_decided_on_any_stack() {
+        let text = "1+".repeat(MAX_DEPTH - 3) + "1 > 1";
+        let condition = compiled(text).unwrap();
+        assert!(matches!(
+            condition.0.execute(&Context::default()),
+            Ok(Value::Bool(true))
+        ));
+        let text = "[".repeat(MAX_DEPTH - 2) + &"]".repeat(MAX_DEPTH - 2) + " == []";
+        let condition = compiled(text).unwrap();
+        assert!(matches!(
+            condition.0.execute(&Context::default()),
+            Ok(Value::Bool(false))
+        ));
     }
 }

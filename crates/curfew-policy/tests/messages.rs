@@ -223,3 +223,25 @@ fn the_documents_of_the_guide_are_valid() {
     assert_eq!(loaded.problems, []);
     compile(loaded.documents, Revision(1)).unwrap();
 }
+
+#[test]
+fn a_source_that_nests_or_repeats_without_end_is_an_error() {
+    let indented: String = (1..1_000)
+        .map(|by| format!("{}- \n", " ".repeat(by)))
+        .collect();
+    for (text, what) in [
+        (format!("a:\n{indented}"), "budget breached: Depth"),
+        (format!("a:\n {}", "- ".repeat(1_000)), "budget breached: Depth"),
+        (
+            format!("{HEAD}spec: {}", "[".repeat(100_000)),
+            "recursion limit exceeded",
+        ),
+        (
+            "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d]\n".to_owned(),
+            "alias replay",
+        ),
+    ] {
+        let said = messages(&text);
+        assert!(said.contains(what), "{said}");
+    }
+}
