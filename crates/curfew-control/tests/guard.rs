@@ -301,6 +301,14 @@ fn bodies_are_bounded() {
     stream.write_all(&large).unwrap();
     let chunked = read(&mut stream);
     assert!(is_problem(&chunked, 413, "too_large"), "{chunked:?}");
+    // A policy set may be larger, up to 8 MiB.
+    let mut set = json!({"sources": [{"path": "p.yaml", "text": "ok"}]}).to_string();
+    set.push_str(&" ".repeat(5 * 1024 * 1024));
+    let set = json.send("POST", "/v1/policies/validate", Some(set.as_bytes()));
+    assert!(
+        !is_problem(&set, 400, "bad_request") && set.status != 413,
+        "{set:?}"
+    );
     // Of a stranger nothing is read at all.
     let stranger = world.stranger().with("Content-Type", "application/json");
     let head = stranger.head("POST", "/v1/revocations", "1.1", Some(1_000_000_000));

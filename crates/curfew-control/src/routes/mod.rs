@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    extract::DefaultBodyLimit,
     http::{Method, Uri, header},
     response::IntoResponse,
     routing::get,
@@ -112,6 +113,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/openapi.json", get(document))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        // The guard has read the body within its own limits, which are wider for policy sets.
+        .layer(DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(app),
             guard::guard,
