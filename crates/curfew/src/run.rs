@@ -1,9 +1,20 @@
 //! `curfew run`: the process in the foreground, until a signal ends it. Putting it together is the node's.
 
-use std::{error::Error, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{
+    error::Error,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use curfew_enforcer::Scheduling;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -70,7 +81,8 @@ impl Run {
             .iter()
             .for_each(|warning| warn!("{warning}"));
         // Signals are caught before anything is started, so that none ends it halfway.
-        let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;
+        let signals = signals()?;
+        raise_descriptors();
         let mut node = Node::start(checked, Arc::new(SystemClock))?;
         for (service, address) in node.addresses() {
             info!(service, %address, "listening");
@@ -81,20 +93,23 @@ impl Run {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         loop {
-            for signal in signals.pending() {
-                if signal != SIGHUP {
-                    info!(drain_s = DRAIN.as_secs(), "stopping");
-                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-                    node.stop(DRAIN);
-                    return Ok(ExitCode::SUCCESS);
-                }
-                self.reload(&mut node);
+            // Those that came together ask for the same: a stop, or one reload.
+            let first = match signals.recv_timeout(TEND) {
+                Ok(signal) => Some(signal),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(SIGTERM),
+            };
+            let caught: Vec<i32> = first.into_iter().chain(signals.try_iter()).collect();
+            if caught.iter().any(|signal| *signal != SIGHUP) {
+                info!(drain_s = DRAIN.as_secs(), "stopping");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                node.stop(DRAIN);
+                return Ok(ExitCode::SUCCESS);
             }
-            if node.policy_changed() {
+            if !caught.is_empty() || node.policy_changed() {
                 self.reload(&mut node);
             }
             node.tend();
-            thread::park_timeout(TEND);
         }
     }
 
@@ -139,6 +154,40 @@ impl Run {
             ),
         }
     }
+}
+
+/// A session takes two descriptors, and the limit that processes start with is for those that use `select`. What stays
+/// too low shows as clients that wait.
+fn raise_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(
+            ?current,
+            ?maximum,
+            "the limit of open files stays as it is, and half of it are sessions: {error}"
+        );
+    }
+}
+
+/// The signals that this process serves, as they come: a stricter policy closes at once.
+fn signals() -> std::io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;
+    // What comes while the channel is full is kept by the handler, once of each.
+    let (catch, caught) = sync_channel(1);
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                if catch.send(signal).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok(caught)
 }
 
 fn start_log(form: LogForm) {

@@ -2,15 +2,16 @@
 #![cfg(test)]
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    net::SocketAddr,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
 
-use curfew_testkit::Postgres;
+use curfew_model::Clock;
+use curfew_testkit::{BootClock, Postgres};
 use serde_json::Value;
 
 /// What waiting for something may take on a loaded machine.
@@ -48,7 +49,11 @@ impl Site {
     }
 
     fn run(&self) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_curfew"))
+        self.run_by(&mut Command::new(env!("CARGO_BIN_EXE_curfew")))
+    }
+
+    fn run_by(&self, command: &mut Command) -> Running {
+        let mut child = command
             .args(["run", "--log", "json", "-c"])
             .arg(self.path("curfew.yaml"))
             .stderr(Stdio::piped())
@@ -279,6 +284,59 @@ fn a_stopping_process_tells_its_clients_and_a_watched_policy_is_taken_by_itself(
     assert!(said.contains("(shutdown)"), "{said}");
     assert_eq!(running.stopped(), Some(0));
     assert_eq!(site.ends(), ["shutdown"]);
+}
+
+#[test]
+fn a_signal_is_served_when_it_comes() {
+    let server = Postgres::shared().unwrap();
+    let site = Site::new(&server, "maxLifetime: 1h");
+    let running = site.run();
+    running.address();
+    let clock = BootClock;
+    let start = clock.now().boot;
+    for minutes in 1..=12 {
+        site.policy(&format!("maxLifetime: {minutes}m"));
+        running.signal("HUP");
+        running.wait("reloaded");
+    }
+    let took = clock.now().boot.since(start);
+    assert!(took < Duration::from_secs(6), "{took:?}");
+}
+
+#[test]
+fn as_many_files_are_opened_as_may_be_and_who_says_nonsense_is_counted() {
+    let server = Postgres::shared().unwrap();
+    let site = Site::new(&server, "maxLifetime: 1h");
+    let mut shell = Command::new("sh");
+    let few = "ulimit -Sn 64 && exec \"$0\" \"$@\"";
+    let running = site.run_by(shell.args(["-c", few, env!("CARGO_BIN_EXE_curfew")]));
+    let address = running.address();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.child.id())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let mut words = files.unwrap().split_whitespace().skip(3);
+    assert_eq!(words.next(), words.next(), "{files:?}");
+    let control = running.address();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.write_all(&[0xff; 64]).unwrap();
+    running.wait("turned away");
+    let token = std::fs::read_to_string(site.path("data/admin.token")).unwrap();
+    let mut scrape = TcpStream::connect(control).unwrap();
+    let request = format!(
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.trim()
+    );
+    scrape.write_all(request.as_bytes()).unwrap();
+    let mut metrics = String::new();
+    scrape.read_to_string(&mut metrics).unwrap();
+    let refused = metrics.lines().find(|line| {
+        line.starts_with("curfew_sessions_refused_total") && line.contains("protocol_error")
+    });
+    assert!(
+        refused.is_some_and(|line| line.ends_with(" 1")),
+        "{metrics}"
+    );
 }
 
 #[test]

@@ -198,6 +198,10 @@ impl TurnedAway for Recorder {
         reason: EndReason,
         detail: &str,
     ) {
+        // That one was a session, and is counted as ended.
+        if reason != EndReason::UpstreamUnreachable {
+            self.metrics.refused(&[], Door::Gateway, reason);
+        }
         info!(%service, %client, reason = reason.code(), ?detail, "turned away");
     }
 }
