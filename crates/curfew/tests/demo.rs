@@ -91,8 +91,11 @@ fn kept_it_says_what_to_try_and_ends_in_order() {
             .find(|line| line.contains(part))
             .unwrap_or_else(|| panic!("it ended before it said {part:?}"))
     };
-    until("curl -H \"Authorization: Bearer $(cat ");
+    let list = until("sessions list --server http://127.0.0.1:");
     until("opened   erin → payments-db");
+    let listed = Command::new("sh").args(["-c", &list]).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("payments-db"), "{listed}");
     let stopped = Command::new("kill")
         .arg(child.id().to_string())
         .status()

@@ -77,6 +77,16 @@ pub struct Access {
 }
 
 impl Connect {
+    /// To a server that is known, with the token of a file.
+    pub fn to(server: String, token_file: PathBuf) -> Self {
+        Self {
+            server: Some(server),
+            token_file: Some(token_file),
+            ca_file: None,
+            config: CONFIG.into(),
+        }
+    }
+
     /// Finds the server and a token for it.
     ///
     /// # Errors

@@ -92,12 +92,26 @@ impl Demo {
 
 /// What to try from another terminal.
 fn invite(show: &Show, out: &mut impl Write) -> io::Result<()> {
-    let (server, token) = (show.server(), show.site.token());
-    let (log, token) = (show.site.log(), token.display());
-    let bearer = format!("-H \"Authorization: Bearer $(cat {token})\"");
-    writeln!(
-        out,
-        "Curfew is up; Ctrl-C ends it. In another terminal:\n\n  curl {bearer} {server}/v1/sessions\n  curl {bearer} {server}/v1/sessions/ID/explain\n  curl {bearer} -X DELETE {server}/v1/sessions/ID\n  curl {bearer} {server}/metrics\n  curfew audit tail {log}\n  curfew audit verify {log}\n",
-        log = log.display()
-    )
+    let curfew = std::env::current_exe().unwrap_or_else(|_| "curfew".into());
+    let (curfew, log, token) = (curfew.display(), show.site.log(), show.site.token());
+    let at = format!(
+        "--server {} --token-file {}",
+        show.server(),
+        token.display()
+    );
+    writeln!(out, "Curfew is up; Ctrl-C ends it. In another terminal:\n")?;
+    for command in [
+        "sessions list",
+        "sessions explain ID",
+        "sessions cancel ID",
+        "top",
+        "revoke --user alice --reason \"left the company\" --wait 5s",
+        "revocations list",
+    ] {
+        writeln!(out, "  {curfew} {command} {at}")?;
+    }
+    for command in ["tail", "verify"] {
+        writeln!(out, "  {curfew} audit {command} {}", log.display())?;
+    }
+    writeln!(out)
 }

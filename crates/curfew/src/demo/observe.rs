@@ -151,18 +151,21 @@ fn measure(
     (gone, reason, late): (BootInstant, EndReason, Option<Duration>),
 ) -> Option<Measured> {
     let ordered = orders.get(&reason).map(|at| gone.since(*at));
-    // An order of somebody else, long after ours, is not measured.
-    if let Some(took) = ordered.filter(|took| *took < OURS) {
-        tally.orders.push(took);
-        return Some(Measured::AfterOrder(took));
-    }
     let own = client
         .deadline
         .filter(|deadline| deadline.reason == reason && deadline.at <= gone);
-    if let Some(deadline) = own {
-        let late = gone.since(deadline.at);
-        tally.deadlines.push(late);
-        return Some(Measured::AfterDeadline(late));
-    }
-    late.map(Measured::AtDoor)
+    // An order of somebody else, long after ours, is not measured.
+    let (measured, took) = if let Some(took) = ordered.filter(|took| *took < OURS) {
+        tally.orders.push(took);
+        (Measured::AfterOrder(took), took)
+    } else if let Some(deadline) = own {
+        let took = gone.since(deadline.at);
+        tally.deadlines.push(took);
+        (Measured::AfterDeadline(took), took)
+    } else {
+        let took = late?;
+        (Measured::AtDoor(took), took)
+    };
+    tally.reasons.entry(reason).or_default().push(took);
+    Some(measured)
 }

@@ -1,29 +1,22 @@
 //! What an operator does in the demo: real requests to the control plane's API with the token of the data directory.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
 
 use curfew_control::{Explanation, Outcome};
 use curfew_model::{Revision, SessionId};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
-use ureq::{Agent, Body, http::Response};
+use serde_json::json;
 
-/// How long the API may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer that is read, in bytes.
-const LONGEST: u64 = 1 << 20;
+use crate::client::{Call, Client, ClientError, Connect};
 
-/// Why a request came to nothing.
+/// Why an order came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// The API does not answer.
-    #[error("the control plane does not answer")]
-    Unreachable(#[source] ureq::Error),
-    /// The API answers that it will not.
-    #[error("the control plane refuses: {0}")]
-    Refused(String),
-    /// The answer is none.
-    #[error("the control plane's answer is not readable")]
+    /// The API does not answer, or answers that it will not.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer says something else than it should.
+    #[error("the control plane's answer is not readable: is it of this version?")]
     Answer(#[from] serde_json::Error),
 }
 
@@ -47,34 +40,21 @@ struct Cancelled {
     closed_after_ms: f64,
 }
 
-#[derive(Deserialize)]
-struct Refusal {
-    detail: String,
-}
-
 /// Speaks to one API.
 pub struct Operator {
-    agent: Agent,
+    client: Client,
     server: String,
-    bearer: String,
 }
 
 impl Operator {
     /// Takes the token from its file.
     ///
     /// # Errors
-    /// The file system's.
-    pub fn new(address: SocketAddr, token: &Path) -> std::io::Result<Self> {
-        let config = Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
-            .http_status_as_error(false)
-            .proxy(None)
-            .build();
-        Ok(Self {
-            agent: Agent::new_with_config(config),
-            server: format!("http://{address}"),
-            bearer: format!("Bearer {}", std::fs::read_to_string(token)?.trim()),
-        })
+    /// [`ClientError`] when there is none in it.
+    pub fn new(address: SocketAddr, token: PathBuf) -> Result<Self, ClientError> {
+        let server = format!("http://{address}");
+        let client = Connect::to(server.clone(), token).client()?;
+        Ok(Self { client, server })
     }
 
     /// Where the API is.
@@ -91,7 +71,7 @@ impl Operator {
             "scope": {"subject": {"kind": "user", "issuer": null, "id": user}},
             "reason": "left the company",
         });
-        let done: Revoked = self.post("/v1/revocations", &order)?;
+        let done: Revoked = self.send(Call::post("/v1/revocations").body(order))?;
         Ok(format!(
             "matched {}, closed {} in {:.1} ms, durable in {:.1} ms",
             done.matched, done.closed, done.enforced_after_ms, done.durable_after_ms,
@@ -104,7 +84,7 @@ impl Operator {
     /// [`OrderError`].
     pub fn apply(&self, document: &str) -> Result<String, OrderError> {
         let set = json!({"sources": [{"path": "tightened.yaml", "text": document}]});
-        let done: Applied = self.post("/v1/policies", &set)?;
+        let done: Applied = self.send(Call::post("/v1/policies").body(set))?;
         let closed: u64 = done.enforcers.iter().map(|enforcer| enforcer.closed).sum();
         Ok(format!(
             "revision {}, closed {closed} at once, in {:.1} ms",
@@ -117,8 +97,7 @@ impl Operator {
     /// # Errors
     /// [`OrderError`].
     pub fn cancel(&self, id: SessionId) -> Result<String, OrderError> {
-        let request = self.agent.delete(self.at(&format!("/v1/sessions/{id}")));
-        let done: Cancelled = read(request.header("authorization", &self.bearer).call())?;
+        let done: Cancelled = self.send(Call::delete(format!("/v1/sessions/{id}")))?;
         Ok(format!("closed in {:.1} ms", done.closed_after_ms))
     }
 
@@ -127,10 +106,7 @@ impl Operator {
     /// # Errors
     /// [`OrderError`].
     pub fn explain(&self, id: SessionId) -> Result<Vec<String>, OrderError> {
-        let request = self
-            .agent
-            .get(self.at(&format!("/v1/sessions/{id}/explain")));
-        let why: Explanation = read(request.header("authorization", &self.bearer).call())?;
+        let why: Explanation = self.send(Call::get(format!("/v1/sessions/{id}/explain")))?;
         let bounds = why.bounds.into_iter().map(|bound| {
             let field = bound.field.map(|field| format!(" {field}"));
             let place = bound.place.map(|place| format!(" ({place})"));
@@ -146,27 +122,7 @@ impl Operator {
         Ok(std::iter::once(why.text).chain(bounds).collect())
     }
 
-    fn at(&self, path: &str) -> String {
-        format!("{}{path}", self.server)
+    fn send<T: DeserializeOwned>(&self, call: Call) -> Result<T, OrderError> {
+        Ok(serde_json::from_value(self.client.send(&call)?)?)
     }
-
-    fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, OrderError> {
-        let request = self.agent.post(self.at(path));
-        let answer = request
-            .header("authorization", &self.bearer)
-            .header("content-type", "application/json")
-            .send(body.to_string());
-        read(answer)
-    }
-}
-
-fn read<T: DeserializeOwned>(answer: Result<Response<Body>, ureq::Error>) -> Result<T, OrderError> {
-    let mut answer = answer.map_err(OrderError::Unreachable)?;
-    let body = answer.body_mut().with_config().limit(LONGEST);
-    let text = body.read_to_string().map_err(OrderError::Unreachable)?;
-    if answer.status().is_success() {
-        return Ok(serde_json::from_str(&text)?);
-    }
-    let problem: Refusal = serde_json::from_str(&text)?;
-    Err(OrderError::Refused(problem.detail))
 }

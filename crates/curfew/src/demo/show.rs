@@ -82,6 +82,8 @@ pub struct Tally {
     pub orders: Vec<Duration>,
     /// From each deadline until a client saw its session end.
     pub deadlines: Vec<Duration>,
+    /// Both by reason, with the log's word where no client knows the deadline.
+    pub reasons: BTreeMap<EndReason, Vec<Duration>>,
     /// Direct connections whose other half was ended by Curfew.
     pub direct: usize,
     /// Of these, still reading.
@@ -118,7 +120,7 @@ impl Show {
         let control = site
             .through("control")
             .ok_or("the control plane does not listen")?;
-        let operator = Operator::new(control, &site.token())?;
+        let operator = Operator::new(control, site.token())?;
         let reader = Reader::new(site.log());
         Ok(Self {
             site,

@@ -30,17 +30,25 @@ pub fn of(tally: &Tally, dir: &Path) -> Result<Summary, AuditError> {
 }
 
 fn text(tally: &Tally, sums: &Sums, report: &Report) -> String {
-    let mut text = String::from("\nWhat Curfew did, from its audit log\n");
+    let mut text = String::from(
+        "\nWhat Curfew did, from its audit log, and how long after the order or deadline\n",
+    );
     // Writing to a string cannot fail.
-    for (what, reasons) in [("ended", &sums.ended), ("refused", &sums.refused)] {
-        for (reason, count) in reasons {
-            let _ = writeln!(
-                text,
-                "  {what:<8} {count:>3}  {:<20} {}",
-                reason.code(),
-                reason.text()
-            );
-        }
+    for (reason, count) in &sums.ended {
+        let times = tally.reasons.get(reason).map(Vec::as_slice);
+        let how_late = times.and_then(middle_and_most).map(|(middle, most)| {
+            let (middle, most) = (ms(middle), ms(most));
+            format!("p50 {middle:>8}, max {most:>8}")
+        });
+        let _ = writeln!(
+            text,
+            "  ended    {count:>3}  {:<20} {}",
+            reason.code(),
+            how_late.unwrap_or_default()
+        );
+    }
+    for (reason, count) in &sums.refused {
+        let _ = writeln!(text, "  refused  {count:>3}  {reason}");
     }
     let times = [
         ("order → its client saw the end", &tally.orders),
@@ -56,7 +64,7 @@ fn text(tally: &Tally, sums: &Sums, report: &Report) -> String {
     if tally.direct > 0 {
         let _ = writeln!(
             text,
-            "\nThe same clients, connected directly: {} of {} were still reading, {} after Curfew had ended the other half",
+            "\nThe same clients, connected directly: {} of {} were still reading,\n{} since Curfew had ended the other half",
             tally.still_reading,
             tally.direct,
             bytes(tally.read_since)
