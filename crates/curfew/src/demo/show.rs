@@ -302,6 +302,10 @@ impl Show {
             Ok(lines) => lines
                 .into_iter()
                 .for_each(|text| self.say(Tone::Order, text)),
+            Err(_) if self.killed => {
+                let text = "no order reaches a dead control plane; leases still end on time";
+                self.say(Tone::Trouble, text.to_owned());
+            }
             Err(error) => {
                 let text = crate::cli::chain(&error);
                 self.say(Tone::Trouble, text);

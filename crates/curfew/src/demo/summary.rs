@@ -80,7 +80,7 @@ fn text(tally: &Tally, sums: &Sums, report: &Report) -> String {
     };
     let _ = writeln!(
         text,
-        "\naudit verify: {} records: {verdict}",
+        "\naudit verify: {} records: {verdict}\n(that none was cut off its end, only a head exported earlier can prove)",
         report.records
     );
     text.push_str(
