@@ -7,6 +7,8 @@ use serde_saphyr::Spanned;
 
 use crate::problem::{Place, Problem};
 
+/// Documents that a source may have.
+const MAX_DOCUMENTS: usize = 10_000;
 /// Larger sources are refused unread, in bytes.
 const MAX_SOURCE: usize = 4 << 20;
 /// What aliases may repeat in one source, in nodes and ends.
@@ -142,6 +144,7 @@ pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Node>, Box<Proble
         ));
     }
     let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_documents: MAX_DOCUMENTS },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
     };
     serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| {
