@@ -10,6 +10,7 @@ mod hostname;
 mod keeper;
 mod past;
 mod record;
+mod teller;
 
 use std::{
     net::SocketAddr,
@@ -36,6 +37,7 @@ use desired::Desired;
 use fleet::LocalFleet;
 use keeper::{Bell, Keeper};
 use record::Recorder;
+use teller::Teller;
 
 pub use check::{Checked, NodeError, check};
 
@@ -101,6 +103,7 @@ impl Node {
             bus: Arc::clone(&as_bus),
             metrics: Arc::clone(&metrics),
             bell: Arc::clone(&bell),
+            teller: Teller::start().map_err(NodeError::Resources)?,
             counted: parking_lot::Mutex::default(),
         });
         let past = past::Past::read(&config.data_dir, log.health().seq)?;

@@ -11,11 +11,14 @@ use curfew_model::{
 };
 use curfew_state::{Bus, EnforcerEvent, Message};
 use parking_lot::Mutex;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::keeper::Bell;
+use super::{
+    keeper::Bell,
+    teller::{Line, Teller},
+};
 
-/// How long a flush waits for the disk.
+/// How long a flush waits for the disk, and for standard error.
 const FLUSH: Duration = Duration::from_secs(10);
 
 /// Puts what happens on record.
@@ -26,6 +29,7 @@ pub struct Recorder {
     pub bus: Arc<dyn Bus>,
     pub metrics: Arc<Metrics>,
     pub bell: Arc<Bell>,
+    pub teller: Teller,
     pub counted: Mutex<Counted>,
 }
 
@@ -91,12 +95,13 @@ impl Recorder {
         }
     }
 
-    /// Waits until what was recorded is on disk; says so when it is not.
+    /// Waits until what was recorded is on disk, and the log for operators is written; says so when records are not.
     pub fn flush(&self) {
         let last = self.counted.lock().last;
         if let Some(Err(error)) = last.map(|last| self.log.durable(last, FLUSH)) {
             warn!(%error, "audit records are not on disk");
         }
+        self.teller.flush(FLUSH);
     }
 
     /// On record, and to whoever watches, under one number.
@@ -145,7 +150,7 @@ impl Sink for Recorder {
             .session
             .filter(|_| ended)
             .and_then(|session| self.counted.lock().closes.remove(&session));
-        tell(&event);
+        self.teller.tell(Line::Event(event.clone()));
         self.count(&event);
         self.put(event, |event| {
             let mut entry = Entry::new(event);
@@ -177,19 +182,6 @@ impl Sink for Recorder {
     }
 }
 
-/// The log for operators. Texts from outside are escaped by being written as debug strings.
-fn tell(event: &Event) {
-    let kind = serde_json::to_value(event.event).unwrap_or_default();
-    info!(
-        event = kind.as_str().unwrap_or_default(),
-        session = event.session.map(tracing::field::display),
-        subject = event.subject.as_ref().map(|subject| format!("{:?}", subject.to_string())),
-        segments = ?event.segments,
-        reason = event.reason.map(EndReason::code),
-        cause = event.cause.as_ref().map(tracing::field::debug),
-    );
-}
-
 impl TurnedAway for Recorder {
     fn turned_away(
         &self,
@@ -202,6 +194,11 @@ impl TurnedAway for Recorder {
         if reason != EndReason::UpstreamUnreachable {
             self.metrics.refused(&[], Door::Gateway, reason);
         }
-        info!(%service, %client, reason = reason.code(), ?detail, "turned away");
+        self.teller.tell(Line::TurnedAway {
+            service: service.clone(),
+            client,
+            reason,
+            detail: detail.to_owned(),
+        });
     }
 }
