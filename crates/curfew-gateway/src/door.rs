@@ -365,14 +365,16 @@ impl Door for GatewayDoor {
     }
 
     fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome)) {
-        let mut closing = Vec::new();
+        let (mut closing, mut flows) = (Vec::new(), Vec::new());
         for order in orders {
             match *order {
                 Order::Close { session, reason } => match self.take(session, reason) {
                     Taken::Nothing => answer(order, Outcome::Unknown),
                     Taken::Opening => answer(order, Outcome::Done),
                     Taken::Flow(flow, protocol) => {
-                        closing.push((order, flow, protocol.goodbye(session, reason)));
+                        let goodbye = protocol.goodbye(session, reason);
+                        closing.push((order, goodbye.is_some()));
+                        flows.push((flow, goodbye.unwrap_or_default()));
                     }
                 },
                 Order::Warn { session, deadline } => answer(order, self.warn(session, deadline)),
@@ -380,21 +382,13 @@ impl Door for GatewayDoor {
                 Order::SetLease { .. } => answer(order, Outcome::Done),
             }
         }
-        let flows: Vec<(&Flow, &[u8])> = closing
-            .iter()
-            .map(|(_, flow, goodbye)| (flow, goodbye.as_deref().unwrap_or_default()))
-            .collect();
-        end_all(&flows, |index, how| {
-            if let Some((order, _, goodbye)) = closing.get(index) {
-                let untold = goodbye.is_some() && how == Ending::Reset;
-                answer(
-                    order,
-                    if untold {
-                        Outcome::DoneUntold
-                    } else {
-                        Outcome::Done
-                    },
-                );
+        end_all(flows, |index, how| {
+            if let Some((order, has_words)) = closing.get(index) {
+                let outcome = match how {
+                    Ending::Reset if *has_words => Outcome::DoneUntold,
+                    _ => Outcome::Done,
+                };
+                answer(order, outcome);
             }
         });
     }

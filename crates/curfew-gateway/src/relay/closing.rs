@@ -1,26 +1,26 @@
-//! Ending many flows at once: the caller resets the clients while a helper resets the upstreams. Which flows end,
-//! and why, may not live here.
+//! Ending many flows at once: a helper resets sockets beside the caller. Which flows end, and why, may not
+//! live here.
 //!
 //! A reset costs the kernel about 5 µs, so a thousand flows whose deadlines fall within 10 ms are more than one
-//! thread can end in time. The helper takes work but is never waited for to begin: what it has not taken, the
-//! caller does itself.
+//! thread can end in time. The helper runs ahead of ordinary threads where it may, and takes whatever the caller has
+//! not got to: an order that comes by the API is as quick as a deadline. It is never waited for to begin.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use curfew_enforcer::ask_for_real_time;
 use parking_lot::{Condvar, Mutex};
 
 use super::event_loop::Mailbox;
-use super::flow::{Ending, Flow, Sockets, reset};
+use super::flow::{Ending, Flow, Shared, Sockets, reset};
 
 /// From so many flows on, waking the helper costs less than it saves.
 const WORTH_A_HELPER: usize = 4;
 /// Flows that are flagged and reset together; the next ones wait for them.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 256;
 
 /// A flow that was ended by its owner, on its way to its loop.
 pub(super) struct Ended {
@@ -42,31 +42,34 @@ impl Ended {
 
 /// Ends flows as [`Flow::end_saying`] does, each with its goodbye, and calls `done` with the index of each as soon as
 /// both its peers have been told, in order. Their loops are told once.
-pub(crate) fn end_all(flows: &[(&Flow, &[u8])], mut done: impl FnMut(usize, Ending)) {
+pub(crate) fn end_all(mut flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, Ending)) {
     let mut letters: Vec<(Arc<Mailbox>, Vec<Ended>)> = Vec::new();
     let mut from = 0;
-    for together in flows.chunks(TOGETHER) {
-        let job = Arc::new(Job::new(together));
-        if let Some((first, _)) = together.first()
-            && together.len() >= WORTH_A_HELPER
+    while !flows.is_empty() {
+        let later = flows.split_off(flows.len().min(TOGETHER));
+        let mailboxes: Vec<_> = flows
+            .iter()
+            .map(|(flow, _)| Arc::clone(&flow.mailbox))
+            .collect();
+        let job = Arc::new(Job::new(flows));
+        if let Some(mailbox) = mailboxes.first()
+            && mailboxes.len() >= WORTH_A_HELPER
         {
-            first.mailbox.helper().hand(Arc::clone(&job));
+            mailbox.helper().hand(Arc::clone(&job));
         }
-        let endings = job.run(together, |index, how| done(from + index, how));
-        from += together.len();
-        for (((flow, _), last), how) in together.iter().zip(&job.lasts).zip(endings) {
-            let Some(sockets) = &last.sockets else {
-                continue;
-            };
-            let ended = Ended::new(flow.shared.key, how, Arc::clone(sockets));
+        job.run(|index, how| done(from + index, how));
+        from += mailboxes.len();
+        for (mailbox, last) in mailboxes.into_iter().zip(&job.lasts) {
+            let Some(ended) = last.letter() else { continue };
             match letters
                 .iter_mut()
-                .find(|(mailbox, _)| Arc::ptr_eq(mailbox, &flow.mailbox))
+                .find(|(known, _)| Arc::ptr_eq(known, &mailbox))
             {
                 Some((_, letter)) => letter.push(ended),
-                None => letters.push((Arc::clone(&flow.mailbox), vec![ended])),
+                None => letters.push((mailbox, vec![ended])),
             }
         }
+        flows = later;
     }
     for (mailbox, ended) in letters {
         mailbox.ended(ended);
@@ -75,87 +78,133 @@ pub(crate) fn end_all(flows: &[(&Flow, &[u8])], mut done: impl FnMut(usize, Endi
 
 /// The end of one flow of a job.
 struct Last {
+    shared: Arc<Shared>,
     /// None if the flow had ended before.
     sockets: Option<Arc<Sockets>>,
-    upstream_reset: AtomicBool,
+    goodbye: Vec<u8>,
+    said_goodbye: AtomicBool,
+    /// Peers that are still to be told.
+    untold: AtomicU8,
+}
+
+impl Last {
+    /// Flags the flow.
+    fn new((flow, goodbye): (Flow, Vec<u8>)) -> Self {
+        let sockets = flow.sockets.upgrade();
+        let was_over = flow.shared.ended.swap(true, Ordering::AcqRel);
+        Self {
+            shared: flow.shared,
+            sockets: sockets.filter(|_| !was_over),
+            goodbye,
+            said_goodbye: AtomicBool::new(false),
+            untold: AtomicU8::new(2),
+        }
+    }
+
+    fn tell(&self, peer: Peer) {
+        if let Some(sockets) = &self.sockets {
+            match peer {
+                Peer::Client => {
+                    let said = self.shared.end_client(sockets, &self.goodbye);
+                    self.said_goodbye.store(said, Ordering::Relaxed);
+                }
+                Peer::Upstream => reset(&sockets.upstream),
+            }
+        }
+        self.untold.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How it ended, once both peers have been told.
+    fn ending(&self) -> Option<Ending> {
+        if self.untold.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        Some(match &self.sockets {
+            None => Ending::WasOver,
+            Some(_) if self.said_goodbye.load(Ordering::Relaxed) => Ending::SaidGoodbye,
+            Some(_) => Ending::Reset,
+        })
+    }
+
+    /// What its loop is told.
+    fn letter(&self) -> Option<Ended> {
+        let sockets = self.sockets.as_ref()?;
+        Some(Ended::new(
+            self.shared.key,
+            self.ending()?,
+            Arc::clone(sockets),
+        ))
+    }
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy)]
+enum Peer {
+    Client,
+    Upstream,
 }
 
 /// Flows that are being ended together, by whoever has time.
 struct Job {
     lasts: Vec<Last>,
-    /// The next upstream that nobody has taken.
+    /// The next peer that nobody has taken: first the clients, then the upstreams.
     next: AtomicUsize,
-    /// Upstreams that are reset.
-    reset: AtomicUsize,
+    /// Peers that have been told.
+    told: AtomicUsize,
     all: Mutex<()>,
-    all_reset: Condvar,
+    all_told: Condvar,
 }
 
 impl Job {
     /// Flags every flow: from here on the relay begins no write of theirs. One to the upstream that raced past the
     /// flag meets a disconnected socket; one to the client of a framed flow holds the wire, and none follows it.
-    fn new(flows: &[(&Flow, &[u8])]) -> Self {
-        let last = |(flow, _): &(&Flow, &[u8])| {
-            let sockets = flow.sockets.upgrade();
-            let was_over = flow.shared.ended.swap(true, Ordering::AcqRel);
-            Last {
-                sockets: sockets.filter(|_| !was_over),
-                upstream_reset: AtomicBool::new(false),
-            }
-        };
+    fn new(flows: Vec<(Flow, Vec<u8>)>) -> Self {
         Self {
-            lasts: flows.iter().map(last).collect(),
+            lasts: flows.into_iter().map(Last::new).collect(),
             next: AtomicUsize::new(0),
-            reset: AtomicUsize::new(0),
+            told: AtomicUsize::new(0),
             all: Mutex::new(()),
-            all_reset: Condvar::new(),
+            all_told: Condvar::new(),
         }
     }
 
-    /// The caller's part: every client, then what is left of the upstreams.
-    fn run(&self, flows: &[(&Flow, &[u8])], mut done: impl FnMut(usize, Ending)) -> Vec<Ending> {
-        let mut endings = Vec::with_capacity(flows.len());
-        let mut told = 0;
-        let mut tell = |endings: &[Ending]| {
-            while let (Some(last), Some(how)) = (self.lasts.get(told), endings.get(told))
-                && last.upstream_reset.load(Ordering::Acquire)
+    /// The caller's part.
+    fn run(&self, mut done: impl FnMut(usize, Ending)) {
+        let mut over = self.lasts.iter().enumerate().peekable();
+        let mut report = || {
+            while let Some((index, how)) = over
+                .next_if(|(_, last)| last.ending().is_some())
+                .and_then(|(index, last)| Some((index, last.ending()?)))
             {
-                done(told, *how);
-                told += 1;
+                done(index, how);
             }
         };
-        for ((flow, goodbye), last) in flows.iter().zip(&self.lasts) {
-            endings.push(match &last.sockets {
-                None => Ending::WasOver,
-                Some(sockets) if flow.shared.end_client(sockets, goodbye) => Ending::SaidGoodbye,
-                Some(_) => Ending::Reset,
-            });
-            tell(&endings);
-        }
-        while self.reset_one() {
-            tell(&endings);
+        while self.tell_one() {
+            report();
         }
         let mut all = self.all.lock();
-        while self.reset.load(Ordering::Acquire) < self.lasts.len() {
-            self.all_reset.wait(&mut all);
+        while self.told.load(Ordering::Acquire) < 2 * self.lasts.len() {
+            self.all_told.wait(&mut all);
         }
-        tell(&endings);
-        endings
+        report();
     }
 
-    /// Resets one upstream that nobody has taken; false if none is left.
-    fn reset_one(&self) -> bool {
-        let Some(last) = self.lasts.get(self.next.fetch_add(1, Ordering::AcqRel)) else {
+    /// Tells one peer that nobody has taken, a client before any upstream; false if none is left.
+    fn tell_one(&self) -> bool {
+        let next = self.next.fetch_add(1, Ordering::AcqRel);
+        let client = self.lasts.get(next).map(|last| (last, Peer::Client));
+        let upstream = || {
+            let last = self.lasts.get(next.checked_sub(self.lasts.len())?)?;
+            Some((last, Peer::Upstream))
+        };
+        let Some((last, peer)) = client.or_else(upstream) else {
             return false;
         };
-        if let Some(sockets) = &last.sockets {
-            reset(&sockets.upstream);
-        }
-        last.upstream_reset.store(true, Ordering::Release);
-        if self.reset.fetch_add(1, Ordering::AcqRel) + 1 == self.lasts.len() {
+        last.tell(peer);
+        if self.told.fetch_add(1, Ordering::AcqRel) + 1 == 2 * self.lasts.len() {
             // Under the lock: the caller either sees the count or waits already.
             drop(self.all.lock());
-            self.all_reset.notify_one();
+            self.all_told.notify_one();
         }
         true
     }
@@ -190,7 +239,7 @@ impl Helper {
                 // Whoever measures lateness asks the deadline thread, which has the same right.
                 let _ = ask_for_real_time();
                 while let Some(job) = jobs.take() {
-                    while job.reset_one() {}
+                    while job.tell_one() {}
                 }
             })
     }
