@@ -1,7 +1,7 @@
 //! The gateway's relay against HAProxy, nginx and Envoy: rounds interleaved, the order rotated, ratios taken round by
 //! round. `make bench` runs it in a network namespace and keeps what it prints in `docs/performance.md`.
 //!
-//! `relay_bench [ROUNDS]` measures, `relay_bench serve` and `relay_bench gateway` are the other processes.
+//! `relay_bench [ROUNDS [WORKLOAD]]` measures all workloads or those with this in their name; `relay_bench serve` and `relay_bench gateway` are the other processes.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -72,13 +72,14 @@ fn main() {
             echo.parse().unwrap(),
             Duration::from_secs(seconds.parse().unwrap()),
         ),
-        [] => measure(5),
-        [rounds] => measure(rounds.parse().unwrap()),
-        _ => panic!("usage: relay_bench [ROUNDS]"),
+        [] => measure(5, ""),
+        [rounds] => measure(rounds.parse().unwrap(), ""),
+        [rounds, workload] => measure(rounds.parse().unwrap(), workload),
+        _ => panic!("usage: relay_bench [ROUNDS [WORKLOAD]]"),
     }
 }
 
-fn measure(rounds: usize) {
+fn measure(rounds: usize, only: &str) {
     let me = std::env::current_exe().unwrap();
     let _upstreams = Ended(Command::new(me).arg("serve").spawn().unwrap());
     load::wait_for(SOURCE);
@@ -91,7 +92,8 @@ fn measure(rounds: usize) {
         .collect();
     let mut table = Table::new();
     for round in 0..rounds {
-        for (name, workload) in WORKLOADS {
+        let chosen = WORKLOADS.iter().filter(|(name, _)| name.contains(only));
+        for &(name, workload) in chosen {
             for turn in 0..KINDS.len() {
                 let at = (turn + round) % KINDS.len();
                 if let (Some(relay), Some(kind)) = (relays.get(at), KINDS.get(at)) {
