@@ -11,7 +11,9 @@ use std::{fmt, io};
 use curfew_model::BootInstant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use crate::tuning::Tuning;
 
 /// Where an upstream listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +72,7 @@ pub fn alternate_families(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 #[derive(Debug)]
 pub struct Connecting {
     left: VecDeque<UpstreamAddress>,
+    tuning: Tuning,
     deadline: BootInstant,
     attempt: Option<Attempt>,
     attempts: usize,
@@ -97,9 +100,15 @@ pub enum Progress {
 impl Connecting {
     /// Will connect within `timeout` from `now`.
     #[must_use]
-    pub fn new(addresses: &[UpstreamAddress], timeout: Duration, now: BootInstant) -> Self {
+    pub fn new(
+        addresses: &[UpstreamAddress],
+        tuning: Tuning,
+        timeout: Duration,
+        now: BootInstant,
+    ) -> Self {
         Self {
             left: addresses.iter().cloned().collect(),
+            tuning,
             deadline: now.after(timeout),
             attempt: None,
             attempts: 0,
@@ -130,7 +139,7 @@ impl Connecting {
                 self.attempts += 1;
                 let others = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
                 let share = self.deadline.since(now) / others.saturating_add(1);
-                match begin(&address) {
+                match begin(&address, &self.tuning) {
                     Ok(socket) => {
                         self.attempt = Some(Attempt {
                             address,
@@ -160,12 +169,19 @@ impl Connecting {
     }
 }
 
-fn begin(address: &UpstreamAddress) -> io::Result<Socket> {
-    let (domain, target) = match address {
-        UpstreamAddress::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
-        UpstreamAddress::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+fn begin(address: &UpstreamAddress, tuning: &Tuning) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let (socket, target) = match address {
+        UpstreamAddress::Tcp(address) => {
+            let socket = Socket::new(Domain::for_address(*address), kind, None)?;
+            tuning.apply(&SockRef::from(&socket))?;
+            (socket, SockAddr::from(*address))
+        }
+        UpstreamAddress::Unix(path) => (
+            Socket::new(Domain::UNIX, kind, None)?,
+            SockAddr::unix(path)?,
+        ),
     };
-    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
     match socket.connect(&target) {
         Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
         _ => Ok(socket),

@@ -22,7 +22,9 @@ use socket2::SockRef;
 use crate::{
     accept::Permit,
     protocol::Protocol,
-    relay::{AdoptError, Bytes, Ending, Finish, Finished, Flow, Opened, Prepared, Relay, end_all},
+    relay::{
+        AdoptError, Bytes, Ending, Finish, Finished, Flow, Home, Opened, Prepared, Relay, end_all,
+    },
 };
 
 /// Why a connection is not carried.
@@ -167,7 +169,13 @@ impl GatewayDoor {
         open: Open,
     ) -> Result<Admitted, CarryError> {
         match self.open(open, None) {
-            Ok(opening) => opening.carry(relay, client, upstream, Carriage::Tcp, None),
+            Ok(opening) => match relay.make_ready(&client, &upstream) {
+                Ok(()) => opening.carry(relay.anywhere(), client, upstream, Carriage::Tcp, None),
+                Err(error) => {
+                    opening.fail(EndReason::NetworkError);
+                    Err(AdoptError::from(error).into())
+                }
+            },
             Err(error) => {
                 // The close that follows is a reset then; a socket that refuses this is closed in order.
                 let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
@@ -255,15 +263,15 @@ impl Opening {
     ///
     /// # Errors
     /// [`CarryError`]: nothing was relayed, both sockets are closed, and the session has ended.
-    pub fn carry(
+    pub(crate) fn carry(
         mut self,
-        relay: &Relay,
+        home: &Home,
         client: OwnedFd,
         upstream: OwnedFd,
         carriage: Carriage,
         place: Option<Permit>,
     ) -> Result<Admitted, CarryError> {
-        let error = match self.flow(relay, client, upstream, carriage, place) {
+        let error = match self.flow(home, client, upstream, carriage, place) {
             Ok(()) => {
                 self.settled = true;
                 return Ok(self.admitted.clone());
@@ -287,7 +295,7 @@ impl Opening {
 
     fn flow(
         &self,
-        relay: &Relay,
+        home: &Home,
         client: OwnedFd,
         upstream: OwnedFd,
         carriage: Carriage,
@@ -297,7 +305,7 @@ impl Opening {
             Carriage::Tcp => (Protocol::Tcp, None),
             Carriage::Postgres(opened) => (Protocol::Postgres, Some(opened)),
         };
-        let prepared = relay.prepare(client, upstream, self.key, opened)?;
+        let prepared = home.prepare(client, upstream, self.key, opened)?;
         // On the table before its first byte, so that an order finds it; the relay takes it in either case, and
         // finishes at once what was ended.
         let noted = self.note(&prepared, protocol, place);

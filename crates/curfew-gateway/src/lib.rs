@@ -9,3 +9,4 @@ pub mod postgres;
 pub mod protocol;
 pub mod relay;
 pub mod service;
+pub mod tuning;

@@ -1,29 +1,29 @@
 //! Accepting and connecting over real sockets.
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a test helper that cannot go on fails its test"
 )]
 
-use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use curfew_gateway::accept::{Accepted, Client, Listener};
+use curfew_gateway::accept::{self, Client, Next};
 use curfew_gateway::connect::{
     ConnectError, Connecting, Progress, UpstreamAddress, alternate_families,
 };
+use curfew_gateway::tuning::Tuning;
 use curfew_model::BootInstant;
 use rustix::event::{PollFd, PollFlags, poll};
+use socket2::{SockRef, Socket};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Connects at a time that stands still, and waits as long as it takes.
 fn connect(addresses: &[UpstreamAddress]) -> Result<TcpStream, ConnectError> {
     let now = BootInstant(5);
-    let mut connecting = Connecting::new(addresses, PATIENCE, now);
+    let mut connecting = Connecting::new(addresses, Tuning::default(), PATIENCE, now);
     loop {
         match connecting.advance(now) {
             Progress::Connected(socket, _) => return Ok(socket.into()),
@@ -41,46 +41,51 @@ fn connect(addresses: &[UpstreamAddress]) -> Result<TcpStream, ConnectError> {
     }
 }
 
-struct Handler(Sender<Result<Client, SocketAddr>>);
-
-impl Accepted for Handler {
-    fn accepted(&self, client: Client) {
-        let _ = self.0.send(Ok(client));
+/// The next client, waited for.
+fn next(listener: &Socket) -> Client {
+    loop {
+        match accept::next(listener) {
+            Next::Client(client) => return client,
+            Next::Nobody => drop(poll(&mut [PollFd::new(listener, PollFlags::IN)], None).unwrap()),
+            _ => panic!("the queue is lost"),
+        }
     }
-
-    fn over_limit(&self, address: SocketAddr) {
-        let _ = self.0.send(Err(address));
-    }
-}
-
-#[test]
-fn the_limit_resets_the_client_over_it_until_a_permit_is_back() {
-    let (sender, clients) = channel();
-    let listener =
-        Listener::start("127.0.0.1:0".parse().unwrap(), 1, Arc::new(Handler(sender))).unwrap();
-    let first = TcpStream::connect(listener.address()).unwrap();
-    let held = clients.recv_timeout(PATIENCE).unwrap().ok().unwrap();
-    assert_eq!(held.address, first.local_addr().unwrap());
-    let mut second = TcpStream::connect(listener.address()).unwrap();
-    let refused = clients.recv_timeout(PATIENCE).unwrap().err().unwrap();
-    assert_eq!(refused, second.local_addr().unwrap());
-    assert_eq!(
-        second.read(&mut [0]).unwrap_err().kind(),
-        ErrorKind::ConnectionReset
-    );
-    drop(held);
-    let _third = TcpStream::connect(listener.address()).unwrap();
-    assert!(clients.recv_timeout(PATIENCE).unwrap().is_ok());
 }
 
 #[test]
 fn an_ipv4_client_of_an_ipv6_listener_is_shown_as_ipv4() {
-    let (sender, clients) = channel();
-    let listener =
-        Listener::start("[::]:0".parse().unwrap(), 1, Arc::new(Handler(sender))).unwrap();
-    let _client = TcpStream::connect(("127.0.0.1", listener.address().port())).unwrap();
-    let client = clients.recv_timeout(PATIENCE).unwrap().ok().unwrap();
-    assert_eq!(client.address.ip().to_string(), "127.0.0.1");
+    let listener = accept::listen("[::]:0".parse().unwrap()).unwrap();
+    let port = listener.local_addr().unwrap().as_socket().unwrap().port();
+    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    assert_eq!(next(&listener).address, client.local_addr().unwrap());
+}
+
+#[test]
+fn a_client_inherits_what_is_set_on_the_listening_socket() {
+    let listener = accept::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    Tuning::default().apply(&SockRef::from(&listener)).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    let _client = TcpStream::connect(address).unwrap();
+    let accepted = next(&listener);
+    let socket = SockRef::from(&accepted.socket);
+    let tuning = Tuning::default();
+    assert!(socket.tcp_nodelay().unwrap());
+    assert!(socket.nonblocking().unwrap());
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), tuning.keepalive);
+    assert_eq!(
+        socket.tcp_user_timeout().unwrap(),
+        Some(tuning.user_timeout)
+    );
+    assert_eq!(socket.tcp_notsent_lowat().unwrap(), 128 * 1024);
+}
+
+#[test]
+fn a_socket_that_is_shut_down_says_that_it_listens_no_more() {
+    let listener = accept::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    assert!(matches!(accept::next(&listener), Next::Nobody));
+    listener.shutdown(Shutdown::Both).unwrap();
+    assert!(matches!(accept::next(&listener), Next::Closed));
 }
 
 #[test]
@@ -103,7 +108,12 @@ fn an_address_that_stays_silent_has_its_share_of_the_timeout() {
     // The addresses of TEST-NET-1 lead nowhere, or are unreachable at once: either way the time is up after a share.
     let nowhere = UpstreamAddress::Tcp("192.0.2.1:9".parse().unwrap());
     let addresses = [nowhere.clone(), nowhere];
-    let mut connecting = Connecting::new(&addresses, Duration::from_secs(10), BootInstant(0));
+    let mut connecting = Connecting::new(
+        &addresses,
+        Tuning::default(),
+        Duration::from_secs(10),
+        BootInstant(0),
+    );
     if let Progress::Waiting(until) = connecting.advance(BootInstant(0)) {
         assert_eq!(
             (until, connecting.attempts()),

@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use curfew_enforcer::ask_for_real_time;
 use parking_lot::{Condvar, Mutex};
 
-use super::event_loop::Mailbox;
 use super::flow::{Ending, Flow, Shared, Sockets, reset};
+use super::mailbox::Mailbox;
 
 /// From so many flows on, waking the helper costs less than it saves.
 const WORTH_A_HELPER: usize = 4;

@@ -1,22 +1,22 @@
 //! One thread's event loop: edge-triggered epoll over the flows it owns. How bytes move is in `pump`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_model::{BootInstant, Clock};
-use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::closing::{Ended, Helper};
+use super::closing::Ended;
 use super::entry::{Entry, Tools};
 use super::flow::{Ending, Shared, Sockets};
 use super::framed::{FRAMED_BUFFER_BYTES, Framed};
+use super::guest::{self, Guest};
+use super::mailbox::{Letter, Mailbox};
 use super::pipes::Pipes;
 use super::pump::{BUFFER_BYTES, Step};
 use super::{Finish, Finished, Population};
@@ -33,78 +33,13 @@ const CLEARED: usize = 64;
 /// The epoll token of the mailbox; flows count from one.
 const MAILBOX: u64 = 0;
 
-/// What other threads ask of a loop.
-enum Letter {
-    Adopt(Arc<Sockets>, Arc<Shared>, Option<Box<Framed>>),
-    Notice(u64, Vec<u8>),
-    Ended(Vec<Ended>),
-    Stop,
-}
-
-/// The way into a loop from any thread.
-pub(super) struct Mailbox {
-    letters: Mutex<Vec<Letter>>,
-    bell: OwnedFd,
-    helper: Helper,
-}
-
-impl Mailbox {
-    pub(super) fn new(helper: Helper) -> io::Result<Arc<Self>> {
-        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Arc::new(Self {
-            letters: Mutex::new(Vec::new()),
-            bell,
-            helper,
-        }))
-    }
-
-    /// Who helps to end flows of this loop.
-    pub(super) fn helper(&self) -> &Helper {
-        &self.helper
-    }
-
-    pub(super) fn adopt(
-        &self,
-        sockets: Arc<Sockets>,
-        shared: Arc<Shared>,
-        framed: Option<Box<Framed>>,
-    ) {
-        self.post(Letter::Adopt(sockets, shared, framed));
-    }
-
-    /// The client of the flow of this key is to be told something.
-    pub(super) fn notice(&self, key: u64, bytes: Vec<u8>) {
-        self.post(Letter::Notice(key, bytes));
-    }
-
-    /// These flows were ended by their owner and can be cleared away.
-    pub(super) fn ended(&self, flows: Vec<Ended>) {
-        self.post(Letter::Ended(flows));
-    }
-
-    pub(super) fn stop(&self) {
-        self.post(Letter::Stop);
-    }
-
-    fn post(&self, letter: Letter) {
-        self.letters.lock().push(letter);
-        // A full counter has rung already.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
-    }
-
-    fn take(&self) -> Vec<Letter> {
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-        std::mem::take(&mut self.letters.lock())
-    }
-}
-
 pub(super) struct EventLoop {
-    epoll: OwnedFd,
     mailbox: Arc<Mailbox>,
     clock: Arc<dyn Clock>,
     finished: Arc<dyn Finished>,
     population: Arc<Population>,
     entries: HashMap<u64, Entry>,
+    guests: BTreeMap<u64, Box<dyn Guest>>,
     by_key: HashMap<u64, u64>,
     next: u64,
     tools: Tools,
@@ -114,6 +49,7 @@ pub(super) struct EventLoop {
     ended: VecDeque<Ended>,
     /// When to begin with them, if there are any.
     clear_at: BootInstant,
+    stopping: bool,
 }
 
 impl EventLoop {
@@ -123,20 +59,19 @@ impl EventLoop {
         finished: Arc<dyn Finished>,
         population: Arc<Population>,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(
-            &epoll,
-            &mailbox.bell,
+            mailbox.epoll(),
+            mailbox.bell(),
             EventData::new_u64(MAILBOX),
             EventFlags::IN,
         )?;
         Ok(Self {
-            epoll,
             mailbox,
             clock,
             finished,
             population,
             entries: HashMap::new(),
+            guests: BTreeMap::new(),
             by_key: HashMap::new(),
             next: 1,
             tools: Tools {
@@ -147,32 +82,26 @@ impl EventLoop {
             leaving: VecDeque::new(),
             ended: VecDeque::new(),
             clear_at: BootInstant(0),
+            stopping: false,
         })
     }
 
-    /// Runs until told to stop; then every flow left is reset with `Finish::Shutdown`.
+    /// Runs until told to stop, and the last guest has left; every flow is reset with `Finish::Shutdown` when told.
     pub(super) fn run(mut self) {
+        self.mailbox.is_read_here();
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
         let mut again: Vec<u64> = Vec::new();
-        loop {
+        while !(self.stopping && self.guests.is_empty()) {
             events.clear();
             let timeout = self.timeout(!again.is_empty());
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+            let epoll = self.mailbox.epoll();
+            match epoll::wait(epoll, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 // The epoll descriptor itself is broken: nothing can be relayed any more.
                 Err(_) => break,
             }
             let mut turn = std::mem::take(&mut again);
-            let mut letters = false;
-            for event in &events {
-                let (flags, token) = (event.flags, event.data.u64());
-                if token == MAILBOX {
-                    letters = true;
-                } else if let Some(entry) = self.entries.get_mut(&(token >> 1)) {
-                    entry.note(flags, token & 1 == 0);
-                    turn.push(token >> 1);
-                }
-            }
+            self.read_events(&events, &mut turn);
             turn.sort_unstable();
             turn.dedup();
             let now = self.clock.now().boot;
@@ -182,26 +111,62 @@ impl EventLoop {
                     again.push(id);
                 }
             }
-            if letters && self.read_letters() {
-                break;
-            }
+            self.turn_guests(&events, now);
+            self.read_letters();
             if events.is_empty() || self.clear_at <= now {
                 self.clear();
             }
         }
+        self.reset_all();
+    }
+
+    /// Notes what is ready, and which flows have a turn.
+    fn read_events(&mut self, events: &[Event], turn: &mut Vec<u64>) {
+        for event in events {
+            let (flags, token) = (event.flags, event.data.u64());
+            if token == MAILBOX {
+                self.mailbox.silence();
+            } else if guest::split(token).is_none()
+                && let Some(entry) = self.entries.get_mut(&(token >> 1))
+            {
+                entry.note(flags, token & 1 == 0);
+                turn.push(token >> 1);
+            }
+        }
+    }
+
+    /// Gives guests their events and their turn.
+    fn turn_guests(&mut self, events: &[Event], now: BootInstant) {
+        let mut called = BTreeSet::new();
+        for event in events {
+            if let Some((number, token)) = guest::split(event.data.u64())
+                && let Some(guest) = self.guests.get_mut(&number)
+            {
+                guest.event(token, event.flags);
+                called.insert(number);
+            }
+        }
+        self.guests.retain(|number, guest| {
+            let has_turn = called.contains(number) || guest.due().is_some_and(|due| due <= now);
+            !has_turn || guest.turn()
+        });
+    }
+
+    fn reset_all(&mut self) {
         let left: Vec<u64> = self.entries.keys().copied().collect();
         for id in left {
             self.remove(id, Finish::Shutdown);
         }
     }
 
-    /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue or
-    /// ended flows are to be cleared away.
+    /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue, ended
+    /// flows are to be cleared away or something is due for a guest.
     fn timeout(&self, more: bool) -> Option<Timespec> {
         let overdue = self.leaving.front().map(|(overdue, _)| *overdue);
         let clear_at = (!self.ended.is_empty()).then_some(self.clear_at);
-        let wait = match overdue.into_iter().chain(clear_at).min() {
-            _ if more => Duration::ZERO,
+        let due = self.guests.values().filter_map(|guest| guest.due()).min();
+        let wait = match overdue.into_iter().chain(clear_at).chain(due).min() {
+            _ if more || !self.mailbox.is_empty() => Duration::ZERO,
             Some(next) => next.since(self.clock.now().boot),
             None => return None,
         };
@@ -271,11 +236,13 @@ impl EventLoop {
         }
     }
 
-    /// True when told to stop.
-    fn read_letters(&mut self) -> bool {
-        let mut stop = false;
+    fn read_letters(&mut self) {
+        let letters = self.mailbox.take();
+        if letters.is_empty() {
+            return;
+        }
         let now = self.clock.now().boot;
-        for letter in self.mailbox.take() {
+        for letter in letters {
             match letter {
                 Letter::Adopt(sockets, shared, framed) => self.adopt(sockets, shared, framed, now),
                 Letter::Notice(key, bytes) => {
@@ -287,10 +254,15 @@ impl EventLoop {
                     }
                 }
                 Letter::Ended(flows) => flows.into_iter().for_each(|flow| self.ended(flow, now)),
-                Letter::Stop => stop = true,
+                Letter::Host(number, guest) => {
+                    self.guests.insert(number, guest);
+                }
+                Letter::Stop => self.stopping = true,
             }
         }
-        stop
+        if self.stopping {
+            self.reset_all();
+        }
     }
 
     fn ended(&mut self, flow: Ended, now: BootInstant) {
@@ -323,7 +295,7 @@ impl EventLoop {
         let added = [(&sockets.client, id << 1), (&sockets.upstream, id << 1 | 1)]
             .into_iter()
             .try_for_each(|(fd, token)| {
-                epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)
+                epoll::add(self.mailbox.epoll(), fd, EventData::new_u64(token), flags)
             });
         self.by_key.insert(shared.key, id);
         if shared.is_ended() {
@@ -342,6 +314,7 @@ impl EventLoop {
             return;
         };
         self.by_key.remove(&entry.shared.key);
+        self.mailbox.forget();
         let finish = if entry.shared.is_ended() {
             Finish::Ended
         } else {

@@ -13,7 +13,7 @@ use rustix::net::{SendFlags, Shutdown, connect_unspec, send, shutdown};
 use socket2::SockRef;
 
 use super::closing::end_all;
-use super::event_loop::Mailbox;
+use super::mailbox::Mailbox;
 
 /// Both sockets of a flow. The event loop holds them; an ending thread only for a moment, so that
 /// the descriptors are never reused under it.

@@ -7,31 +7,33 @@ mod event_loop;
 mod flow;
 mod framed;
 mod framing;
+mod guest;
+mod mailbox;
 mod pipes;
 mod pump;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use curfew_model::Clock;
 use parking_lot::{Condvar, Mutex};
-use socket2::{Domain, SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef};
 
 use closing::Helper;
-use event_loop::{EventLoop, Mailbox};
+use event_loop::EventLoop;
 use flow::{Shared, Sockets, Wire};
 use framed::Framed;
+use mailbox::Mailbox;
+
+use crate::tuning::Tuning;
 
 pub(crate) use closing::end_all;
 pub use flow::{Bytes, Ending, Flow};
 pub use framing::{Broken, Cut, Framing};
-
-/// What may stay unsent in a socket, in bytes: bounds what is in flight at a deadline.
-const NOTSENT_BYTES: u32 = 128 * 1024;
+pub(crate) use guest::{Guest, Seat};
 
 /// How long the loops may take to reset what is left when they are stopped.
 const STOPPING: Duration = Duration::from_secs(1);
@@ -43,10 +45,8 @@ pub struct RelayConfig {
     pub threads: usize,
     /// Flows that may be open at once.
     pub max_flows: usize,
-    /// How long sent bytes may stay unacknowledged before the connection counts as broken.
-    pub user_timeout: Duration,
-    /// Silence after which TCP keepalives probe a peer. They are not activity.
-    pub keepalive: Duration,
+    /// What is set on the sockets.
+    pub tuning: Tuning,
 }
 
 impl Default for RelayConfig {
@@ -54,8 +54,7 @@ impl Default for RelayConfig {
         Self {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_flows: 100_000,
-            user_timeout: Duration::from_secs(30),
-            keepalive: Duration::from_secs(60),
+            tuning: Tuning::default(),
         }
     }
 }
@@ -147,15 +146,11 @@ impl Population {
     }
 }
 
-/// A running relay. Dropping it resets every open flow.
+/// A running relay. Dropping it resets every open flow, and waits for its guests to leave.
 pub struct Relay {
-    config: RelayConfig,
-    clock: Arc<dyn Clock>,
-    population: Arc<Population>,
-    mailboxes: Vec<Arc<Mailbox>>,
+    anywhere: Home,
     threads: Vec<JoinHandle<()>>,
     helper: Helper,
-    turn: AtomicUsize,
 }
 
 impl Relay {
@@ -168,36 +163,67 @@ impl Relay {
         clock: Arc<dyn Clock>,
         finished: Arc<dyn Finished>,
     ) -> io::Result<Self> {
+        let helper = Helper::default();
+        let mailboxes = (0..config.threads.max(1))
+            .map(|_| Mailbox::new(helper.clone()))
+            .collect::<io::Result<Vec<_>>>()?;
         let population = Arc::new(Population {
             state: Mutex::new((0, false)),
             changed: Condvar::new(),
             limit: config.max_flows,
         });
         let mut relay = Self {
-            clock,
-            population,
-            mailboxes: Vec::new(),
+            anywhere: Home {
+                loops: Arc::new(Loops {
+                    tuning: config.tuning,
+                    clock,
+                    population,
+                    mailboxes,
+                }),
+                index: None,
+            },
             threads: Vec::new(),
-            helper: Helper::default(),
-            turn: AtomicUsize::new(0),
-            config,
+            helper,
         };
         relay.threads.push(relay.helper.start()?);
-        for index in 0..relay.config.threads.max(1) {
-            let mailbox = Mailbox::new(relay.helper.clone())?;
+        for (index, mailbox) in relay.anywhere.loops.mailboxes.iter().enumerate() {
             let event_loop = EventLoop::new(
-                Arc::clone(&mailbox),
-                Arc::clone(&relay.clock),
+                Arc::clone(mailbox),
+                Arc::clone(&relay.anywhere.loops.clock),
                 Arc::clone(&finished),
-                Arc::clone(&relay.population),
+                Arc::clone(&relay.anywhere.loops.population),
             )?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))
                 .spawn(move || event_loop.run())?;
-            relay.mailboxes.push(mailbox);
             relay.threads.push(thread);
         }
         Ok(relay)
+    }
+
+    /// A way to its loops for flows that come from no loop.
+    pub(crate) fn anywhere(&self) -> &Home {
+        &self.anywhere
+    }
+
+    /// Has one guest at each loop. A guest must not hold the relay itself, whose end waits for its own.
+    ///
+    /// # Errors
+    /// What `make` says; the guests made before stay.
+    pub(crate) fn host(
+        &self,
+        mut make: impl FnMut(Seat, Home) -> io::Result<Box<dyn Guest>>,
+    ) -> io::Result<()> {
+        let loops = &self.anywhere.loops;
+        for (index, mailbox) in loops.mailboxes.iter().enumerate() {
+            let (number, seat) = mailbox.seat();
+            let home = Home {
+                loops: Arc::clone(loops),
+                index: Some(index),
+            };
+            mailbox.host(number, make(seat, home)?);
+        }
+        Ok(())
     }
 
     /// Relays between two connected stream sockets from now on. `key` must be unique among the
@@ -206,7 +232,9 @@ impl Relay {
     /// # Errors
     /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
     pub fn adopt(&self, client: OwnedFd, upstream: OwnedFd, key: u64) -> Result<Flow, AdoptError> {
-        Ok(self.prepare(client, upstream, key, None)?.start())
+        self.make_ready(&client, &upstream)?;
+        let prepared = self.anywhere.prepare(client, upstream, key, None)?;
+        Ok(prepared.start())
     }
 
     /// As [`Relay::adopt`], but keeps the messages of `opened` whole toward the client, so that it can be told
@@ -221,11 +249,65 @@ impl Relay {
         key: u64,
         opened: Opened,
     ) -> Result<Flow, AdoptError> {
-        Ok(self.prepare(client, upstream, key, Some(opened))?.start())
+        self.make_ready(&client, &upstream)?;
+        let prepared = self.anywhere.prepare(client, upstream, key, Some(opened))?;
+        Ok(prepared.start())
+    }
+
+    /// Sets what the relay depends on, on sockets that come from elsewhere.
+    pub(crate) fn make_ready(&self, client: &OwnedFd, upstream: &OwnedFd) -> io::Result<()> {
+        for socket in [client, upstream].map(SockRef::from) {
+            socket.set_nonblocking(true)?;
+            if socket.domain()? != Domain::UNIX {
+                self.anywhere.loops.tuning.apply(&socket)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes no new flow, and waits until the open ones have finished, no longer than `drain`.
+    pub fn drain(&self, drain: Duration) {
+        self.anywhere.loops.population.close(drain);
+    }
+
+    /// Takes no new flow, lets the open ones finish for at most `drain`, resets the rest.
+    pub fn shutdown(&self, drain: Duration) {
+        self.drain(drain);
+        for mailbox in &self.anywhere.loops.mailboxes {
+            mailbox.stop();
+        }
+        // Until each flow has been told that it is over.
+        self.anywhere.loops.population.close(STOPPING);
+    }
+}
+
+struct Loops {
+    tuning: Tuning,
+    clock: Arc<dyn Clock>,
+    population: Arc<Population>,
+    mailboxes: Vec<Arc<Mailbox>>,
+}
+
+/// The way to a relay's loops from one of them, or from outside.
+#[derive(Clone)]
+pub(crate) struct Home {
+    loops: Arc<Loops>,
+    index: Option<usize>,
+}
+
+impl Home {
+    /// What is to be set on sockets before they come here.
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.loops.tuning
+    }
+
+    /// How many loops there are.
+    pub(crate) fn loops(&self) -> usize {
+        self.loops.mailboxes.len()
     }
 
     /// Makes a flow that relays nothing until [`Prepared::start`]: its owner can note it, and end it, before the
-    /// first byte.
+    /// first byte. Its sockets do not block and are tuned.
     ///
     /// # Errors
     /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
@@ -244,24 +326,21 @@ impl Relay {
             )?)),
             None => None,
         };
-        for socket in [&client, &upstream] {
-            self.set_options(&SockRef::from(socket))?;
-        }
-        let index = self.turn.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len().max(1);
-        let mailbox = self.mailboxes.get(index).ok_or(AdoptError::ShuttingDown)?;
-        self.population.enter()?;
+        let mailbox = self.mailbox().ok_or(AdoptError::ShuttingDown)?;
+        self.loops.population.enter()?;
+        mailbox.expect();
         let wire = if framed.is_some() {
             Wire::Boundary
         } else {
             Wire::Inside
         };
         let sockets = Arc::new(Sockets { client, upstream });
-        let shared = Arc::new(Shared::new(key, self.clock.now().boot, wire));
+        let shared = Arc::new(Shared::new(key, self.loops.clock.now().boot, wire));
         let flow = Flow {
             shared: Arc::clone(&shared),
             sockets: Arc::downgrade(&sockets),
             mailbox: Arc::clone(mailbox),
-            clock: Arc::clone(&self.clock),
+            clock: Arc::clone(&self.loops.clock),
         };
         Ok(Prepared {
             flow,
@@ -270,30 +349,16 @@ impl Relay {
         })
     }
 
-    /// Takes no new flow, and waits until the open ones have finished, no longer than `drain`.
-    pub fn drain(&self, drain: Duration) {
-        self.population.close(drain);
-    }
-
-    /// Takes no new flow, lets the open ones finish for at most `drain`, resets the rest.
-    pub fn shutdown(&self, drain: Duration) {
-        self.drain(drain);
-        for mailbox in &self.mailboxes {
-            mailbox.stop();
-        }
-        // Until each flow has been told that it is over.
-        self.population.close(STOPPING);
-    }
-
-    fn set_options(&self, socket: &SockRef<'_>) -> io::Result<()> {
-        socket.set_nonblocking(true)?;
-        if socket.domain()? == Domain::UNIX {
-            return Ok(());
-        }
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
-        socket.set_tcp_user_timeout(Some(self.config.user_timeout))?;
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(self.config.keepalive))
+    /// Where the next flow goes: here, unless another loop has clearly less to do. To change threads costs a new
+    /// connection more than it gains by a balance to the last flow.
+    fn mailbox(&self) -> Option<&Arc<Mailbox>> {
+        let mailboxes = &self.loops.mailboxes;
+        let least = mailboxes.iter().min_by_key(|mailbox| mailbox.flows())?;
+        let here = self.index.and_then(|index| mailboxes.get(index));
+        Some(
+            here.filter(|here| here.flows() <= least.flows() + 1)
+                .unwrap_or(least),
+        )
     }
 }
 

@@ -7,22 +7,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::accept::Client;
 use crate::connect::UpstreamAddress;
 use crate::door::Nudge;
 
-/// What is asked of a front.
-pub(super) enum Letter {
-    /// A client has come.
-    Arrived(Client),
-    /// A session is over: have its running query cancelled with this request.
-    Cancel(UpstreamAddress, Vec<u8>),
-}
+/// A session is over: its running query is to be cancelled there, with this request.
+pub(super) type Cancel = (UpstreamAddress, Vec<u8>);
 
-/// What waits for the front. It is as long as there are clients that wait and sessions that end.
+/// What waits for the front. It is as long as there are sessions that end.
 #[derive(Default)]
 struct Tray {
-    letters: Vec<Letter>,
+    cancels: Vec<Cancel>,
     nudged: bool,
     stopped: bool,
     gone: bool,
@@ -30,13 +24,13 @@ struct Tray {
 
 /// What the front finds when it looks.
 pub(super) struct Mail {
-    pub(super) letters: Vec<Letter>,
+    pub(super) cancels: Vec<Cancel>,
     /// Sessions that are being opened were ended.
     pub(super) nudged: bool,
     pub(super) stopped: bool,
 }
 
-/// The desk of one service.
+/// The desk of one front.
 pub(super) struct Desk {
     tray: Mutex<Tray>,
     bell: OwnedFd,
@@ -51,12 +45,8 @@ impl Desk {
         }))
     }
 
-    pub(super) fn arrived(&self, client: Client) {
-        self.change(|tray| tray.letters.push(Letter::Arrived(client)));
-    }
-
     pub(super) fn cancel(&self, upstream: UpstreamAddress, request: Vec<u8>) {
-        self.change(|tray| tray.letters.push(Letter::Cancel(upstream, request)));
+        self.change(|tray| tray.cancels.push((upstream, request)));
     }
 
     pub(super) fn stop(&self) {
@@ -72,17 +62,17 @@ impl Desk {
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         let mut tray = self.tray.lock();
         Mail {
-            letters: std::mem::take(&mut tray.letters),
+            cancels: std::mem::take(&mut tray.cancels),
             nudged: std::mem::take(&mut tray.nudged),
             stopped: tray.stopped,
         }
     }
 
-    /// The front looks no more: what comes from now on is dropped, and its sockets closed.
+    /// The front looks no more: what comes from now on is dropped.
     pub(super) fn close(&self) {
         let mut tray = self.tray.lock();
         tray.gone = true;
-        tray.letters = Vec::new();
+        tray.cancels = Vec::new();
     }
 
     fn change(&self, change: impl FnOnce(&mut Tray)) {

@@ -1,38 +1,36 @@
-//! The front of a service: one thread that takes clients from arrival to the relay, without ever waiting for one of
-//! them. It reads what they want, asks the door, and connects; it relays nothing and decides nothing.
+//! The front of a service at one event loop: it takes clients from arrival to the relay without ever waiting for one
+//! of them. What a client wants is read in `handshake`, upstreams are reached in `reach`; nothing is decided here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use curfew_model::{BootInstant, EndReason, SessionId};
-use parking_lot::Mutex;
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+use curfew_model::{BootInstant, Clock, EndReason};
+use rustix::event::epoll::EventFlags;
+use rustix::net::{Shutdown, shutdown};
+use socket2::Socket;
 
-use super::desk::{Desk, Letter};
-use super::facts::{facts, session_id};
-use super::pending::{Admitted, Pending, Purpose, Stage};
+use super::desk::Desk;
+use super::pending::{Pending, Stage};
 use super::reach::Cancels;
-use super::sockets::{is_open, reset, say};
-use super::talk::Keys;
-use super::{Gateway, Places, ServiceConfig};
-use crate::accept::{Client, Permit};
-use crate::door::{CarryError, Nudge};
+use super::sockets::{reset, say};
+use super::{Common, ServiceConfig, TurnedAway};
+use crate::accept::{self, Client, Next};
+use crate::door::GatewayDoor;
 use crate::peer::Peers;
-use crate::postgres::cancel::CancelRegistry;
-use crate::postgres::preamble::{Outcome, Preamble, Startup};
+use crate::postgres::preamble::Preamble;
 use crate::protocol::Protocol;
+use crate::relay::{Guest, Home, Seat};
 
-/// Events taken from the kernel in one turn.
-const EVENTS: usize = 256;
-/// The epoll token of the desk; connections count from one.
+/// The tokens of the desk and of the listening socket; connections count from one, two tokens each.
 const DESK: u64 = 0;
+const LISTENER: u64 = 1;
+/// Clients that are accepted in one turn, so that a flood starves no flow.
+const ACCEPTED: usize = 16;
+/// How long to leave the queue alone when descriptors or memory have run out.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may take to read why it gets nothing.
 const LEAVING: Duration = Duration::from_secs(1);
 /// How long cancels may still take when the service stops.
@@ -40,104 +38,122 @@ const STOPPING: Duration = Duration::from_secs(1);
 
 /// The state of one front.
 pub(super) struct Front {
-    pub(super) config: Arc<ServiceConfig>,
-    pub(super) gateway: Gateway,
+    pub(super) common: Arc<Common>,
+    pub(super) home: Home,
     pub(super) desk: Arc<Desk>,
-    pub(super) epoll: OwnedFd,
+    pub(super) seat: Seat,
+    /// None once nobody is accepted any more.
+    listener: Option<Arc<Socket>>,
+    /// When to look at the queue again.
+    resume: Option<BootInstant>,
     /// By number of arrival: the oldest first.
     pub(super) pending: BTreeMap<u64, Pending>,
     due: BTreeSet<(BootInstant, u64)>,
     next: u64,
-    places: Places,
-    pub(super) keys: Arc<Keys>,
+    /// This front's share of the clients that may wait.
+    max_waiting: usize,
     pub(super) cancels: Cancels,
-    peers: Option<Peers>,
+    pub(super) peers: Option<Peers>,
     stop_by: Option<BootInstant>,
+    /// Dropped with the front, which tells the service.
+    _leave: mpsc::Sender<()>,
 }
 
 impl Front {
     pub(super) fn new(
-        config: Arc<ServiceConfig>,
-        gateway: Gateway,
+        common: Arc<Common>,
+        listener: Arc<Socket>,
         desk: Arc<Desk>,
+        seat: Seat,
+        home: Home,
+        leave: mpsc::Sender<()>,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &epoll,
-            desk.bell(),
-            EventData::new_u64(DESK),
-            EventFlags::IN,
-        )?;
-        let keys = CancelRegistry::new(config.max_connections);
-        Ok(Self {
-            config,
-            gateway,
+        seat.watch(desk.bell(), DESK, EventFlags::IN)?;
+        let front = Self {
+            max_waiting: common.config.max_waiting.div_ceil(home.loops()),
+            common,
+            home,
             desk,
-            epoll,
+            seat,
+            listener: Some(listener),
+            resume: None,
             pending: BTreeMap::new(),
             due: BTreeSet::new(),
             next: 1,
-            places: Places::default(),
-            keys: Arc::new(Mutex::new(keys)),
             cancels: Cancels::default(),
             peers: Peers::open().ok(),
             stop_by: None,
-        })
+            _leave: leave,
+        };
+        front.watch_queue()?;
+        Ok(front)
     }
 
-    /// Serves until told to stop.
-    pub(super) fn run(mut self) {
-        let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
-        loop {
-            events.clear();
-            let timeout = self.timeout();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                // The epoll descriptor itself is broken: nothing can be served any more.
-                Err(_) => break,
-            }
-            for event in &events {
-                match event.data.u64() {
-                    DESK => self.read_mail(),
-                    token => self.turn(token >> 1),
-                }
-            }
-            self.look_at_due();
-            self.start_cancels();
-            if let Some(stop_by) = self.stop_by
-                && (self.pending.is_empty() || self.now() >= stop_by)
-            {
-                break;
-            }
-        }
-        self.desk.close();
+    pub(super) fn config(&self) -> &ServiceConfig {
+        &self.common.config
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.common.clock
+    }
+
+    pub(super) fn door(&self) -> &Arc<GatewayDoor> {
+        &self.common.door
     }
 
     pub(super) fn now(&self) -> BootInstant {
-        self.gateway.clock.now().boot
+        self.clock().now().boot
     }
 
-    fn timeout(&self) -> Option<Timespec> {
-        let due = self.due.first().map(|&(due, _)| due);
-        let wait = due.into_iter().chain(self.stop_by).min()?.since(self.now());
-        Some(Timespec {
-            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: wait.subsec_nanos().into(),
-        })
+    /// One front is woken for a client, not all.
+    fn watch_queue(&self) -> io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
+        match &self.listener {
+            Some(listener) => self.seat.watch(&**listener, LISTENER, flags),
+            None => Ok(()),
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTED {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            match accept::next(listener) {
+                Next::Client(client) => self.arrive(client),
+                Next::Gone => {}
+                Next::Nobody => return,
+                // The queue stays readable: watched, it would be looked at without end.
+                Next::Exhausted => {
+                    self.seat.forget(&**listener);
+                    self.resume = Some(self.now().after(EXHAUSTED_PAUSE));
+                    return;
+                }
+                Next::Closed => return self.stop_accepting(),
+            }
+        }
+    }
+
+    fn stop_accepting(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            self.seat.forget(&*listener);
+        }
+        self.resume = None;
+    }
+
+    fn resume_accepting(&mut self, now: BootInstant) {
+        if self.resume.is_some_and(|resume| resume <= now) {
+            // Without a watch, for want of memory, it is tried again.
+            self.resume = match self.watch_queue() {
+                Ok(()) => None,
+                Err(_) => Some(now.after(EXHAUSTED_PAUSE)),
+            };
+        }
     }
 
     fn read_mail(&mut self) {
         let mail = self.desk.take();
-        for letter in mail.letters {
-            match letter {
-                // Dropped, it is closed.
-                Letter::Arrived(_) if mail.stopped => {}
-                Letter::Arrived(client) => self.arrive(client),
-                Letter::Cancel(upstream, request) => {
-                    self.cancels.waiting.push_back((upstream, request))
-                }
-            }
-        }
+        self.cancels.waiting.extend(mail.cancels);
         if mail.nudged {
             let ended: Vec<u64> = self
                 .pending
@@ -145,9 +161,10 @@ impl Front {
                 .filter(|(_, pending)| pending.opening().is_some_and(|o| o.ended().is_some()))
                 .map(|(id, _)| *id)
                 .collect();
-            ended.into_iter().for_each(|id| self.turn(id));
+            ended.into_iter().for_each(|id| self.advance(id));
         }
         if mail.stopped && self.stop_by.is_none() {
+            self.stop_accepting();
             self.stop_by = Some(self.now().after(STOPPING));
             // Sessions that were being opened end as `shutdown` when they are dropped.
             self.pending.retain(|_, pending| pending.is_cancel());
@@ -166,7 +183,7 @@ impl Front {
         self.pending.insert(id, pending);
     }
 
-    fn take(&mut self, id: u64) -> Option<Pending> {
+    pub(super) fn take(&mut self, id: u64) -> Option<Pending> {
         let pending = self.pending.remove(&id)?;
         self.due.remove(&(pending.due, id));
         Some(pending)
@@ -177,7 +194,7 @@ impl Front {
             .pending
             .len()
             .saturating_sub(self.cancels.started.len());
-        if waiting >= self.config.max_waiting && !self.make_room() {
+        if waiting >= self.max_waiting && !self.make_room() {
             self.note(
                 &client,
                 EndReason::Overloaded,
@@ -186,10 +203,10 @@ impl Front {
             return reset(client);
         }
         let id = self.number();
-        match self.config.protocol {
+        match self.config().protocol {
             Protocol::Tcp => self.admit(id, client, None),
-            Protocol::Postgres if self.watch_client(id, &client) => {
-                let due = self.now().after(self.config.handshake_timeout);
+            Protocol::Postgres if self.watch_client(id, &client, EventFlags::IN) => {
+                let due = self.now().after(self.config().handshake_timeout);
                 let stage = Stage::Preamble(Preamble::default());
                 let client = Some(client);
                 self.put(id, Pending { client, stage, due });
@@ -219,40 +236,12 @@ impl Front {
         true
     }
 
-    /// Moves one connection on as far as it goes.
-    fn turn(&mut self, id: u64) {
-        let Some(Pending { client, stage, due }) = self.take(id) else {
-            return;
-        };
-        match (stage, client) {
-            (Stage::Preamble(preamble), Some(client)) => self.read(id, client, preamble, due),
-            (Stage::Connecting(connecting, purpose), client) => {
-                self.go_on(id, client, connecting, purpose);
-            }
-            (Stage::Cancelling(socket), client) => {
-                if is_open(&socket) {
-                    let stage = Stage::Cancelling(socket);
-                    self.put(id, Pending { client, stage, due });
-                }
-            }
-            (Stage::Leaving, Some(client)) => {
-                if is_open(&client.socket) {
-                    let (client, stage) = (Some(client), Stage::Leaving);
-                    self.put(id, Pending { client, stage, due });
-                }
-            }
-            // Only a cancel of ours has no client.
-            (Stage::Preamble(_) | Stage::Leaving, None) => {}
-        }
-    }
-
-    fn look_at_due(&mut self) {
-        let now = self.now();
+    fn look_at_due(&mut self, now: BootInstant) {
         while let Some(&(due, id)) = self.due.first()
             && due <= now
         {
             if self.pending.get(&id).is_some_and(Pending::is_connecting) {
-                self.turn(id);
+                self.advance(id);
                 continue;
             }
             let Some(pending) = self.take(id) else {
@@ -272,102 +261,6 @@ impl Front {
         }
     }
 
-    /// Reads a client's wish.
-    fn read(&mut self, id: u64, client: Client, mut preamble: Preamble, due: BootInstant) {
-        let mut buffer = [0; 4096];
-        let read = match recv(&client.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return,
-            Ok((read, _)) => read,
-            Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(_) => return,
-        };
-        let outcome = match read {
-            0 => Ok(Outcome::NeedMore),
-            _ => preamble.feed(buffer.get(..read).unwrap_or_default()),
-        };
-        match outcome {
-            Ok(Outcome::NeedMore) => {}
-            Ok(Outcome::Reply(bytes)) => {
-                if !say(&client.socket, bytes) {
-                    return reset(client);
-                }
-            }
-            Ok(Outcome::Startup(startup)) => {
-                self.forget_client(&client);
-                return self.admit(id, client, Some(startup));
-            }
-            Ok(Outcome::Cancel(key)) => {
-                self.forget_client(&client);
-                // As the server does, an unknown key is answered by the end of the connection alone.
-                let holder = self.keys.lock().find(&key).cloned();
-                if let Some(holder) = holder {
-                    let purpose = Purpose::Cancel(key.request());
-                    self.connect(id, Some(client), &[holder.upstream], purpose);
-                }
-                return;
-            }
-            Err(error) => {
-                self.forget_client(&client);
-                let session = session_id(self.gateway.clock.now().wall);
-                self.note(&client, EndReason::ProtocolError, &error.to_string());
-                return self.refuse(id, client, session, EndReason::ProtocolError);
-            }
-        }
-        let (client, stage) = (Some(client), Stage::Preamble(preamble));
-        self.put(id, Pending { client, stage, due });
-    }
-
-    /// Asks for a session.
-    fn admit(&mut self, id: u64, client: Client, startup: Option<Startup>) {
-        let now = self.gateway.clock.now();
-        let session = session_id(now.wall);
-        let Some(place) = Permit::take(&self.places, self.config.max_connections) else {
-            self.note(&client, EndReason::Overloaded, "max_connections are open");
-            return self.refuse(id, client, session, EndReason::Overloaded);
-        };
-        let user = startup.as_ref().map(|startup| startup.user.as_str());
-        let open = curfew_enforcer::Open {
-            id: session,
-            facts: facts(&self.config, client.address, user, now.boot),
-            // Without inet_diag bindings by uid match nobody, and their clients are refused as unknown.
-            peer: self
-                .peers
-                .as_mut()
-                .and_then(|peers| peers.of_client(&client).ok())
-                .unwrap_or_default(),
-            decided_at: None,
-        };
-        let nudge: Arc<dyn Nudge> = Arc::clone(&self.desk) as Arc<dyn Nudge>;
-        match self.gateway.door.open(open, Some(nudge)) {
-            Ok(opening) => {
-                let admitted = Box::new(Admitted {
-                    opening,
-                    place,
-                    startup,
-                });
-                let config = Arc::clone(&self.config);
-                let purpose = Purpose::Session(admitted);
-                self.connect(id, Some(client), &config.upstreams, purpose);
-            }
-            Err(CarryError::Refused(refused)) => self.refuse(id, client, session, refused.reason),
-            Err(error) => {
-                self.note(&client, EndReason::EnforcerLost, &error.to_string());
-                self.refuse(id, client, session, EndReason::EnforcerLost);
-            }
-        }
-    }
-
-    pub(super) fn refuse(
-        &mut self,
-        id: u64,
-        client: Client,
-        session: SessionId,
-        reason: EndReason,
-    ) {
-        let refusal = self.config.protocol.refusal(session, reason);
-        self.dismiss(id, Some(client), refusal);
-    }
-
     /// Lets a client go: with last words, where its protocol has some, and a moment to read them.
     pub(super) fn dismiss(&mut self, id: u64, client: Option<Client>, words: Option<Vec<u8>>) {
         let Some(client) = client else {
@@ -376,7 +269,7 @@ impl Front {
         let told = words.is_some_and(|words| {
             say(&client.socket, &words) && shutdown(&client.socket, Shutdown::Write).is_ok()
         });
-        if told && self.watch_client(id, &client) {
+        if told && self.watch_client(id, &client, EventFlags::IN) {
             let due = self.now().after(LEAVING);
             let (client, stage) = (Some(client), Stage::Leaving);
             self.put(id, Pending { client, stage, due });
@@ -385,18 +278,54 @@ impl Front {
         }
     }
 
-    fn watch_client(&self, id: u64, client: &Client) -> bool {
-        let flags = EventFlags::IN | EventFlags::RDHUP;
-        let token = EventData::new_u64(id << 1);
-        epoll::add(&self.epoll, client.socket.as_fd(), token, flags).is_ok()
+    /// Watches a client, for its leaving too.
+    pub(super) fn watch_client(&self, id: u64, client: &Client, flags: EventFlags) -> bool {
+        let flags = flags | EventFlags::RDHUP;
+        self.seat
+            .watch(client.socket.as_fd(), id << 1, flags)
+            .is_ok()
     }
 
-    fn forget_client(&self, client: &Client) {
-        let _ = epoll::delete(&self.epoll, client.socket.as_fd());
+    pub(super) fn forget_client(&self, client: &Client) {
+        self.seat.forget(client.socket.as_fd());
     }
 
     pub(super) fn note(&self, client: &Client, reason: EndReason, detail: &str) {
-        let Gateway { turned_away, .. } = &self.gateway;
-        turned_away.turned_away(&self.config.name, client.address, reason, detail);
+        let turned_away: &dyn TurnedAway = &*self.common.turned_away;
+        turned_away.turned_away(&self.config().name, client.address, reason, detail);
+    }
+}
+
+impl Guest for Front {
+    fn event(&mut self, token: u64, _flags: EventFlags) {
+        match token {
+            DESK => self.read_mail(),
+            LISTENER => self.accept(),
+            // The client's token is even; while its upstream is connected, only its leaving is watched.
+            token if token & 1 == 0 => self.client_ready(token >> 1),
+            token => self.advance(token >> 1),
+        }
+    }
+
+    fn turn(&mut self) -> bool {
+        let now = self.now();
+        self.look_at_due(now);
+        self.resume_accepting(now);
+        self.start_cancels();
+        self.stop_by
+            .is_none_or(|stop_by| !self.pending.is_empty() && now < stop_by)
+    }
+
+    fn due(&self) -> Option<BootInstant> {
+        let due = self.due.first().map(|&(due, _)| due);
+        due.into_iter().chain(self.resume).chain(self.stop_by).min()
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.stop_accepting();
+        self.seat.forget(self.desk.bell());
+        self.desk.close();
     }
 }

@@ -4,6 +4,7 @@
 mod desk;
 mod facts;
 mod front;
+mod handshake;
 mod pending;
 mod reach;
 mod sockets;
@@ -11,26 +12,26 @@ mod talk;
 
 use std::{
     io,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
-    thread::JoinHandle,
+    net::{Shutdown, SocketAddr},
+    sync::{Arc, atomic::AtomicUsize, mpsc},
     time::Duration,
 };
 
 use curfew_model::{Clock, EndReason, ServiceName};
+use parking_lot::Mutex;
+use socket2::{SockRef, Socket};
 
 use crate::{
-    accept::{Accepted, Client, Listener},
+    accept,
     connect::UpstreamAddress,
     door::GatewayDoor,
+    postgres::cancel::CancelRegistry,
     protocol::Protocol,
-    relay::Relay,
+    relay::{Guest, Relay},
 };
 use desk::Desk;
 use front::Front;
-
-/// Clients that may wait to be looked at, beyond [`ServiceConfig::max_waiting`]: the front is never that slow for long.
-const QUEUE: usize = 4096;
+use talk::Keys;
 
 /// What a service is.
 #[derive(Clone, Debug)]
@@ -81,7 +82,7 @@ impl ServiceConfig {
 
 /// Told of clients that got no session and of whom the enforcer does not know: for metrics and the log.
 pub trait TurnedAway: Send + Sync {
-    /// Called on the service's threads: must not block.
+    /// Called on the relay's event loops: must not block.
     /// `detail` is for operators.
     fn turned_away(
         &self,
@@ -120,8 +121,10 @@ pub enum ServiceError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Descriptors or threads have run out.
-    #[error("service {service} cannot start its thread; raise the limits on descriptors and tasks")]
+    /// Descriptors or watches have run out.
+    #[error(
+        "service {service} cannot watch its sockets; raise the limits on descriptors and epoll watches"
+    )]
     Resources {
         /// Which.
         service: ServiceName,
@@ -130,58 +133,77 @@ pub enum ServiceError {
     },
 }
 
+/// What the fronts of one service share.
+struct Common {
+    config: ServiceConfig,
+    door: Arc<GatewayDoor>,
+    clock: Arc<dyn Clock>,
+    turned_away: Arc<dyn TurnedAway>,
+    /// Counts the sessions.
+    places: Arc<AtomicUsize>,
+    keys: Arc<Keys>,
+}
+
 /// A running service. Dropping it stops accepting and turns away whoever has no session yet; sessions go on.
 ///
 /// Drop it after the relay was shut down, so that the queries of the sessions that this ends are cancelled.
 pub struct Service {
-    listener: Option<Listener>,
     address: SocketAddr,
-    desk: Arc<Desk>,
-    front: Option<JoinHandle<()>>,
+    listener: Option<Arc<Socket>>,
+    desks: Vec<Arc<Desk>>,
+    /// Disconnected when the last front has left.
+    fronts: mpsc::Receiver<()>,
+    /// Its loops are the fronts'.
+    _relay: Arc<Relay>,
 }
 
 impl Service {
-    /// Listens, and serves from then on.
+    /// Listens, and serves from then on: one front at each of the relay's loops.
     ///
     /// # Errors
-    /// [`ServiceError`] when it cannot listen, or has no thread or descriptor left.
+    /// [`ServiceError`] when it cannot listen, or has no descriptor left.
     pub fn start(config: ServiceConfig, gateway: Gateway) -> Result<Self, ServiceError> {
         let service = config.name.clone();
-        let resources = |source| ServiceError::Resources {
+        let address = config.listen;
+        let listening = accept::listen(address).and_then(|listener| {
+            let tuning = gateway.relay.anywhere().tuning();
+            tuning.apply(&SockRef::from(&listener))?;
+            let bound = listener.local_addr()?.as_socket();
+            Ok((listener, bound.ok_or(io::ErrorKind::Unsupported)?))
+        });
+        let (listener, address) = listening.map_err(|source| ServiceError::Listen {
             service: service.clone(),
+            address,
             source,
-        };
-        let config = Arc::new(config);
-        let desk = Desk::new().map_err(resources)?;
-        let front = Front::new(Arc::clone(&config), gateway.clone(), Arc::clone(&desk))
-            .map_err(resources)?;
-        let front = std::thread::Builder::new()
-            .name(format!("front-{}", config.name))
-            .spawn(move || front.run())
-            .map_err(resources)?;
-        let door_step = DoorStep {
-            desk: Arc::clone(&desk),
-            config: Arc::clone(&config),
+        })?;
+        let listener = Arc::new(listener);
+        let common = Arc::new(Common {
+            keys: Arc::new(Mutex::new(CancelRegistry::new(config.max_connections))),
+            config,
+            door: gateway.door,
+            clock: gateway.clock,
             turned_away: gateway.turned_away,
-        };
+            places: Arc::default(),
+        });
+        let (leave, fronts) = mpsc::channel();
         let mut started = Self {
-            listener: None,
-            address: config.listen,
-            desk,
-            front: Some(front),
+            address,
+            listener: Some(Arc::clone(&listener)),
+            desks: Vec::new(),
+            fronts,
+            _relay: Arc::clone(&gateway.relay),
         };
-        // Sessions have their own limit; this one only keeps the queue to the front short.
-        let limit = config.max_waiting.saturating_add(QUEUE);
-        let listener =
-            Listener::start(config.listen, limit, Arc::new(door_step)).map_err(|source| {
-                ServiceError::Listen {
-                    service,
-                    address: config.listen,
-                    source,
-                }
-            })?;
-        started.address = listener.address();
-        started.listener = Some(listener);
+        let desks = &mut started.desks;
+        gateway
+            .relay
+            .host(move |seat, home| {
+                let desk = Desk::new()?;
+                desks.push(Arc::clone(&desk));
+                let (common, listener) = (Arc::clone(&common), Arc::clone(&listener));
+                let front = Front::new(common, listener, desk, seat, home, leave.clone())?;
+                Ok(Box::new(front) as Box<dyn Guest>)
+            })
+            .map_err(|source| ServiceError::Resources { service, source })?;
         Ok(started)
     }
 
@@ -193,39 +215,18 @@ impl Service {
 
     /// Takes no new client; those that came are served.
     pub fn stop_accepting(&mut self) {
-        self.listener = None;
+        if let Some(listener) = self.listener.take() {
+            // The fronts see it and let go of it. A socket that is shut down already is what is wanted.
+            let _ = listener.shutdown(Shutdown::Both);
+        }
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.listener = None;
-        self.desk.stop();
-        if let Some(front) = self.front.take() {
-            // A front that panicked has closed its sockets already.
-            let _ = front.join();
-        }
+        self.stop_accepting();
+        self.desks.iter().for_each(|desk| desk.stop());
+        // Nothing is ever sent: this returns when the last front is gone.
+        let _ = self.fronts.recv();
     }
 }
-
-/// Hands accepted clients to the front.
-struct DoorStep {
-    desk: Arc<Desk>,
-    config: Arc<ServiceConfig>,
-    turned_away: Arc<dyn TurnedAway>,
-}
-
-impl Accepted for DoorStep {
-    fn accepted(&self, client: Client) {
-        self.desk.arrived(client);
-    }
-
-    fn over_limit(&self, address: SocketAddr) {
-        let detail = "clients arrive faster than they are looked at";
-        self.turned_away
-            .turned_away(&self.config.name, address, EndReason::Overloaded, detail);
-    }
-}
-
-/// Counts the sessions of a service.
-type Places = Arc<AtomicUsize>;

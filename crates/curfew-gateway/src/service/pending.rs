@@ -38,6 +38,12 @@ pub(super) enum Purpose {
     Cancel(Vec<u8>),
 }
 
+impl Purpose {
+    pub(super) fn is_session(&self) -> bool {
+        matches!(self, Self::Session(_))
+    }
+}
+
 /// A session that waits for its upstream.
 pub(super) struct Admitted {
     pub(super) opening: Opening,

@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use curfew_model::EndReason;
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 
+use super::desk::Cancel;
 use super::front::Front;
 use super::pending::{Admitted, Pending, Purpose, Stage};
 use super::sockets::say;
@@ -25,7 +26,7 @@ pub(super) struct Cancels {
     /// The connections of those on their way.
     pub(super) started: BTreeSet<u64>,
     /// Those that wait their turn.
-    pub(super) waiting: VecDeque<(UpstreamAddress, Vec<u8>)>,
+    pub(super) waiting: VecDeque<Cancel>,
 }
 
 impl Front {
@@ -53,7 +54,8 @@ impl Front {
         to: &[UpstreamAddress],
         purpose: Purpose,
     ) {
-        let connecting = Connecting::new(to, self.config.connect_timeout, self.now());
+        let (tuning, timeout) = (self.home.tuning(), self.config().connect_timeout);
+        let connecting = Connecting::new(to, tuning, timeout, self.now());
         self.go_on(id, client, connecting, purpose);
     }
 
@@ -65,18 +67,26 @@ impl Front {
         mut connecting: Connecting,
         purpose: Purpose,
     ) {
+        let attempts = connecting.attempts();
+        let has_waited = attempts > 0;
+        if let Some(client) = &client
+            && has_waited
+            && purpose.is_session()
+        {
+            self.forget_client(client);
+        }
         if let Purpose::Session(admitted) = &purpose
             && let Some(reason) = admitted.opening.ended()
         {
             let session = admitted.opening.id();
-            let goodbye = self.config.protocol.goodbye(session, reason);
+            let goodbye = self.config().protocol.goodbye(session, reason);
             return self.dismiss(id, client, goodbye);
         }
-        let attempts = connecting.attempts();
         match connecting.advance(self.now()) {
             Progress::Connected(socket, upstream) => {
-                // A connection that came about at once is not watched.
-                let _ = epoll::delete(&self.epoll, &socket);
+                if has_waited {
+                    self.seat.forget(&socket);
+                }
                 self.connected(id, client, socket, upstream, purpose);
             }
             Progress::Waiting(due) => {
@@ -84,8 +94,13 @@ impl Front {
                     && attempts != connecting.attempts()
                 {
                     // Without a watch, for want of memory, it is looked at when its time is up.
-                    let token = EventData::new_u64(id << 1 | 1);
-                    let _ = epoll::add(&self.epoll, socket, token, EventFlags::OUT);
+                    let _ = self.seat.watch(socket, id << 1 | 1, EventFlags::OUT);
+                }
+                if let Some(client) = &client
+                    && purpose.is_session()
+                {
+                    // Without a watch its leaving is found when it is relayed.
+                    self.watch_client(id, client, EventFlags::empty());
                 }
                 let stage = Stage::Connecting(connecting, purpose);
                 self.put(id, Pending { client, stage, due });
@@ -114,11 +129,9 @@ impl Front {
     ) {
         match (purpose, client) {
             (Purpose::Cancel(request), client) => {
-                let token = EventData::new_u64(id << 1 | 1);
                 let flags = EventFlags::IN | EventFlags::RDHUP;
-                if say(&socket, &request) && epoll::add(&self.epoll, &socket, token, flags).is_ok()
-                {
-                    let due = self.now().after(self.config.connect_timeout);
+                if say(&socket, &request) && self.seat.watch(&socket, id << 1 | 1, flags).is_ok() {
+                    let due = self.now().after(self.config().connect_timeout);
                     let stage = Stage::Cancelling(socket);
                     self.put(id, Pending { client, stage, due });
                 }
@@ -136,17 +149,16 @@ impl Front {
                         framing: Box::new(Talk::new(
                             session,
                             upstream,
-                            Arc::clone(&self.keys),
+                            Arc::clone(&self.common.keys),
                             Arc::clone(&self.desk),
-                            self.config.busy_is_active,
+                            self.config().busy_is_active,
                         )),
                         opening: startup.raw,
                         rest: startup.rest,
                     }),
                 };
-                let relay = &self.gateway.relay;
                 // If it is not carried, its end is on record and its sockets are closed.
-                let _ = opening.carry(relay, client.socket, socket, carriage, Some(place));
+                let _ = opening.carry(&self.home, client.socket, socket, carriage, Some(place));
             }
             (Purpose::Session(_), None) => {}
         }

@@ -1,0 +1,155 @@
+//! The front's part until a client is admitted or refused: what it wants, and asking the door. Accepting and upstreams
+//! may not live here.
+
+use std::sync::Arc;
+
+use curfew_model::{BootInstant, EndReason, SessionId};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::facts::{facts, session_id};
+use super::front::Front;
+use super::pending::{Admitted, Pending, Purpose, Stage};
+use super::sockets::{is_open, reset, say};
+use crate::accept::{Client, Permit};
+use crate::door::{CarryError, Nudge};
+use crate::postgres::preamble::{Outcome, Preamble, Startup};
+
+impl Front {
+    /// Moves one connection on as far as it goes.
+    pub(super) fn advance(&mut self, id: u64) {
+        let Some(Pending { client, stage, due }) = self.take(id) else {
+            return;
+        };
+        match (stage, client) {
+            (Stage::Preamble(preamble), Some(client)) => self.read(id, client, preamble, due),
+            (Stage::Connecting(connecting, purpose), client) => {
+                self.go_on(id, client, connecting, purpose);
+            }
+            (Stage::Cancelling(socket), client) => {
+                if is_open(&socket) {
+                    let stage = Stage::Cancelling(socket);
+                    self.put(id, Pending { client, stage, due });
+                }
+            }
+            (Stage::Leaving, Some(client)) => {
+                if is_open(&client.socket) {
+                    let (client, stage) = (Some(client), Stage::Leaving);
+                    self.put(id, Pending { client, stage, due });
+                }
+            }
+            // Only a cancel of ours has no client.
+            (Stage::Preamble(_) | Stage::Leaving, None) => {}
+        }
+    }
+
+    /// A client's socket has something to say. Of one that waits for its upstream that is its leaving.
+    pub(super) fn client_ready(&mut self, id: u64) {
+        if !self.pending.get(&id).is_some_and(Pending::is_connecting) {
+            return self.advance(id);
+        }
+        if let Some(Pending {
+            stage: Stage::Connecting(_, Purpose::Session(admitted)),
+            ..
+        }) = self.take(id)
+        {
+            admitted.opening.fail(EndReason::ClosedByClient);
+        }
+    }
+
+    /// Reads a client's wish.
+    fn read(&mut self, id: u64, client: Client, mut preamble: Preamble, due: BootInstant) {
+        let mut buffer = [0; 4096];
+        let read = match recv(&client.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return,
+            Ok((read, _)) => read,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(_) => return,
+        };
+        let outcome = match read {
+            0 => Ok(Outcome::NeedMore),
+            _ => preamble.feed(buffer.get(..read).unwrap_or_default()),
+        };
+        match outcome {
+            Ok(Outcome::NeedMore) => {}
+            Ok(Outcome::Reply(bytes)) => {
+                if !say(&client.socket, bytes) {
+                    return reset(client);
+                }
+            }
+            Ok(Outcome::Startup(startup)) => {
+                self.forget_client(&client);
+                return self.admit(id, client, Some(startup));
+            }
+            Ok(Outcome::Cancel(key)) => {
+                self.forget_client(&client);
+                // As the server does, an unknown key is answered by the end of the connection alone.
+                let holder = self.common.keys.lock().find(&key).cloned();
+                if let Some(holder) = holder {
+                    let purpose = Purpose::Cancel(key.request());
+                    self.connect(id, Some(client), &[holder.upstream], purpose);
+                }
+                return;
+            }
+            Err(error) => {
+                self.forget_client(&client);
+                let session = session_id(self.clock().now().wall);
+                self.note(&client, EndReason::ProtocolError, &error.to_string());
+                return self.refuse(id, client, session, EndReason::ProtocolError);
+            }
+        }
+        let (client, stage) = (Some(client), Stage::Preamble(preamble));
+        self.put(id, Pending { client, stage, due });
+    }
+
+    /// Asks for a session.
+    pub(super) fn admit(&mut self, id: u64, client: Client, startup: Option<Startup>) {
+        let now = self.clock().now();
+        let session = session_id(now.wall);
+        let Some(place) = Permit::take(&self.common.places, self.config().max_connections) else {
+            self.note(&client, EndReason::Overloaded, "max_connections are open");
+            return self.refuse(id, client, session, EndReason::Overloaded);
+        };
+        let user = startup.as_ref().map(|startup| startup.user.as_str());
+        let open = curfew_enforcer::Open {
+            id: session,
+            facts: facts(self.config(), client.address, user, now.boot),
+            // Without inet_diag bindings by uid match nobody, and their clients are refused as unknown.
+            peer: self
+                .peers
+                .as_mut()
+                .and_then(|peers| peers.of_client(&client).ok())
+                .unwrap_or_default(),
+            decided_at: None,
+        };
+        let nudge: Arc<dyn Nudge> = Arc::clone(&self.desk) as Arc<dyn Nudge>;
+        match self.door().open(open, Some(nudge)) {
+            Ok(opening) => {
+                let admitted = Box::new(Admitted {
+                    opening,
+                    place,
+                    startup,
+                });
+                let common = Arc::clone(&self.common);
+                let purpose = Purpose::Session(admitted);
+                self.connect(id, Some(client), &common.config.upstreams, purpose);
+            }
+            Err(CarryError::Refused(refused)) => self.refuse(id, client, session, refused.reason),
+            Err(error) => {
+                self.note(&client, EndReason::EnforcerLost, &error.to_string());
+                self.refuse(id, client, session, EndReason::EnforcerLost);
+            }
+        }
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        id: u64,
+        client: Client,
+        session: SessionId,
+        reason: EndReason,
+    ) {
+        let refusal = self.config().protocol.refusal(session, reason);
+        self.dismiss(id, Some(client), refusal);
+    }
+}
