@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_model::{BootInstant, Clock};
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -19,6 +17,7 @@ use super::guest::{self, Guest};
 use super::mailbox::{Letter, Mailbox};
 use super::pipes::Pipes;
 use super::pump::{BUFFER_BYTES, Step};
+use super::wait::Wait;
 use super::{Finish, Finished, Population};
 
 /// Events taken from the kernel in one turn.
@@ -50,6 +49,7 @@ pub(super) struct EventLoop {
     /// When to begin with them, if there are any.
     clear_at: BootInstant,
     stopping: bool,
+    wait: Wait,
 }
 
 impl EventLoop {
@@ -65,6 +65,7 @@ impl EventLoop {
             EventData::new_u64(MAILBOX),
             EventFlags::IN,
         )?;
+        let wait = Wait::new(Arc::clone(&clock));
         Ok(Self {
             mailbox,
             clock,
@@ -83,6 +84,7 @@ impl EventLoop {
             ended: VecDeque::new(),
             clear_at: BootInstant(0),
             stopping: false,
+            wait,
         })
     }
 
@@ -94,9 +96,8 @@ impl EventLoop {
         while !(self.stopping && self.guests.is_empty()) {
             events.clear();
             let timeout = self.timeout(!again.is_empty());
-            let epoll = self.mailbox.epoll();
-            match epoll::wait(epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
+            match self.wait.wait(self.mailbox.epoll(), &mut events, timeout) {
+                Ok(()) | Err(Errno::INTR) => {}
                 // The epoll descriptor itself is broken: nothing can be relayed any more.
                 Err(_) => break,
             }
@@ -161,19 +162,15 @@ impl EventLoop {
 
     /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue, ended
     /// flows are to be cleared away or something is due for a guest.
-    fn timeout(&self, more: bool) -> Option<Timespec> {
+    fn timeout(&self, more: bool) -> Option<Duration> {
+        if more || !self.mailbox.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let overdue = self.leaving.front().map(|(overdue, _)| *overdue);
         let clear_at = (!self.ended.is_empty()).then_some(self.clear_at);
-        let due = self.guests.values().filter_map(|guest| guest.due()).min();
-        let wait = match overdue.into_iter().chain(clear_at).chain(due).min() {
-            _ if more || !self.mailbox.is_empty() => Duration::ZERO,
-            Some(next) => next.since(self.clock.now().boot),
-            None => return None,
-        };
-        Some(Timespec {
-            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: wait.subsec_nanos().into(),
-        })
+        let due = self.guests.values().filter_map(|guest| guest.due());
+        let next = overdue.into_iter().chain(clear_at).chain(due).min()?;
+        Some(next.since(self.clock.now().boot))
     }
 
     /// Clears some of the ended flows away.

@@ -11,6 +11,7 @@ mod guest;
 mod mailbox;
 mod pipes;
 mod pump;
+mod wait;
 
 use std::io;
 use std::os::fd::OwnedFd;
