@@ -36,15 +36,15 @@ impl Door {
     }
 }
 
-/// The live sessions of every enforcer. Methods may block: they are called on threads that may.
+/// The sessions of every enforcer, living or ended not long ago. Methods may block: they are called on threads that may.
 pub trait Fleet: Send + Sync {
     /// The sessions that a filter lets through, by id, from the first after `after`; at most `limit`.
     fn sessions(&self, filter: &Filter, after: Option<SessionId>, limit: usize) -> Vec<Session>;
 
-    /// One session, open or ended not long ago; none if it is not known.
+    /// One session, living or ended not long ago; none if it is not known.
     fn session(&self, id: SessionId) -> Option<Session>;
 
-    /// Why a session is there and when it will end; none if it is not known.
+    /// Why a session is there and when it will end or ended; none if it is not known.
     fn explain(&self, id: SessionId) -> Option<Explanation>;
 
     /// Ends one session now, in audit mode too, and returns when its door has done it.
@@ -65,7 +65,7 @@ pub trait Fleet: Send + Sync {
     /// of the commit.
     fn apply(&self, commit: &Commit, wait: Duration) -> Vec<Outcome>;
 
-    /// How many sessions are open, by their first segment and door.
+    /// How many sessions are living, by their first segment and door.
     fn open(&self) -> Vec<OpenCount>;
 
     /// Every enforcer that is known.

@@ -32,6 +32,6 @@ pub use journal::{Journal, WhenDurable};
 pub use metrics::Metrics;
 pub use routes::openapi;
 pub use server::Server;
-pub use session::{ExplainedBound, Explanation, Filter, Session, SessionState};
+pub use session::{ExplainedBound, Explanation, Filter, Session, SessionState, Standing};
 pub use settings::{Limits, Parts, Settings, StartError, Tls};
 pub use token::FirstTokenError;

@@ -24,6 +24,37 @@ pub enum SessionState {
     Ended,
 }
 
+/// Which sessions a list shows by where they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Open or closing: what has sockets.
+    #[default]
+    Living,
+    /// Only those that may pass.
+    Open,
+    /// Only those that were ordered to end.
+    Closing,
+    /// Only those that ended not long ago.
+    Ended,
+    /// All of these.
+    All,
+}
+
+impl Standing {
+    /// Whether a session that stands there is shown.
+    #[must_use]
+    pub fn shows(self, state: SessionState) -> bool {
+        match self {
+            Self::Living => state != SessionState::Ended,
+            Self::Open => state == SessionState::Open,
+            Self::Closing => state == SessionState::Closing,
+            Self::Ended => state == SessionState::Ended,
+            Self::All => true,
+        }
+    }
+}
+
 /// One session. Instants are RFC 3339 UTC with milliseconds, bytes are payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Session {
@@ -52,6 +83,13 @@ pub struct Session {
     /// Why it ends or ended.
     #[schema(value_type = Option<String>)]
     pub reason: Option<EndReason>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<WallInstant>,
+    /// From the deadline that ended it until its door had closed it, in microseconds; none for an end without one.
+    pub late_us: Option<u64>,
+    /// What set its end off, in words.
+    pub cause: Option<String>,
     /// Where it comes from.
     #[schema(value_type = String)]
     pub client: SocketAddr,
@@ -87,7 +125,22 @@ pub struct Session {
     pub revision: Revision,
 }
 
-/// Which sessions a list shows; what is none matches every session.
+impl Session {
+    fn end_in_words(&self, reason: EndReason) -> String {
+        let Some(at) = self.ended_at else {
+            return format!("The session ends with {reason}: {}.", reason.text());
+        };
+        let late = self.late_us.map_or_else(String::new, |late| {
+            format!(", {late} µs after its deadline")
+        });
+        let cause = self.cause.as_ref();
+        let cause = cause.map_or_else(String::new, |cause| format!("; what set it off: {cause}"));
+        let why = reason.text();
+        format!("The session ended at {at} with {reason}{late}: {why}{cause}.")
+    }
+}
+
+/// Which sessions a list shows; what is none matches every session that stands where it says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Carries this identity: `kind:ID` or `kind:ISSUER#ID`.
@@ -101,7 +154,7 @@ pub struct Filter {
     /// Is enforced at this door.
     pub door: Option<Door>,
     /// Stands there.
-    pub state: Option<SessionState>,
+    pub state: Standing,
     /// Was matched by this policy.
     pub policy: Option<PolicyName>,
 }
@@ -122,7 +175,7 @@ impl Filter {
             && is(&self.service, session.service.as_slice())
             && is(&self.enforcer, std::slice::from_ref(&session.enforcer))
             && is(&self.door, &[session.door])
-            && is(&self.state, &[session.state])
+            && self.state.shows(session.state)
             && is(&self.policy, &session.policies)
     }
 }
@@ -179,7 +232,7 @@ impl Explanation {
             .collect();
         bounds.sort_by_key(|(_, bound)| (bound.at, bound.reason));
         let text = match (session.reason, bounds.first()) {
-            (Some(reason), _) => format!("The session ends or has ended: {}.", reason.text()),
+            (Some(reason), _) => session.end_in_words(reason),
             (None, None) => "Nothing limits the session.".to_owned(),
             (None, Some((_, bound))) => format!(
                 "The session ends in {} at {} with {} unless something ends it earlier: {} set this.",

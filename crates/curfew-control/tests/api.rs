@@ -76,6 +76,12 @@ fn sessions_are_filtered_and_paged() {
     assert_eq!(ids("?subject=user:bob"), [6]);
     assert_eq!(ids("?subject=user:BOB"), [] as [u128; 0]);
     assert_eq!(ids("?segment=db&limit=2"), [1, 2]);
+    world.fleet.end_session(2);
+    assert_eq!(ids(""), [1, 3, 4, 5, 6]);
+    assert_eq!(ids("?state=living"), [1, 3, 4, 5, 6]);
+    assert_eq!(ids("?state=ended"), [2]);
+    assert_eq!(ids("?state=closing"), [] as [u128; 0]);
+    assert_eq!(ids("?state=all&segment=db"), [1, 2, 3, 4, 5]);
     assert_eq!(
         ids("?service=orders&door=gateway&enforcer=gw-1&state=open&policy=dba&segment=web"),
         [6]
@@ -95,7 +101,7 @@ fn sessions_are_filtered_and_paged() {
         };
         after = format!("&after={next}");
     }
-    assert_eq!(seen, [4, 2]);
+    assert_eq!(seen, [4, 1]);
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Class {
     }
 }
 
-/// A class as it is kept.
+/// A class as it is kept, by its sessions and by those that ended not long ago.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) class: Class,

@@ -3,29 +3,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
 use curfew_model::{
-    BootInstant, EndReason, EventKind, Facts, Now, Revision, SegmentName, SessionId, Target,
-    WallInstant,
+    BootInstant, EndReason, EventKind, Now, Revision, SegmentName, SessionId, Target, WallInstant,
 };
 use curfew_policy::Decide;
 use hashbrown::HashMap;
 
 use crate::{
-    Action, AuditLog, EngineError, Input, Recorded, Report, SessionView, State,
+    Action, Activity, AuditLog, EngineError, Input, Recorded, Report,
     action::Fate,
     binding::Bindings,
     class::{Class, Kept, Ties},
+    ended::EndedSessions,
     intern::Interner,
     postings::Postings,
     record::{List, NEVER, Table, WouldEnd},
     revoke::Orders,
     wheel::Wheel,
-    who::{self, Encoded},
+    who::Encoded,
 };
 
 /// How much the engine holds at most.
@@ -39,6 +38,8 @@ pub struct Bounds {
     pub bindings: usize,
     /// Last ends by subject and segment; over it the older half is dropped.
     pub last_ends: usize,
+    /// Sessions that ended; over it the one whose end is the oldest is forgotten.
+    pub ended: usize,
 }
 
 impl Default for Bounds {
@@ -48,6 +49,7 @@ impl Default for Bounds {
             revocations: 100_000,
             bindings: 1_000_000,
             last_ends: 1_000_000,
+            ended: 10_000,
         }
     }
 }
@@ -61,7 +63,7 @@ pub struct Engine {
     pub(crate) table: Table,
     pub(crate) wheel: Wheel,
     pub(crate) whos: Interner<Encoded>,
-    pub(crate) classes: Interner<Kept>,
+    pub(crate) classes: Interner<Arc<Kept>>,
     pub(crate) targets: Interner<Target>,
     pub(crate) ties: Interner<Ties>,
     pub(crate) index: Postings,
@@ -74,6 +76,7 @@ pub struct Engine {
     pub(crate) bindings: Bindings,
     pub(crate) orders: Orders,
     pub(crate) last_ends: HashMap<(String, SegmentName), u64>,
+    pub(crate) ended_sessions: EndedSessions,
     pub(crate) contact: BootInstant,
     pub(crate) loss_done: Option<Duration>,
     pub(crate) closers: BTreeSet<(Duration, u32)>,
@@ -107,6 +110,7 @@ impl Engine {
             bindings: Bindings::default(),
             orders: Orders::default(),
             last_ends: HashMap::new(),
+            ended_sessions: EndedSessions::default(),
             contact: now.boot,
             loss_done: None,
             closers: BTreeSet::new(),
@@ -134,7 +138,7 @@ impl Engine {
                 self.activity(activity);
                 Ok(Report::default())
             }
-            Input::Ended { id, reason } => Ok(self.ended(id, reason)),
+            Input::Ended { id, reason } => Ok(self.end_reported(id, reason)),
             Input::Cancel { id, cause } => self.cancel(id, cause),
             Input::Renew(id) => self.renew(id),
             Input::Snapshot { taken_at, sockets } => Ok(self.reconcile(taken_at, sockets)),
@@ -187,55 +191,10 @@ impl Engine {
         self.table.slots().filter_map(id)
     }
 
-    /// One session as it stands.
-    #[must_use]
-    pub fn session(&self, id: SessionId) -> Option<SessionView> {
-        let slot = self.table.find(id)?;
-        let record = self.table.get(slot)?;
-        let kept = self.classes.get(record.class)?;
-        let facts = self.facts(slot)?;
-        Some(SessionView {
-            id,
-            state: record.closing.map_or(State::Open, State::Closing),
-            target: facts.target.clone(),
-            facts,
-            segments: kept.names.to_vec(),
-            policies: kept.class.policies.clone(),
-            revision: kept.class.revision,
-            lease: kept.class.lease(record, self.ties.get(record.ties)?),
-            last_activity: BootInstant(record.last),
-            bytes_in: record.bytes_in,
-            bytes_out: record.bytes_out,
-        })
-    }
-
     /// The class of a session.
     pub(crate) fn class(&self, slot: u32) -> Option<&Class> {
         let kept = self.classes.get(self.table.get(slot)?.class)?;
         Some(&kept.class)
-    }
-
-    /// The facts of a session, as `decide` takes them now.
-    pub(crate) fn facts(&self, slot: u32) -> Option<Facts> {
-        let record = self.table.get(slot)?;
-        let who = self.who(record.who)?;
-        let ties = self.ties.get(record.ties)?;
-        let wall = |at: u64| (at != NEVER).then(|| self.now.wall_at(BootInstant(at)));
-        let mut facts = Facts {
-            identities: who.own.identities,
-            groups: who.own.groups,
-            device: who.device,
-            attributes: who.attributes,
-            client: SocketAddr::new(who.client, record.port),
-            target: self.targets.get(record.target)?.clone(),
-            opened_at: BootInstant(record.opened_at),
-            proved_at: (ties.proved != NEVER).then_some(BootInstant(ties.proved)),
-            credential_until: wall(ties.credential),
-            binding_until: wall(ties.binding),
-            ambiguous: who.own.ambiguous,
-        };
-        who::merge(&mut facts, &who.bound);
-        Some(facts)
     }
 
     /// Both clocks with the highest wall time on record: a clock set back revives nothing (rule 10).
@@ -270,6 +229,12 @@ impl Engine {
         self.out.push_back(Action::Record(recorded));
     }
 
+    /// Puts the end of a session on record, and keeps what is known of it.
+    pub(crate) fn record_end(&mut self, slot: u32, reason: EndReason, cause: Option<String>) {
+        self.keep_ended(slot, reason, cause.clone());
+        self.record(slot, EventKind::SessionEnded, Some(reason), cause);
+    }
+
     pub(crate) fn note(&mut self, event: EventKind, cause: String) {
         self.out.push_back(Action::Record(Recorded {
             at: self.now.wall,
@@ -289,7 +254,7 @@ impl Engine {
         let key = match self.classes.find(hash, |kept| kept.class == class) {
             Some(key) => key,
             None => {
-                let key = self.classes.insert(hash, Kept::new(class));
+                let key = self.classes.insert(hash, Arc::new(Kept::new(class)));
                 self.index_class(key);
                 key
             }
@@ -345,6 +310,12 @@ impl Engine {
         let Some(record) = self.table.remove(slot) else {
             return;
         };
+        self.ended_sessions.moved(Activity {
+            id: record.id,
+            last: BootInstant(record.last),
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+        });
         self.release_class(record.class);
         self.release_who(record.who);
         self.targets.release(record.target);
@@ -390,7 +361,7 @@ impl Engine {
             reason,
             deadline,
         });
-        self.record(slot, EventKind::SessionEnded, Some(reason), Some(cause));
+        self.record_end(slot, reason, Some(cause));
         if reason == EndReason::LifetimeExpired {
             self.keep_last_end(slot);
         }
@@ -402,11 +373,12 @@ impl Engine {
         Fate::Closes
     }
 
-    fn ended(&mut self, id: SessionId, reason: EndReason) -> Report {
+    /// The door has no such session any more.
+    fn end_reported(&mut self, id: SessionId, reason: EndReason) -> Report {
         let mut report = Report::default();
         if let Some(slot) = self.table.find(id) {
             if self.table.get(slot).is_some_and(|r| r.closing.is_none()) {
-                self.record(slot, EventKind::SessionEnded, Some(reason), None);
+                self.record_end(slot, reason, None);
             }
             self.forget(slot);
             report.count(Fate::Lives);

@@ -5,7 +5,6 @@ use curfew_model::{DeviceId, Kind, PolicyName, Scope, SegmentName, SessionId};
 
 use crate::{
     Engine,
-    class::Kept,
     record::{List, NIL},
     who::{self, Who},
 };
@@ -66,14 +65,14 @@ impl Engine {
     }
 
     pub(crate) fn index_class(&mut self, key: u32) {
-        let Some(Kept { class, .. }) = self.classes.get(key) else {
+        let Some(kept) = self.classes.get(key) else {
             return;
         };
         let mut posts = NIL;
-        for name in class.keys() {
+        for name in kept.class.keys() {
             posts = self.index.add(self.index.hash(&name), key, posts);
         }
-        let closer = class.closes_on_loss();
+        let closer = kept.class.closes_on_loss();
         self.closers.extend(closer.map(|after| (after, key)));
         self.classes.set_posts(key, posts);
     }

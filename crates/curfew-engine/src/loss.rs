@@ -61,8 +61,7 @@ impl Engine {
                 (false, None) if record.opened_at < taken_at.0 => {
                     report.matched += 1;
                     let cause = Some("no socket in the door's snapshot".to_owned());
-                    let reason = Some(EndReason::NetworkError);
-                    self.record(slot, curfew_model::EventKind::SessionEnded, reason, cause);
+                    self.record_end(slot, EndReason::NetworkError, cause);
                     self.forget(slot);
                 }
                 _ => {}

@@ -4,6 +4,7 @@ use curfew_model::{EndReason, Lease, SessionId};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::{
+    Activity,
     class::bound_at,
     intern::{short_hash, spread},
 };
@@ -106,6 +107,13 @@ impl Record {
     pub(crate) fn set_bounds(&mut self, lease: &Lease) {
         self.expires = bound_at(&lease.expires_at);
         self.reauth = bound_at(&lease.reauth_by);
+    }
+
+    /// Takes over what a session moved: of two answers, the later.
+    pub(crate) fn moved(&mut self, activity: Activity) {
+        self.last = self.last.max(activity.last.0);
+        self.bytes_in = self.bytes_in.max(activity.bytes_in);
+        self.bytes_out = self.bytes_out.max(activity.bytes_out);
     }
 
     pub(crate) fn node(&self, list: List) -> Node {

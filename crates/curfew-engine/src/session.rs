@@ -1,7 +1,17 @@
 //! One session as inventory and `explain` see it. Keeping it may not live here.
 
+use std::{net::SocketAddr, sync::Arc};
+
 use curfew_model::{
     BootInstant, EndReason, Facts, Lease, PolicyName, Revision, SegmentName, SessionId, Target,
+    WallInstant,
+};
+
+use crate::{
+    Engine,
+    class::{Kept, Ties},
+    record::{NEVER, Record},
+    who::{self, Encoded},
 };
 
 /// Where a session stands.
@@ -11,6 +21,8 @@ pub enum State {
     Open,
     /// It was ordered to end for this reason, and the door has not reported the end yet.
     Closing(EndReason),
+    /// It ended for this reason.
+    Ended(EndReason),
 }
 
 /// One session, for inventory and `explain`.
@@ -20,6 +32,8 @@ pub struct SessionView {
     pub id: SessionId,
     /// Where it stands.
     pub state: State,
+    /// Its end, if it has ended.
+    pub end: Option<End>,
     /// What is known of it, as `decide` sees it.
     pub facts: Facts,
     /// What it leads to.
@@ -38,4 +52,103 @@ pub struct SessionView {
     pub bytes_in: u64,
     /// Payload to the client, in bytes.
     pub bytes_out: u64,
+}
+
+/// The end of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When it went on record.
+    pub at: WallInstant,
+    /// What set it off, in words.
+    pub cause: Option<String>,
+}
+
+/// What a session consists of, with what it shares.
+pub(crate) struct Parts<'a> {
+    pub(crate) record: &'a Record,
+    pub(crate) kept: &'a Arc<Kept>,
+    pub(crate) who: &'a Encoded,
+    pub(crate) target: &'a Target,
+    pub(crate) ties: &'a Ties,
+}
+
+impl Engine {
+    /// One session as it stands.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<SessionView> {
+        let parts = self.parts(self.table.find(id)?)?;
+        let state = parts.record.closing.map_or(State::Open, State::Closing);
+        self.view(&parts, state, None)
+    }
+
+    /// What a session consists of.
+    pub(crate) fn parts(&self, slot: u32) -> Option<Parts<'_>> {
+        let record = self.table.get(slot)?;
+        Some(Parts {
+            record,
+            kept: self.classes.get(record.class)?,
+            who: self.whos.get(record.who)?,
+            target: self.targets.get(record.target)?,
+            ties: self.ties.get(record.ties)?,
+        })
+    }
+
+    /// A session as it is shown.
+    pub(crate) fn view(
+        &self,
+        parts: &Parts<'_>,
+        state: State,
+        end: Option<End>,
+    ) -> Option<SessionView> {
+        let Parts {
+            record, kept, ties, ..
+        } = parts;
+        let facts = self.facts_of(parts)?;
+        Some(SessionView {
+            id: record.id,
+            state,
+            end,
+            target: facts.target.clone(),
+            facts,
+            segments: kept.names.to_vec(),
+            policies: kept.class.policies.clone(),
+            revision: kept.class.revision,
+            lease: kept.class.lease(record, ties),
+            last_activity: BootInstant(record.last),
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+        })
+    }
+
+    /// The facts of a session, as `decide` takes them now.
+    pub(crate) fn facts(&self, slot: u32) -> Option<Facts> {
+        self.facts_of(&self.parts(slot)?)
+    }
+
+    fn facts_of(&self, parts: &Parts<'_>) -> Option<Facts> {
+        let Parts {
+            record,
+            who,
+            target,
+            ties,
+            ..
+        } = parts;
+        let who = who::decode(who)?;
+        let wall = |at: u64| (at != NEVER).then(|| self.now.wall_at(BootInstant(at)));
+        let mut facts = Facts {
+            identities: who.own.identities,
+            groups: who.own.groups,
+            device: who.device,
+            attributes: who.attributes,
+            client: SocketAddr::new(who.client, record.port),
+            target: (*target).clone(),
+            opened_at: BootInstant(record.opened_at),
+            proved_at: (ties.proved != NEVER).then_some(BootInstant(ties.proved)),
+            credential_until: wall(ties.credential),
+            binding_until: wall(ties.binding),
+            ambiguous: who.own.ambiguous,
+        };
+        who::merge(&mut facts, &who.bound);
+        Some(facts)
+    }
 }

@@ -213,17 +213,17 @@ impl Engine {
         self.record(slot, EventKind::SessionWarned, Some(deadline.reason), cause);
     }
 
-    pub(crate) fn activity(&mut self, activity: Activity) {
+    pub(crate) fn activity(&mut self, mut activity: Activity) {
         let now = self.now.boot;
+        activity.last = activity.last.min(now);
         let Some(slot) = self.table.find(activity.id) else {
+            self.ended_sessions.moved(activity);
             return;
         };
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
-        record.last = record.last.max(activity.last.0.min(now.0));
-        record.bytes_in = record.bytes_in.max(activity.bytes_in);
-        record.bytes_out = record.bytes_out.max(activity.bytes_out);
+        record.moved(activity);
         if !record.probing || record.closing.is_some() {
             return;
         }

@@ -19,6 +19,7 @@ const LISTED: u32 = 10_000;
 #[command(after_help = "Examples:
   curfew sessions list --segment payments-db
   curfew sessions list --subject user:alice --output json
+  curfew sessions list --state ended
   curfew sessions explain 019ac2f0-0000-7000-8000-000000000001
   curfew sessions watch --event session.ended
   curfew sessions cancel 019ac2f0-0000-7000-8000-000000000001 --reason \"maintenance\"")]
@@ -38,7 +39,7 @@ enum Command {
     List(Box<List>),
     /// Show everything about a session
     Show(Id),
-    /// Say why a session is there, and when and why it will end
+    /// Say why a session is there, and when and why it will end or ended
     Explain(Id),
     /// Print what happens to sessions, as it happens
     Watch(Watch),
@@ -72,9 +73,9 @@ struct List {
     /// Only those at this door
     #[arg(long, value_enum)]
     door: Option<Door>,
-    /// Only those that stand there
+    /// Those that stand there: the living if nobody says, `ended` for those that ended last
     #[arg(long, value_enum)]
-    state: Option<State>,
+    state: Option<Standing>,
     /// Only those that this policy matched
     #[arg(long, value_name = "NAME")]
     policy: Option<PolicyName>,
@@ -91,10 +92,12 @@ enum Door {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum State {
+enum Standing {
+    Living,
     Open,
     Closing,
     Ended,
+    All,
 }
 
 /// How clap writes a value.
@@ -230,7 +233,11 @@ pub fn table(sessions: &Value, reading: &Reading) -> String {
             Some((at, by)) if state == "open" => {
                 (reading.left_cell(at), reading.local_at(at), by.to_owned())
             }
-            _ => (String::new(), String::new(), text(session, "reason")),
+            _ => (
+                String::new(),
+                reading.local(session, "ended_at"),
+                text(session, "reason"),
+            ),
         };
         table.row([
             text(session, "id"),
@@ -254,10 +261,23 @@ fn details(session: &Value, reading: &Reading) -> String {
         .iter()
         .map(|identity| format!("{} ({})", name(identity), text(identity, "proof")))
         .collect();
+    let has_ended = text(session, "state") == "ended";
+    let deadline = |field: &str| {
+        if has_ended {
+            reading.local(session, field)
+        } else {
+            reading.deadline(session, field)
+        }
+    };
+    let late = session.get("late_us").and_then(Value::as_u64);
+    let late = late.map_or_else(String::new, |late| format!("{late} µs after its deadline"));
     pairs([
         ("id", text(session, "id")),
         ("state", text(session, "state")),
         ("reason", text(session, "reason")),
+        ("ended", reading.local(session, "ended_at")),
+        ("late", late),
+        ("cause", text(session, "cause")),
         ("subject", subject(session)),
         ("identities", identities.join(", ")),
         ("segments", list(session, "segments")),
@@ -267,14 +287,11 @@ fn details(session: &Value, reading: &Reading) -> String {
         ("client", text(session, "client")),
         ("upstream", text(session, "upstream")),
         ("opened", reading.local(session, "opened_at")),
-        ("lifetime until", reading.deadline(session, "expires_at")),
-        ("idle at", reading.deadline(session, "idle_deadline")),
-        ("proof due", reading.deadline(session, "reauth_by")),
-        (
-            "credential until",
-            reading.deadline(session, "credential_until"),
-        ),
-        ("binding until", reading.deadline(session, "binding_until")),
+        ("lifetime until", deadline("expires_at")),
+        ("idle at", deadline("idle_deadline")),
+        ("proof due", deadline("reauth_by")),
+        ("credential until", deadline("credential_until")),
+        ("binding until", deadline("binding_until")),
         ("bytes in", text(session, "bytes_in")),
         ("bytes out", text(session, "bytes_out")),
         ("policies", list(session, "policies")),
@@ -284,7 +301,9 @@ fn details(session: &Value, reading: &Reading) -> String {
 
 fn explained(answer: &Value, reading: &Reading) -> String {
     let mut words = format!("{}\n\n", in_words(answer, reading));
-    if let Some(session) = answer.get("session") {
+    let session = answer.get("session");
+    let has_ended = session.is_some_and(|session| text(session, "state") == "ended");
+    if let Some(session) = session {
         words.push_str(&details(session, reading));
         words.push('\n');
     }
@@ -301,7 +320,8 @@ fn explained(answer: &Value, reading: &Reading) -> String {
         let at = Reading::instant(bound, "at");
         table.row([
             text(bound, "bound"),
-            at.map_or_else(String::new, |at| reading.left_cell(at)),
+            at.filter(|_| !has_ended)
+                .map_or_else(String::new, |at| reading.left_cell(at)),
             reading.local(bound, "at"),
             text(bound, "reason"),
             text(bound, "by"),

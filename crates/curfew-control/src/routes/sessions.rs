@@ -12,14 +12,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{page, words};
 use crate::{
-    Door, Explanation, Filter, FleetError, Session, SessionState,
+    Door, Explanation, Filter, FleetError, Session, Standing,
     app::{App, Deed},
     caller::{Caller, Operator, Viewer},
     extract::{Json, Path, Query},
     problem::{Answered, Code, Document, Problem},
 };
 
-/// Which sessions, and which page of them; what is left out matches every session.
+/// Which sessions, and which page of them; what is left out matches every living session.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -37,8 +37,10 @@ pub(super) struct Listing {
     enforcer: Option<EnforcerId>,
     /// Is enforced at this door.
     door: Option<Door>,
-    /// Stands there.
-    state: Option<SessionState>,
+    /// Stands there; `living`, which is `open` and `closing`, if left out.
+    #[serde(default)]
+    #[param(inline, value_type = Option<Standing>)]
+    state: Standing,
     /// Was matched by this policy.
     #[param(value_type = Option<String>)]
     policy: Option<PolicyName>,
@@ -59,7 +61,7 @@ pub(super) struct Sessions {
     next: Option<SessionId>,
 }
 
-/// Lists sessions.
+/// Lists sessions: the living, unless `state` asks for the 10,000 that ended last.
 #[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(Listing),
     responses((status = 200, body = Sessions), (status = "4XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn list(
@@ -87,7 +89,7 @@ pub(super) async fn list(
     Ok(Json(Sessions { sessions, next }))
 }
 
-/// Shows a session.
+/// Shows a session, living or among the 10,000 that ended last.
 #[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path)),
     responses((status = 200, body = Session), (status = 404, body = Document, content_type = "application/problem+json")))]
 pub(super) async fn show(
@@ -101,7 +103,7 @@ pub(super) async fn show(
         .ok_or_else(|| Problem::not_found("session", id))
 }
 
-/// Says why a session is there, and when and why it will end.
+/// Says why a session is there, and when and why it will end or ended.
 #[utoipa::path(get, path = "/v1/sessions/{id}/explain", tag = "sessions", params(("id" = String, Path)),
     responses((status = 200, body = Explanation), (status = 404, body = Document, content_type = "application/problem+json")))]
 pub(super) async fn explain(

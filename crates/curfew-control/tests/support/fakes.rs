@@ -214,6 +214,20 @@ impl FakeFleet {
     }
 }
 
+impl FakeFleet {
+    /// Ends session `number` at its lifetime, 250 µs late.
+    pub fn end_session(&self, number: u128) {
+        let mut sessions = self.sessions.lock();
+        let session = sessions.get_mut(&SessionId(Uuid::from_u128(number)));
+        let session = session.unwrap();
+        session.state = SessionState::Ended;
+        session.reason = Some(EndReason::LifetimeExpired);
+        session.ended_at = session.expires_at;
+        session.late_us = Some(250);
+        session.cause = Some("SessionPolicy/dba".to_owned());
+    }
+}
+
 pub fn outcome(enforcer: &str, answer: Answer, closed: u64) -> Outcome {
     Outcome {
         enforcer: enforcer.parse().unwrap(),
@@ -243,6 +257,9 @@ pub fn session(number: u128, user: &str, segment: &str) -> Session {
         enforcer: "gw-1".parse().unwrap(),
         state: SessionState::Open,
         reason: None,
+        ended_at: None,
+        late_us: None,
+        cause: None,
         client: "10.0.0.9:40000".parse().unwrap(),
         upstream: Some("10.20.0.1:5432".to_owned()),
         opened_at: at(0),

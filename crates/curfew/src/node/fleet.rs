@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use curfew_control::{
     Answer, Door, Enforcer as Known, Explanation, Filter, Fleet, FleetError, OpenCount, Outcome,
-    Session, SessionState,
+    Session, SessionState, Standing,
 };
-use curfew_enforcer::{Enforcer, EngineError, Input, SessionView, State};
+use curfew_enforcer::{Enforcer, Engine, EngineError, Input, SessionView, State};
 use curfew_model::{BootInstant, Bound, Clock, EnforcerId, Now, SegmentName, SessionId};
 use curfew_state::Commit;
 
-use super::desired::Desired;
+use super::{desired::Desired, record::Recorder};
 
 /// Sessions that are looked at under one hold of the engine's lock.
 const AT_ONCE: usize = 256;
@@ -21,12 +21,24 @@ pub struct LocalFleet {
     pub desired: Arc<Desired>,
     pub id: EnforcerId,
     pub clock: Arc<dyn Clock>,
+    pub recorder: Arc<Recorder>,
+}
+
+/// A session, living or ended not long ago.
+fn known(engine: &Engine, id: SessionId) -> Option<SessionView> {
+    engine.session(id).or_else(|| engine.ended(id))
 }
 
 impl LocalFleet {
-    /// The ids of all sessions, sorted.
-    fn ids(&self) -> Vec<SessionId> {
-        let mut ids: Vec<SessionId> = self.enforcer.look(|engine| engine.ids().collect());
+    /// The ids of the sessions that may stand there, sorted.
+    fn ids(&self, standing: Standing) -> Vec<SessionId> {
+        let living = standing != Standing::Ended;
+        let ended = standing.shows(SessionState::Ended);
+        let mut ids: Vec<SessionId> = self.enforcer.look(|engine| {
+            let living = living.then(|| engine.ids()).into_iter().flatten();
+            let ended = ended.then(|| engine.ended_ids()).into_iter().flatten();
+            living.chain(ended).collect()
+        });
         ids.sort_unstable();
         ids
     }
@@ -34,7 +46,7 @@ impl LocalFleet {
     fn view(&self, id: SessionId) -> Option<(SessionView, Now)> {
         self.enforcer.refresh(&[id]);
         self.enforcer
-            .look(|engine| engine.session(id))
+            .look(|engine| known(engine, id))
             .map(|view| (view, self.clock.now()))
     }
 
@@ -44,7 +56,12 @@ impl LocalFleet {
         let (state, reason) = match view.state {
             State::Open => (SessionState::Open, None),
             State::Closing(reason) => (SessionState::Closing, Some(reason)),
+            State::Ended(reason) => (SessionState::Ended, Some(reason)),
         };
+        let (ended_at, cause) = view
+            .end
+            .map_or((None, None), |end| (Some(end.at), end.cause));
+        let late = ended_at.and_then(|_| self.recorder.late(view.id));
         Session {
             id: view.id,
             subject: view.facts.subject().cloned(),
@@ -54,6 +71,9 @@ impl LocalFleet {
             enforcer: self.id.clone(),
             state,
             reason,
+            ended_at,
+            late_us: late.map(|late| u64::try_from(late.as_micros()).unwrap_or(u64::MAX)),
+            cause,
             client: view.facts.client,
             upstream: view.target.address.map(|address| address.to_string()),
             opened_at: now.wall_at(view.facts.opened_at),
@@ -76,7 +96,7 @@ impl LocalFleet {
 
 impl Fleet for LocalFleet {
     fn sessions(&self, filter: &Filter, after: Option<SessionId>, limit: usize) -> Vec<Session> {
-        let ids = self.ids();
+        let ids = self.ids(filter.state);
         let start = after.map_or(0, |after| ids.partition_point(|id| *id <= after));
         let mut shown = Vec::new();
         for chunk in ids.get(start..).unwrap_or_default().chunks(AT_ONCE) {
@@ -84,7 +104,7 @@ impl Fleet for LocalFleet {
             let now = self.clock.now();
             let views: Vec<SessionView> = self
                 .enforcer
-                .look(|engine| chunk.iter().filter_map(|id| engine.session(*id)).collect());
+                .look(|engine| chunk.iter().filter_map(|id| known(engine, *id)).collect());
             let sessions = views.into_iter().map(|view| self.shown(view, now));
             shown.extend(
                 sessions
@@ -141,8 +161,8 @@ impl Fleet for LocalFleet {
     fn open(&self) -> Vec<OpenCount> {
         let mut counts: std::collections::BTreeMap<Option<SegmentName>, u64> =
             std::collections::BTreeMap::new();
-        for chunk in self.ids().chunks(AT_ONCE) {
-            let first = |id: &SessionId, engine: &curfew_enforcer::Engine| {
+        for chunk in self.ids(Standing::Living).chunks(AT_ONCE) {
+            let first = |id: &SessionId, engine: &Engine| {
                 engine
                     .session(*id)
                     .map(|view| view.segments.into_iter().next())

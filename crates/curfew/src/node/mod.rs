@@ -148,6 +148,7 @@ impl Node {
             desired: Arc::clone(&desired),
             id,
             clock: Arc::clone(&clock),
+            recorder: Arc::clone(&recorder),
         };
         let parts = Parts {
             store: Arc::clone(&store),

@@ -1,10 +1,15 @@
 //! What happens, put on record and into the log for operators: the enforcer's sink. Nothing is decided here.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use curfew_audit::{Entry, Log, Ticket};
 use curfew_control::{Door, Metrics};
-use curfew_enforcer::Sink;
+use curfew_enforcer::{Bounds, Sink};
 use curfew_gateway::service::TurnedAway;
 use curfew_model::{
     Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
@@ -41,6 +46,39 @@ pub struct Counted {
     last: Option<Ticket>,
     /// What is known of a close before its end comes on record.
     closes: HashMap<SessionId, Close>,
+    lateness: Lateness,
+}
+
+impl Counted {
+    /// What is known of the close of a session whose end comes on record now.
+    fn close_of(&mut self, session: SessionId) -> Option<Close> {
+        let close = self.closes.remove(&session)?;
+        if let Some(late) = close.late {
+            self.lateness.keep(session, late, Bounds::default().ended);
+        }
+        Some(close)
+    }
+}
+
+/// How late the sessions ended that ended last at a deadline; as many as the engine remembers sessions.
+#[derive(Default)]
+struct Lateness {
+    by_id: HashMap<SessionId, Duration>,
+    /// In the order of their ends.
+    order: VecDeque<SessionId>,
+}
+
+impl Lateness {
+    fn keep(&mut self, session: SessionId, late: Duration, bound: usize) {
+        if self.by_id.insert(session, late).is_none() {
+            self.order.push_back(session);
+        }
+        while self.order.len() > bound {
+            if let Some(oldest) = self.order.pop_front() {
+                self.by_id.remove(&oldest);
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -53,6 +91,11 @@ impl Recorder {
     /// Whether every record finds its way to the disk.
     pub fn keeps_records(&self) -> bool {
         self.log.health().keeps_records()
+    }
+
+    /// How late a session ended that ended not long ago at a deadline.
+    pub fn late(&self, session: SessionId) -> Option<Duration> {
+        self.counted.lock().lateness.by_id.get(&session).copied()
     }
 
     /// Something about the process, not a session.
@@ -149,7 +192,7 @@ impl Sink for Recorder {
         let close = event
             .session
             .filter(|_| ended)
-            .and_then(|session| self.counted.lock().closes.remove(&session));
+            .and_then(|session| self.counted.lock().close_of(session));
         self.teller.tell(Line::Event(event.clone()));
         self.count(&event);
         self.put(event, |event| {

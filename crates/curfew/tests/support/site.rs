@@ -4,7 +4,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -163,6 +163,11 @@ impl Client {
         self.0.write_all(b"hello").is_ok()
             && self.0.read_exact(&mut back).is_ok()
             && back == *b"hello"
+    }
+
+    /// Says that it is through.
+    pub fn shut(&self, how: Shutdown) {
+        self.0.shutdown(how).unwrap();
     }
 
     /// Whether it was ended from the other side, waiting for that.

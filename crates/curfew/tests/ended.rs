@@ -1,0 +1,108 @@
+//! Sessions that ended, against the real thing: what is still known of one, and that it counts as open nowhere.
+#![cfg(test)]
+
+mod support;
+
+use std::net::Shutdown;
+
+use serde_json::{Value, json};
+use support::{
+    Ran, curfew,
+    site::{Site, policy},
+};
+
+/// What `look` finds, once it does.
+fn wait<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let found = (0..5_000).find_map(|_| look());
+    found.unwrap_or_else(|| panic!("{what} does not come"))
+}
+
+/// The first session that ended.
+fn ended(site: &Site) -> Value {
+    wait("an ended session", || {
+        let list = ["sessions", "list", "--state", "ended", "--output", "json"];
+        site.curfew(&list)
+            .json()
+            .as_array()
+            .unwrap()
+            .first()
+            .cloned()
+    })
+}
+
+/// The first record of this kind, once it is on disk.
+fn record(site: &Site, event: &str) -> Value {
+    let audit = site.path("data/audit");
+    wait(event, || {
+        let export = Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()]));
+        let line = export.out.lines().find(|line| line.contains(event))?;
+        serde_json::from_str(line).unwrap()
+    })
+}
+
+#[test]
+fn an_ended_session_says_when_why_and_how_late() {
+    let site = Site::start("");
+    std::fs::write(site.path("policy/p.yaml"), policy("1500ms")).unwrap();
+    let policy = site.path("policy");
+    let applied = site.curfew(&["policy", "apply", policy.to_str().unwrap()]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let mut client = site.open("127.0.0.1");
+    let id = site.sessions()[0]["id"].clone();
+    assert!(client.is_ended());
+    let session = ended(&site);
+    assert_eq!(
+        (&session["id"], &session["state"], &session["reason"]),
+        (&id, &json!("ended"), &json!("lifetime_expired"))
+    );
+    assert!(session["late_us"].is_u64(), "{session}");
+    let cause = session["cause"].as_str().unwrap();
+    assert!(cause.contains("SessionPolicy/dba"), "{cause}");
+    let id = id.as_str().unwrap();
+    let shown = site.curfew(&["sessions", "show", id]).out;
+    for part in ["ended  ", "lifetime_expired", "µs after its deadline"] {
+        assert!(shown.contains(part), "{part} is missing: {shown}");
+    }
+    assert!(!shown.contains("(due)"), "{shown}");
+    let explained = site.curfew(&["sessions", "explain", id]).out;
+    assert!(
+        explained.starts_with("The session ended at ")
+            && explained.contains("with lifetime_expired, ")
+            && explained.contains("spec.limits.maxLifetime"),
+        "{explained}"
+    );
+    // The record says the same.
+    let record = record(&site, "session.ended");
+    assert_eq!(record["at"], session["ended_at"]);
+    assert_eq!(record["cause"], session["cause"]);
+    assert_eq!(record["detail"]["late_us"], session["late_us"].to_string());
+}
+
+#[test]
+fn what_ended_counts_as_open_nowhere() {
+    let site = Site::start("");
+    let client = site.open("127.0.0.1");
+    let bob = site.open("127.0.0.2");
+    client.shut(Shutdown::Both);
+    let session = ended(&site);
+    assert_eq!(
+        (&session["reason"], &session["late_us"]),
+        (&json!("closed_by_client"), &Value::Null)
+    );
+    assert_eq!(
+        (&session["bytes_in"], &session["bytes_out"]),
+        (&json!(5), &json!(5))
+    );
+    let living = site.sessions();
+    assert_eq!(living.len(), 1);
+    assert_eq!(living[0]["subject"]["id"], "bob");
+    let all = ["sessions", "list", "--state", "all", "--output", "json"];
+    assert_eq!(site.curfew(&all).json().as_array().unwrap().len(), 2);
+    let enforcers = ["enforcers", "list", "--output", "json"];
+    assert_eq!(site.curfew(&enforcers).json()[0]["open"], 1);
+    let id = session["id"].as_str().unwrap();
+    let cancel = site.curfew(&["sessions", "cancel", id]);
+    assert_eq!(cancel.code, 1);
+    assert!(cancel.err.contains("is not open"), "{}", cancel.err);
+    drop(bob);
+}
