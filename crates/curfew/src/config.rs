@@ -1,5 +1,7 @@
 //! `curfew.yaml`: raw documents to checked values. Unknown fields are errors. Nothing is opened or started here.
 
+mod audit;
+
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs},
@@ -17,6 +19,8 @@ use curfew_model::{
 };
 use ipnet::IpNet;
 use serde::Deserialize;
+
+pub use audit::Audit;
 
 /// Where the API listens unless the configuration says otherwise.
 const CONTROL: SocketAddr =
@@ -66,6 +70,8 @@ struct RawConfig {
     control: RawControl,
     policy: RawPolicy,
     gateway: RawGateway,
+    #[serde(default)]
+    audit: audit::RawAudit,
     #[serde(default)]
     bindings: Vec<RawBinding>,
 }
@@ -213,6 +219,8 @@ pub struct Config {
     pub watch: bool,
     /// The gateway's services.
     pub services: Vec<Service>,
+    /// How the audit log is kept.
+    pub audit: Audit,
     /// The configuration's bindings.
     pub bindings: Vec<Binding>,
 }
@@ -275,6 +283,8 @@ fn check(raw: RawConfig, folder: &Path) -> Result<Config, Refused> {
             check_binding(binding).map_err(|message| (format!("bindings[{index}]"), message))
         })
         .collect::<Result<_, _>>()?;
+    let audit =
+        audit::check(raw.audit).map_err(|(field, message)| (format!("audit.{field}"), message))?;
     let data_dir = folder.join(raw.data_dir);
     let tls = raw.control.tls.map(|tls| Tls {
         certificate: folder.join(tls.certificate),
@@ -293,6 +303,7 @@ fn check(raw: RawConfig, folder: &Path) -> Result<Config, Refused> {
         policy: folder.join(raw.policy.path),
         watch: raw.policy.watch,
         services,
+        audit,
         bindings,
     })
 }
@@ -429,6 +440,13 @@ mod tests {
                     .to_owned(),
                 "connect_timeout: the duration \"0s\" is zero",
             ),
+            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{on_ful: continue}}\n"), "on_ful"),
+            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{on_full: refuse}}\n"), "refuse-new"),
+            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{segment_size: 64MB}}\n"), "audit.segment_size: is \"64MB\": write a whole number"),
+            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{keep_segments: 0}}\n"), "audit.keep_segments: is 0"),
+            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{keep_for: 0d}}\n"), "audit.keep_for: the duration \"0d\" is zero"),
+            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{queue: 0}}\n"), "audit.queue: is 0"),
+            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{queue: 1000001}}\n"), "audit.queue: is 1000001"),
             ("data_dir: d\npolicy: {path: p}\ngateway: {services: [{name: a, listen: '[::1]:1', upstream: x}]}\n".to_owned(), "upstream: is \"x\": write HOST:PORT"),
         ] {
             let error = checked(&text).unwrap_err().to_string();

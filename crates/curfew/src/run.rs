@@ -145,7 +145,9 @@ impl Run {
             Ok(done) => {
                 info!(revision = %done.revision, closed = done.closed, "reloaded");
                 if done.restart_needed {
-                    warn!("services or control of the configuration changed: restart for that");
+                    warn!(
+                        "services, control or audit of the configuration changed: restart for that"
+                    );
                 }
             }
             Err(error) => error!(

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_audit::{Log, Options};
+use curfew_audit::Log;
 use curfew_control::{Metrics, Parts, Server, Settings};
 use curfew_enforcer::{
     AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Keeper as KeptBy, Scheduling,
@@ -86,7 +86,7 @@ impl Node {
         make_private(&config.data_dir).map_err(data_dir)?;
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.data_dir)?);
         let log = Arc::new(Log::open(
-            Options::new(config.data_dir.join(AUDIT)),
+            config.audit.options(config.data_dir.join(AUDIT)),
             clock.now().wall,
         )?);
         let (bus, metrics, bell) = (
@@ -255,7 +255,8 @@ impl Node {
                 .closed;
         }
         let restart_needed = checked.config.services != self.config.services
-            || checked.config.control != self.config.control;
+            || checked.config.control != self.config.control
+            || checked.config.audit != self.config.audit;
         self.config.bindings = checked.config.bindings;
         self.config.policy = checked.config.policy;
         self.config.watch = checked.config.watch;
@@ -287,11 +288,7 @@ impl Node {
         if self.control.is_some() {
             let _ = enforcer.handle(Input::Contact);
         }
-        let audit = if self.recorder.keeps_records() {
-            AuditLog::Writable
-        } else {
-            AuditLog::Full
-        };
+        let audit = self.config.audit.on_full.log(self.recorder.keeps_records());
         if audit != self.audit {
             self.audit = audit;
             let _ = enforcer.handle(Input::Audit(audit));
@@ -335,7 +332,7 @@ pub struct Reloaded {
     pub revision: Revision,
     /// Sessions that it ended.
     pub closed: u64,
-    /// Services or the API differ, and a restart is needed for that.
+    /// Services, the API or the audit log differ, and a restart is needed for that.
     pub restart_needed: bool,
 }
 

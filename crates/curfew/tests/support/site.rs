@@ -30,12 +30,17 @@ pub struct Site {
 impl Site {
     /// Sessions of the group `dba`: alice from 127.0.0.1, bob from 127.0.0.2. `more` goes into `control`.
     pub fn start(more: &str) -> Self {
+        Self::start_with(more, "")
+    }
+
+    /// The same, with `parts` of the configuration of their own.
+    pub fn start_with(more: &str, parts: &str) -> Self {
         let upstream = echo();
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
             "data_dir: data\ncontrol: {{listen: '127.0.0.1:0'{more}}}\npolicy: {{path: policy}}\n\
              gateway: {{services: [{{name: echo, listen: '127.0.0.1:0', upstream: '{upstream}'}}]}}\n\
-             bindings:\n- {{address: 127.0.0.1, user: alice, groups: [dba]}}\n- {{address: 127.0.0.2, user: bob, groups: [dba]}}\n"
+             bindings:\n- {{address: 127.0.0.1, user: alice, groups: [dba]}}\n- {{address: 127.0.0.2, user: bob, groups: [dba]}}\n{parts}"
         );
         std::fs::write(folder.path().join("curfew.yaml"), config).unwrap();
         std::fs::create_dir(folder.path().join("policy")).unwrap();
