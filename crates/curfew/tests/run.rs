@@ -304,12 +304,12 @@ fn a_signal_is_served_when_it_comes() {
 }
 
 #[test]
-fn as_many_files_are_opened_as_may_be_and_who_says_nonsense_is_counted() {
+fn as_many_files_are_opened_as_may_be_and_who_says_nonsense_is_counted_and_recorded() {
     let server = Postgres::shared().unwrap();
     let site = Site::new(&server, "maxLifetime: 1h");
     let mut shell = Command::new("sh");
     let few = "ulimit -Sn 64 && exec \"$0\" \"$@\"";
-    let running = site.run_by(shell.args(["-c", few, env!("CARGO_BIN_EXE_curfew")]));
+    let mut running = site.run_by(shell.args(["-c", few, env!("CARGO_BIN_EXE_curfew")]));
     let address = running.address();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.child.id())).unwrap();
     let files = limits
@@ -337,6 +337,28 @@ fn as_many_files_are_opened_as_may_be_and_who_says_nonsense_is_counted() {
         refused.is_some_and(|line| line.ends_with(" 1")),
         "{metrics}"
     );
+    // A crowd of them is counted.
+    for _ in 0..24 {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(&[0xff; 64]).unwrap();
+        running.wait("turned away");
+    }
+    running.signal("TERM");
+    assert_eq!(running.stopped(), Some(0));
+    let mut refused = site.records();
+    refused.retain(|record| record["event"] == "session.refused");
+    assert_eq!(refused.len(), 11, "{refused:?}");
+    let is_named = |record: &&Value| record["detail"].get("client").is_some();
+    let (named, counted): (Vec<&Value>, Vec<&Value>) = refused.iter().partition(is_named);
+    assert_eq!((named.len(), counted.len()), (10, 1));
+    for record in &refused {
+        assert_eq!(record["reason"], "protocol_error");
+        assert_eq!(record["detail"]["service"], "db");
+        assert!(record["enforcer_seq"].is_u64() && record["revision"].is_u64());
+    }
+    assert!(!named[0]["cause"].as_str().unwrap().is_empty());
+    assert_eq!(counted[0]["detail"]["clients"], "15");
+    verify(&site.path("data/audit"));
 }
 
 #[test]

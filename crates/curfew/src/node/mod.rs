@@ -4,6 +4,7 @@
 
 mod check;
 mod compiler;
+mod crowd;
 mod desired;
 mod fleet;
 mod hostname;
@@ -29,7 +30,7 @@ use curfew_gateway::{
     relay::{Relay, RelayConfig},
     service::{Gateway, Service},
 };
-use curfew_model::{BindingKey, Clock, EventKind, Revision, SessionId};
+use curfew_model::{BindingKey, BootInstant, Clock, EventKind, Revision, SessionId};
 use curfew_state::{Bus, Change, Commit, EmbeddedStore, LocalBus, Owner, Store};
 
 use crate::config::Config;
@@ -104,7 +105,9 @@ impl Node {
             metrics: Arc::clone(&metrics),
             bell: Arc::clone(&bell),
             teller: Teller::start().map_err(NodeError::Resources)?,
+            store: Arc::clone(&store),
             counted: parking_lot::Mutex::default(),
+            crowd: parking_lot::Mutex::default(),
         });
         let past = past::Past::read(&config.data_dir, log.health().seq)?;
         let before = store.read().revision;
@@ -281,8 +284,10 @@ impl Node {
         changed
     }
 
-    /// What has to be looked at now and then: the control plane is this process, and the log may have filled up.
+    /// What has to be looked at now and then: the control plane is this process, the log may have filled up, and
+    /// clients were turned away.
     pub fn tend(&mut self) {
+        self.recorder.count_the_crowd(self.clock.now().boot);
         let enforcer = self.deadlines.enforcer();
         // Neither input can be refused.
         if self.control.is_some() {
@@ -319,6 +324,7 @@ impl Node {
         self.relay.shutdown(FAREWELL);
         self.services.clear();
         self.stop_control();
+        self.recorder.count_the_crowd(BootInstant::NEVER);
         self.recorder
             .note(EventKind::EnforcerStopped, self.desired.revision(), None);
         self.recorder.flush();

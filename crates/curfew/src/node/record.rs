@@ -12,13 +12,14 @@ use curfew_control::{Door, Metrics};
 use curfew_enforcer::{Bounds, Sink};
 use curfew_gateway::service::TurnedAway;
 use curfew_model::{
-    Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
+    BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
 };
-use curfew_state::{Bus, EnforcerEvent, Message};
+use curfew_state::{Bus, EnforcerEvent, Message, Store};
 use parking_lot::Mutex;
 use tracing::warn;
 
 use super::{
+    crowd::Crowd,
     keeper::Bell,
     teller::{Line, Teller},
 };
@@ -35,7 +36,10 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     pub bell: Arc<Bell>,
     pub teller: Teller,
+    /// For the revision that is in force.
+    pub store: Arc<dyn Store>,
     pub counted: Mutex<Counted>,
+    pub crowd: Mutex<Crowd>,
 }
 
 /// What is counted and remembered between events.
@@ -112,6 +116,39 @@ impl Recorder {
             cause,
         };
         self.put(event, Entry::new);
+    }
+
+    /// Puts the number of the clients that were not recorded one by one on record, for every span that is over at `now`.
+    pub fn count_the_crowd(&self, now: BootInstant) {
+        let over = self.crowd.lock().over(now);
+        for over in over {
+            let words = "more clients were turned away, and are counted here";
+            let count = |entry: Entry| entry.with("clients", over.clients);
+            self.put_refusal(&over.service, over.reason, words, count);
+        }
+    }
+
+    /// A refusal that the engine does not know of.
+    fn put_refusal(
+        &self,
+        service: &ServiceName,
+        reason: EndReason,
+        cause: &str,
+        more: impl FnOnce(Entry) -> Entry,
+    ) {
+        let event = Event {
+            at: self.clock.now().wall,
+            event: EventKind::SessionRefused,
+            session: None,
+            subject: None,
+            segments: Vec::new(),
+            reason: Some(reason),
+            revision: self.store.read().revision,
+            cause: Some(cause.to_owned()),
+        };
+        self.put(event, |event| {
+            more(Entry::new(event).with("service", service))
+        });
     }
 
     /// Ends the sessions of a process that died, on record.
@@ -233,9 +270,14 @@ impl TurnedAway for Recorder {
         reason: EndReason,
         detail: &str,
     ) {
-        // That one was a session, and is counted as ended.
+        // That one was a session, and is counted and recorded as ended.
         if reason != EndReason::UpstreamUnreachable {
             self.metrics.refused(&[], Door::Gateway, reason);
+            let now = self.clock.now().boot;
+            if self.crowd.lock().takes(service, reason, now) {
+                let named = |entry: Entry| entry.with("client", client);
+                self.put_refusal(service, reason, detail, named);
+            }
         }
         self.teller.tell(Line::TurnedAway {
             service: service.clone(),
