@@ -63,15 +63,16 @@ impl Engine {
         }
     }
 
-    /// The last ends by lifetime, sorted, for the enforcer to keep.
+    /// The last ends by lifetime that came after an instant, sorted, for the enforcer to keep.
     #[must_use]
-    pub fn last_ends(&self) -> Vec<LastEnd> {
+    pub fn last_ends(&self, after: BootInstant) -> Vec<LastEnd> {
         let end = |((subject, segment), at): (&(String, SegmentName), &u64)| LastEnd {
             subject: subject.clone(),
             segment: segment.clone(),
             at: BootInstant(*at),
         };
-        let mut ends: Vec<LastEnd> = self.last_ends.iter().map(end).collect();
+        let later = self.last_ends.iter().filter(|(_, at)| **at > after.0);
+        let mut ends: Vec<LastEnd> = later.map(end).collect();
         ends.sort_unstable_by(|a, b| (&a.subject, &a.segment).cmp(&(&b.subject, &b.segment)));
         ends
     }

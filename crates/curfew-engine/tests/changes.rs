@@ -91,7 +91,8 @@ fn reconnecting_waits_or_needs_proof() {
     });
     waits.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
     waits.poll(at(100));
-    let kept = waits.last_ends();
+    assert_eq!(waits.last_ends(at(100).boot), []);
+    let kept = waits.last_ends(at(99).boot);
     let mut restarted = engine(Rules {
         reconnect: wait,
         ..Rules::default()

@@ -10,12 +10,12 @@ use std::{
 
 use curfew_model::{
     Binding, BindingKey, Block, EnforcerId, Event, EventKind, Identity, Issuer, Kind, Proof,
-    Revision, Revocation, RevocationId, Scope, WallInstant,
+    Revision, Revocation, RevocationId, Scope, SegmentName, WallInstant,
 };
 
 use crate::{
     ApiToken, Bus, Change, Commit, CommitError, EndKey, EnforcerEvent, Hash, Message, Owner,
-    Received, Role, State, Store, Subject, SubjectKey, WatchError,
+    Received, Role, State, Store, Subject, SubjectKey, WatchError, Whose,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -103,7 +103,7 @@ fn everything() -> Result<Vec<Change>, String> {
         }),
         Change::Ended {
             key: EndKey {
-                subject: subject("alice"),
+                subject: Whose::Subject(subject("alice")),
                 segment: "payments-db".parse().map_err(text)?,
             },
             at: WallInstant(50),
@@ -239,24 +239,26 @@ fn orders(open: Open<'_>) -> Result<(), String> {
 
 fn only_grow(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
-    let key = EndKey {
-        subject: subject("bob"),
-        segment: "a".parse().map_err(text)?,
-    };
-    for at in [5, 9, 3] {
-        let ended = Change::Ended {
-            key: key.clone(),
-            at: WallInstant(at),
-        };
+    let address = "2001:db8::1".parse().map_err(text)?;
+    let keys = [Whose::Subject(subject("bob")), Whose::Address { address }];
+    let segment: SegmentName = "a".parse().map_err(text)?;
+    let keys = keys.map(|subject| EndKey {
+        subject,
+        segment: segment.clone(),
+    });
+    for at in [5, 9, 3].map(WallInstant) {
+        let ended = keys.clone().map(|key| Change::Ended { key, at });
+        let seen = [Change::WallSeen(at)];
         store
-            .commit(None, &[ended, Change::WallSeen(WallInstant(at))])
+            .commit(None, &[&ended[..], &seen].concat())
             .map_err(text)?;
     }
     drop(store);
     let state = open()?.read();
-    let found = (state.last_ends.get(&key).copied(), state.highest_wall);
+    let last = WallInstant(9);
+    let found = (&*state.last_ends, state.highest_wall);
     ensure(
-        found == (Some(WallInstant(9)), Some(WallInstant(9))),
+        found == (&keys.map(|key| (key, last)).into(), Some(last)),
         || format!("{found:?}"),
     )
 }

@@ -16,7 +16,9 @@ pub use bus::{
     Subscription,
 };
 pub use embedded::EmbeddedStore;
-pub use state::{ApiToken, EndKey, Hash, Owner, PolicyPointer, Role, State, Subject, SubjectKey};
+pub use state::{
+    ApiToken, EndKey, Hash, Owner, PolicyPointer, Role, State, Subject, SubjectKey, Whose,
+};
 pub use store::{
     Accepted, Change, Commit, CommitError, Committed, Store, StoreError, Watch, WatchError,
 };

@@ -1,6 +1,6 @@
 //! The desired state as a value, and what each change does to it. Pure: no storage, no clock.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use curfew_model::{
     Binding, BindingKey, Identity, Issuer, Kind, Revision, Revocation, RevocationId, SegmentName,
@@ -169,11 +169,24 @@ pub struct Subject {
     pub attributes: BTreeMap<String, String>,
 }
 
+/// Whose session ended.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Whose {
+    /// That of a subject.
+    Subject(SubjectKey),
+    /// That of a client without any identity.
+    Address {
+        /// Where it came from.
+        address: IpAddr,
+    },
+}
+
 /// What a last end is kept by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndKey {
     /// Whose session.
-    pub subject: SubjectKey,
+    pub subject: Whose,
     /// Into which segment.
     pub segment: SegmentName,
 }

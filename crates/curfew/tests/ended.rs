@@ -1,4 +1,5 @@
-//! Sessions that ended, against the real thing: what is still known of one, and that it counts as open nowhere.
+//! Sessions that ended, against the real thing: what is still known of one, that it counts as open nowhere, and what it
+//! means for the next one.
 #![cfg(test)]
 
 mod support;
@@ -105,4 +106,31 @@ fn what_ended_counts_as_open_nowhere() {
     assert_eq!(cancel.code, 1);
     assert!(cancel.err.contains("is not open"), "{}", cancel.err);
     drop(bob);
+}
+
+#[test]
+fn who_has_no_identity_waits_after_an_end_by_lifetime_though_the_process_is_killed() {
+    let mut site = Site::start("");
+    let anyone = policy("1s, reconnect: 60s").replace("{groups: [dba]}", "{anyone: true}");
+    std::fs::write(site.path("policy/p.yaml"), anyone).unwrap();
+    let path = site.path("policy");
+    let applied = site.curfew(&["policy", "apply", path.to_str().unwrap()]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let revision = |site: &Site| {
+        let listed = site.curfew(&["enforcers", "list", "--output", "json"]);
+        listed.json()[0]["revision"].as_u64().unwrap()
+    };
+    let before = revision(&site);
+    let mut client = site.open("127.0.0.3");
+    assert_eq!(site.sessions()[0]["subject"], Value::Null);
+    assert!(client.is_ended());
+    assert!(!site.connect("127.0.0.3").echoes());
+    wait("the end in the state", || {
+        (revision(&site) > before).then_some(())
+    });
+    site.restart();
+    assert!(!site.connect("127.0.0.3").echoes(), "a restart lets it in");
+    site.open("127.0.0.4");
+    let refused = record(&site, "session.refused");
+    assert_eq!(refused["reason"], "lifetime_expired");
 }

@@ -1,7 +1,6 @@
 //! The threads between store and enforcer: commits come in as they are made, ends by lifetime go out to be kept.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +11,7 @@ use std::{
 
 use curfew_enforcer::{Enforcer, LastEnd};
 use curfew_model::{BootInstant, Clock, Issuer, Kind, Now, WallInstant};
-use curfew_state::{Change, EndKey, State, Store, SubjectKey, WatchError};
+use curfew_state::{Change, EndKey, State, Store, SubjectKey, WatchError, Whose};
 use parking_lot::{Condvar, Mutex};
 use tracing::warn;
 
@@ -20,6 +19,10 @@ use super::desired::Desired;
 
 /// How long one wait lasts before a thread looks whether to stop.
 const LOOK: Duration = Duration::from_millis(200);
+/// Ends that are kept over a restart; beyond it the older half is forgotten.
+const KEPT: usize = 50_000;
+/// What the engine calls a subject without identity.
+const ADDRESS: &str = "address";
 
 /// Tells the keeper that sessions ended.
 #[derive(Default)]
@@ -80,13 +83,16 @@ impl Keeper {
             Arc::clone(bell),
             Arc::clone(clock),
         );
+        // Nobody is let in yet.
+        let mut kept = clock.now().boot;
         keeper.threads.push(named("ends").spawn(move || {
-            let mut kept = BTreeMap::new();
             while !stopping.load(Ordering::Acquire) {
                 if bell.wait() {
                     keep_ends(&from, &*to, clock.now(), &mut kept);
                 }
             }
+            // What ended just now.
+            keep_ends(&from, &*to, clock.now(), &mut kept);
         })?);
         Ok(keeper)
     }
@@ -126,52 +132,59 @@ fn watch(stopping: &AtomicBool, store: &dyn Store, desired: &Desired) {
     }
 }
 
-/// Commits what ended since the last time. An end that is not kept is tried again with the next one.
-fn keep_ends(
-    enforcer: &Enforcer,
-    store: &dyn Store,
-    now: Now,
-    kept: &mut BTreeMap<(String, String), BootInstant>,
-) {
-    let ends = enforcer.look(curfew_enforcer::Engine::last_ends);
-    let key = |end: &LastEnd| (end.subject.clone(), end.segment.to_string());
-    let fresh: Vec<&LastEnd> = ends
-        .iter()
-        .filter(|end| kept.get(&key(end)) != Some(&end.at))
-        .collect();
-    let changes: Vec<Change> = fresh.iter().filter_map(|end| change(end, now)).collect();
-    if changes.is_empty() {
+/// Commits what ended after `kept`, which moves on when that is done: an end that is not kept is tried again with the
+/// next one.
+fn keep_ends(enforcer: &Enforcer, store: &dyn Store, now: Now, kept: &mut BootInstant) {
+    let ends = enforcer.look(|engine| engine.last_ends(*kept));
+    let Some(last) = ends.iter().map(|end| end.at).max() else {
         return;
-    }
+    };
+    let mut changes: Vec<Change> = ends.iter().filter_map(|end| change(end, now)).collect();
+    changes.extend(forget_old(&store.read(), KEPT));
     match store.commit(None, &changes) {
-        Ok(_) => kept.extend(fresh.into_iter().map(|end| (key(end), end.at))),
+        Ok(_) => *kept = last,
         Err(error) => warn!(%error, "ends by lifetime are not kept: a restart would forget them"),
     }
 }
 
-/// An end as the store keeps it. Subjects without an identity are addresses, and are not kept over a restart.
+/// Of more than `bound` ends, forgets the older half.
+fn forget_old(state: &State, bound: usize) -> Option<Change> {
+    if state.last_ends.len() <= bound {
+        return None;
+    }
+    let mut ends: Vec<WallInstant> = state.last_ends.values().copied().collect();
+    let middle = ends.len() / 2;
+    let (_, &mut before, _) = ends.select_nth_unstable(middle);
+    Some(Change::ForgetEnds { before })
+}
+
+/// An end as the store keeps it.
 fn change(end: &LastEnd, now: Now) -> Option<Change> {
-    let subject = subject(&end.subject)?;
     Some(Change::Ended {
         key: EndKey {
-            subject,
+            subject: whose(&end.subject)?,
             segment: end.segment.clone(),
         },
         at: now.wall_at(end.at),
     })
 }
 
-fn subject(text: &str) -> Option<SubjectKey> {
+/// Reads a subject as the engine writes it.
+fn whose(text: &str) -> Option<Whose> {
     let (kind, name) = text.split_once(':')?;
+    if kind == ADDRESS {
+        let address = name.parse().ok()?;
+        return Some(Whose::Address { address });
+    }
     let kind = [Kind::User, Kind::Workload, Kind::Device, Kind::Role]
         .into_iter()
         .find(|known| known.to_string() == kind)?;
     let (issuer, id) = name.split_once('#')?;
-    Some(SubjectKey {
+    Some(Whose::Subject(SubjectKey {
         kind,
         issuer: Issuer(issuer.to_owned()),
         id: id.to_owned(),
-    })
+    }))
 }
 
 /// The ends that the store kept, for a new engine.
@@ -183,8 +196,11 @@ pub fn kept_ends(state: &State, now: Now) -> impl Iterator<Item = LastEnd> + '_ 
     })
 }
 
-fn subject_text(key: &SubjectKey) -> String {
-    format!("{}:{}#{}", key.kind, key.issuer.0, key.id)
+fn subject_text(whose: &Whose) -> String {
+    match whose {
+        Whose::Subject(key) => format!("{}:{}#{}", key.kind, key.issuer.0, key.id),
+        Whose::Address { address } => format!("{ADDRESS}:{address}"),
+    }
 }
 
 /// The boot instant of a past wall instant; boot itself for what was before.
@@ -203,13 +219,18 @@ mod tests {
 
     #[test]
     fn a_kept_end_comes_back_as_it_was() {
-        let key = SubjectKey {
+        let key = Whose::Subject(SubjectKey {
             kind: Kind::User,
             issuer: Issuer("https://idp".to_owned()),
             id: "a#b".to_owned(),
-        };
-        assert_eq!(subject(&subject_text(&key)), Some(key));
-        assert_eq!(subject("address:192.0.2.1"), None);
+        });
+        assert_eq!(whose(&subject_text(&key)), Some(key));
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            let address = address.parse().unwrap();
+            let key = Whose::Address { address };
+            assert_eq!(whose(&subject_text(&key)), Some(key));
+        }
+        assert_eq!(whose("address:db"), None);
         let now = Now {
             boot: BootInstant(10_000_000_000),
             wall: WallInstant(50_000),
@@ -219,5 +240,22 @@ mod tests {
             BootInstant(8_000_000_000)
         );
         assert_eq!(boot_before(now, WallInstant(1)), BootInstant(0));
+    }
+
+    #[test]
+    fn of_too_many_ends_the_older_half_is_forgotten() {
+        let mut state = State::default();
+        for at in 1..=4 {
+            let address = std::net::IpAddr::from([192, 0, 2, at]);
+            let key = EndKey {
+                subject: Whose::Address { address },
+                segment: curfew_model::SegmentName::new("db").unwrap(),
+            };
+            let at = WallInstant(at.into());
+            std::sync::Arc::make_mut(&mut state.last_ends).insert(key, at);
+        }
+        assert_eq!(forget_old(&state, 4), None);
+        let before = WallInstant(3);
+        assert_eq!(forget_old(&state, 3), Some(Change::ForgetEnds { before }));
     }
 }

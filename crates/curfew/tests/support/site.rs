@@ -45,14 +45,20 @@ impl Site {
         std::fs::write(folder.path().join("curfew.yaml"), config).unwrap();
         std::fs::create_dir(folder.path().join("policy")).unwrap();
         std::fs::write(folder.path().join("policy/p.yaml"), policy("30m")).unwrap();
-        let (child, listening) = run(folder.path().join("curfew.yaml"));
-        let address = |name: &str| listening.iter().find(|(service, _)| service == name);
+        let (child, [service, control]) = run(folder.path().join("curfew.yaml"));
         Self {
-            service: address("echo").unwrap().1,
-            control: address("control").unwrap().1,
+            service,
+            control,
             folder,
             child,
         }
+    }
+
+    /// Kills the server and starts it again in the same folder.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, [self.service, self.control]) = run(self.path("curfew.yaml"));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -112,8 +118,8 @@ pub fn policy(lifetime: &str) -> String {
     )
 }
 
-/// Starts the server and waits until it listens everywhere.
-fn run(config: PathBuf) -> (Child, Vec<(String, SocketAddr)>) {
+/// Starts the server and waits until it listens everywhere: the service, and the API.
+fn run(config: PathBuf) -> (Child, [SocketAddr; 2]) {
     let mut child = curfew(&["run", "--log", "json", "-c"])
         .arg(config)
         .stderr(Stdio::piped())
@@ -139,7 +145,9 @@ fn run(config: PathBuf) -> (Child, Vec<(String, SocketAddr)>) {
             ));
         }
     }
-    (child, listening)
+    let address = |name: &str| listening.iter().find(|(service, _)| service == name);
+    let addresses = ["echo", "control"].map(|name| address(name).unwrap().1);
+    (child, addresses)
 }
 
 fn echo() -> SocketAddr {
