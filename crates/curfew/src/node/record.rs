@@ -48,13 +48,14 @@ pub struct Counted {
     /// This enforcer's own count of its events.
     seq: u64,
     last: Option<Ticket>,
-    /// What is known of a close before its end comes on record.
+    /// What is known of a close before its end or refusal comes on record, which follows at once. A close that tells
+    /// nothing has no entry: one of a session whose end is on record already tells nothing.
     closes: HashMap<SessionId, Close>,
     lateness: Lateness,
 }
 
 impl Counted {
-    /// What is known of the close of a session whose end comes on record now.
+    /// What is known of the close of a session whose end or refusal comes on record now.
     fn close_of(&mut self, session: SessionId) -> Option<Close> {
         let close = self.closes.remove(&session)?;
         if let Some(late) = close.late {
@@ -225,10 +226,13 @@ impl Sink for Recorder {
         ) {
             return;
         }
-        let ended = event.event == EventKind::SessionEnded;
+        let over = matches!(
+            event.event,
+            EventKind::SessionEnded | EventKind::SessionRefused
+        );
         let close = event
             .session
-            .filter(|_| ended)
+            .filter(|_| over)
             .and_then(|session| self.counted.lock().close_of(session));
         self.teller.tell(Line::Event(event.clone()));
         self.count(&event);
@@ -248,8 +252,8 @@ impl Sink for Recorder {
     fn closed(&self, session: SessionId, _reason: EndReason, late: Option<Duration>) {
         if let Some(late) = late {
             self.metrics.closed(Door::Gateway, late);
+            self.counted.lock().closes.entry(session).or_default().late = Some(late);
         }
-        self.counted.lock().closes.entry(session).or_default().late = late;
     }
 
     fn goodbye_skipped(&self, session: SessionId) {
@@ -285,5 +289,67 @@ impl TurnedAway for Recorder {
             reason,
             detail: detail.to_owned(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curfew_audit::Options;
+    use curfew_model::WallInstant;
+    use curfew_state::{EmbeddedStore, LocalBus};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn recorder(folder: &std::path::Path) -> Recorder {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let options = Options::new(folder.join("audit"));
+        Recorder {
+            log: Arc::new(Log::open(options, clock.now().wall).unwrap()),
+            enforcer: EnforcerId::new("gw-1").unwrap(),
+            clock,
+            bus: Arc::new(LocalBus::new()),
+            metrics: Arc::new(Metrics::new()),
+            bell: Arc::default(),
+            teller: Teller::start().unwrap(),
+            store: Arc::new(EmbeddedStore::open(folder).unwrap()),
+            counted: Mutex::default(),
+            crowd: Mutex::default(),
+        }
+    }
+
+    fn about(session: SessionId, event: EventKind) -> Event {
+        Event {
+            at: WallInstant(1),
+            event,
+            session: Some(session),
+            subject: None,
+            segments: Vec::new(),
+            reason: Some(EndReason::LifetimeExpired),
+            revision: Revision(1),
+            cause: None,
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_close_once_its_session_is_on_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = recorder(folder.path());
+        let late = Some(Duration::from_micros(7));
+        let id = |number: u8| -> SessionId {
+            let text = format!("019ac2f0-0000-7000-8000-00000000000{number}");
+            text.parse().unwrap()
+        };
+        let reason = EndReason::LifetimeExpired;
+        recorder.goodbye_skipped(id(1));
+        recorder.closed(id(1), reason, late);
+        recorder.record(about(id(1), EventKind::SessionEnded));
+        assert_eq!((recorder.late(id(1)), recorder.late(id(2))), (late, None));
+        // One that was adopted and refused, and one that is closed again.
+        recorder.goodbye_skipped(id(2));
+        recorder.closed(id(2), reason, None);
+        recorder.record(about(id(2), EventKind::SessionRefused));
+        recorder.closed(id(1), reason, None);
+        assert!(recorder.counted.lock().closes.is_empty());
     }
 }
