@@ -15,6 +15,8 @@ use rustix::io::Errno;
 
 /// For how long the loop stays awake, and how fast events must come for it to be worth it.
 const AWAKE: Duration = Duration::from_micros(50);
+/// The most looks at that, so that it ends where the clock stands still.
+const LOOKS: u32 = 200;
 /// Waits that were short, less those that were not; from `WORTH` on the loop stays awake.
 const MOST: u8 = 16;
 const WORTH: u8 = 8;
@@ -42,7 +44,10 @@ impl Wait {
         }
         let began = self.now();
         if self.short >= WORTH {
-            while self.now().since(began) < AWAKE {
+            for _ in 0..LOOKS {
+                if self.now().since(began) >= AWAKE {
+                    break;
+                }
                 take(epoll, events, Some(Duration::ZERO))?;
                 if !events.is_empty() {
                     self.short = MOST;
