@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use curfew_model::{EnforcerId, Revision, SegmentName, SessionId, WallInstant};
+use curfew_model::{BootInstant, EnforcerId, Revision, SegmentName, SessionId, WallInstant};
 use curfew_state::Commit;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -112,6 +112,9 @@ pub struct Outcome {
     pub closed: u64,
     /// Of these, only recorded, in audit mode.
     pub audit_only: u64,
+    /// When its door had closed the last of them, on this host's clock; none where it closed none, or does not know.
+    #[serde(skip)]
+    pub closed_at: Option<BootInstant>,
 }
 
 /// Open sessions by segment and door.

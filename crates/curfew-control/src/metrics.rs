@@ -48,7 +48,7 @@ struct At {
 pub(crate) enum Stage {
     /// It has its revision.
     Accepted,
-    /// Every enforcer answered, or its time was up.
+    /// Every door had closed the last session; where one does not say when, its enforcer had answered or run out of time.
     Enforced,
     /// It is on disk.
     Durable,

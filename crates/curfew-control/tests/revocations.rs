@@ -4,11 +4,17 @@
 
 mod support;
 
+use std::time::Duration;
+
 use curfew_control::Answer;
 use curfew_model::Revision;
 use curfew_state::{Change, Store as _};
 use serde_json::{Value, json};
-use support::{World, fakes::outcome, is_problem};
+use support::{
+    World,
+    fakes::{boot, outcome},
+    is_problem,
+};
 
 fn alice() -> Value {
     json!({"scope": {"subject": {"kind": "user", "issuer": null, "id": "alice"}}, "reason": "left the company"})
@@ -48,6 +54,22 @@ fn an_order_is_carried_out_durable_and_on_record_when_it_is_answered() {
     let applied = world.fleet.applied.lock();
     assert_eq!(applied.len(), 1);
     assert_eq!(applied[0].revision, order.revision);
+}
+
+#[test]
+fn an_order_is_enforced_when_the_last_door_had_closed_its_last_session() {
+    let world = World::start();
+    let later = |minutes: u64| Some(boot().after(Duration::from_secs(60 * minutes)));
+    let enforced_after = || {
+        let answer = world.admin().post("/v1/revocations", &alice());
+        Duration::from_secs_f64(answer.json()["enforced_after_ms"].as_f64().unwrap() / 1_000.0)
+    };
+    world.fleet.outcomes.lock()[0].closed_at = later(60);
+    // The other one does not say when: its answer counts.
+    assert!(enforced_after() < Duration::from_secs(60));
+    world.fleet.outcomes.lock()[1].closed_at = later(10);
+    let hour = Duration::from_secs(3_600);
+    assert!(enforced_after().abs_diff(hour) < Duration::from_secs(60));
 }
 
 #[test]

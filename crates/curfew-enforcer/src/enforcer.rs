@@ -126,7 +126,8 @@ impl Enforcer {
         self.step(|engine| engine.open(open, self.clock.now()))
     }
 
-    /// Tells the engine of something, and carries out what follows before it returns: what it closes is closed.
+    /// Tells the engine of something, and carries out what follows before it returns: what it closes is closed, and the
+    /// report says since when.
     ///
     /// # Errors
     /// [`EngineError`] of the engine.
@@ -135,7 +136,7 @@ impl Enforcer {
             .door
             .upgrade()
             .is_some_and(|door| door.caps().decides_inline);
-        self.step(|engine| {
+        let (answer, closed_at) = self.timed_step(|engine| {
             let now = self.clock.now();
             let before = engine.revision();
             let answer = engine.handle(input, now);
@@ -145,6 +146,10 @@ impl Enforcer {
                 let _ = engine.handle(Input::Installed(newest), now);
             }
             answer
+        });
+        answer.map(|report| Report {
+            closed_at,
+            ..report
         })
     }
 
@@ -198,9 +203,16 @@ impl Enforcer {
 
     /// One step of the engine under the lock, then its actions without it, until none is left.
     fn step<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> T {
+        self.timed_step(change).0
+    }
+
+    /// A step, and when the door had closed the last of what it closed.
+    fn timed_step<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, Option<BootInstant>) {
         let (answer, mut actions) = self.locked(change);
+        let mut closed_at = None;
         while !actions.is_empty() {
-            let answers = self.carry_out(actions);
+            let (answers, last) = self.carry_out(actions);
+            closed_at = closed_at.max(last);
             actions = if answers.is_empty() {
                 Vec::new()
             } else {
@@ -213,7 +225,7 @@ impl Enforcer {
                 .1
             };
         }
-        answer
+        (answer, closed_at)
     }
 
     fn locked<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, Vec<Action>) {
@@ -251,8 +263,9 @@ impl Enforcer {
         }
     }
 
-    /// Carries actions out at the door, closes first, and returns what the door had to say.
-    fn carry_out(&self, actions: Vec<Action>) -> Vec<Input> {
+    /// Carries actions out at the door, closes first, and returns what the door had to say, and when it had closed the
+    /// last.
+    fn carry_out(&self, actions: Vec<Action>) -> (Vec<Input>, Option<BootInstant>) {
         let mut orders = Vec::new();
         let mut closing = Vec::new();
         let mut probed = Vec::new();
@@ -277,9 +290,9 @@ impl Enforcer {
                 Action::Record(recorded) => events.push(recorded.into_event()),
             }
         }
-        let mut answers = Vec::new();
+        let (mut answers, mut closed_at) = (Vec::new(), None);
         if let Some(door) = self.door.upgrade() {
-            answers.extend(self.close(&*door, &closing));
+            (answers, closed_at) = self.close(&*door, &closing);
             if !orders.is_empty() {
                 // Only of a close does the engine wait for an answer.
                 door.apply(&orders, &mut |_, _| ());
@@ -290,21 +303,22 @@ impl Enforcer {
         for event in events {
             self.sink.record(event);
         }
-        answers
+        (answers, closed_at)
     }
 
     fn close(
         &self,
         door: &dyn Door,
         closing: &[(SessionId, EndReason, Option<BootInstant>)],
-    ) -> Vec<Input> {
+    ) -> (Vec<Input>, Option<BootInstant>) {
         let orders: Vec<Order> = closing
             .iter()
             .map(|&(session, reason, _)| Order::Close { session, reason })
             .collect();
         if orders.is_empty() {
-            return Vec::new();
+            return (Vec::new(), None);
         }
+        let mut closed_at = None;
         let mut gone = Vec::with_capacity(orders.len());
         let mut closed = Vec::with_capacity(orders.len());
         let mut untold = Vec::new();
@@ -326,6 +340,9 @@ impl Enforcer {
             if outcome == Outcome::DoneUntold {
                 untold.push(session);
             }
+            if matches!(outcome, Outcome::Done | Outcome::DoneUntold) {
+                closed_at = Some(done);
+            }
             if matches!(
                 outcome,
                 Outcome::Done | Outcome::DoneUntold | Outcome::Unknown
@@ -342,7 +359,7 @@ impl Enforcer {
         for (session, reason, late) in closed {
             self.sink.closed(session, reason, late);
         }
-        gone
+        (gone, closed_at)
     }
 }
 

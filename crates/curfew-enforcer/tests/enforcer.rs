@@ -151,6 +151,9 @@ fn a_session_closes_at_its_deadline_and_not_before() {
 fn a_cancelled_session_is_closed_when_the_call_returns() {
     let lab = Lab::new(Duration::from_secs(3600));
     let id = lab.open(2);
+    let idle = lab.deadlines.enforcer().handle(Input::Contact).unwrap();
+    assert_eq!(idle.closed_at, None);
+    let before = BootClock.now().boot;
     let report = lab
         .deadlines
         .enforcer()
@@ -160,6 +163,8 @@ fn a_cancelled_session_is_closed_when_the_call_returns() {
         })
         .unwrap();
     assert_eq!(report.closed, 1);
+    let closed_at = report.closed_at.unwrap();
+    assert!(before <= closed_at && closed_at <= BootClock.now().boot);
     let order = Order::Close {
         session: id,
         reason: EndReason::SessionCancelled,

@@ -111,6 +111,8 @@ pub struct Report {
     pub audit_only: u64,
     /// Index entries looked at: the work done.
     pub visited: u64,
+    /// When the door had closed the last of them: the shell's to say, none where it closed none.
+    pub closed_at: Option<BootInstant>,
 }
 
 /// What a change did to one session.

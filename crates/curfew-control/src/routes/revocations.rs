@@ -6,7 +6,9 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
 };
-use curfew_model::{Block, EventKind, Now, Revision, Revocation, RevocationId, Scope, WallInstant};
+use curfew_model::{
+    Block, BootInstant, EventKind, Now, Revision, Revocation, RevocationId, Scope, WallInstant,
+};
 use curfew_state::{Change, Commit, CommitError, Committed, Role};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -104,7 +106,8 @@ pub(super) struct Done {
     unreachable: usize,
     /// Whether the idempotency key was known.
     repeated: bool,
-    /// From the arrival of the request until every enforcer had answered, in milliseconds.
+    /// From the arrival of the request until the last session was closed; where an enforcer closed none or does not say
+    /// when, until it had answered. In milliseconds.
     enforced_after_ms: f64,
     /// From the arrival of the request until the order was on disk, in milliseconds.
     durable_after_ms: f64,
@@ -244,7 +247,12 @@ impl Issue {
             .entry(order.created_at, revision)
             .with("revocation", order.id)
             .with("scope", scope);
-        let (recorded, (outcomes, after)) = tokio::join!(self.app.record(&entry), applied);
+        let (recorded, (outcomes, answered)) = tokio::join!(self.app.record(&entry), applied);
+        let closed = outcomes
+            .as_ref()
+            .ok()
+            .and_then(|outcomes| last_closed(outcomes));
+        let after = closed.map_or(answered, |at| at.since(self.start.boot));
         self.app.parts.metrics.stage(Stage::Enforced, after);
         match outcomes {
             Ok(outcomes) => {
@@ -340,6 +348,12 @@ impl Issue {
         }
         self.answer(&order, cut, self.took(), true)
     }
+}
+
+/// When the last door had closed its last session; none unless all that closed some say it.
+fn last_closed(outcomes: &[Outcome]) -> Option<BootInstant> {
+    let all = outcomes.iter().map(|outcome| outcome.closed_at);
+    all.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
 /// The store's key for the caller's: callers do not see each other's.

@@ -235,6 +235,7 @@ pub fn outcome(enforcer: &str, answer: Answer, closed: u64) -> Outcome {
         matched: closed + closed / 3,
         closed,
         audit_only: closed / 3,
+        closed_at: None,
     }
 }
 

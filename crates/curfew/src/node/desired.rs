@@ -196,4 +196,5 @@ fn add(total: &mut Report, report: Report) {
     total.closed += report.closed;
     total.audit_only += report.audit_only;
     total.visited += report.visited;
+    total.closed_at = total.closed_at.max(report.closed_at);
 }

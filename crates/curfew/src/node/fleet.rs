@@ -155,6 +155,7 @@ impl Fleet for LocalFleet {
             matched: report.matched,
             closed: report.closed,
             audit_only: report.audit_only,
+            closed_at: report.closed_at,
         }]
     }
 
