@@ -15,7 +15,7 @@ use std::{
 use curfew_enforcer::{
     Activity, Admitted, Caps, Door, Enforcer, Input, Open, Order, Outcome, Refused,
 };
-use curfew_model::{Deadline, EndReason, SessionId};
+use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
 use socket2::SockRef;
 
@@ -204,8 +204,8 @@ impl GatewayDoor {
         }
     }
 
-    /// Takes a session off the table, so that what is listed has sockets (I5). One that is being opened stays, marked
-    /// as ended.
+    /// Takes a session off the table, so that what is listed has sockets (I5); its name in the relay stays until the
+    /// relay has cleared it away. One that is being opened stays, marked as ended.
     fn take(&self, id: SessionId, reason: EndReason) -> Taken {
         let mut sessions = self.sessions.lock();
         if let Some(Carried::Opening { ended, nudge, .. }) = sessions.by_id.get_mut(&id) {
@@ -218,7 +218,6 @@ impl GatewayDoor {
         let Some(carried) = sessions.by_id.remove(&id) else {
             return Taken::Nothing;
         };
-        sessions.by_key.remove(&carried.key());
         match carried {
             Carried::Flowing { flow, protocol, .. } => Taken::Flow(flow, protocol),
             Carried::Opening { .. } => Taken::Opening,
@@ -437,17 +436,27 @@ impl Finished for GatewayDoor {
         }) else {
             return;
         };
+        let Some(enforcer) = self.enforcer() else {
+            return;
+        };
         let reason = match how {
-            // The enforcer ordered it, was answered, and the table forgot it then.
-            Finish::Ended => return,
+            // The enforcer ordered it and was answered: only what it moved is news.
+            Finish::Ended => {
+                let moved = Activity {
+                    session: id,
+                    last: BootInstant(0),
+                    bytes_in: bytes.inbound,
+                    bytes_out: bytes.outbound,
+                };
+                let _ = enforcer.handle(Input::Activity(moved.into()));
+                return;
+            }
             Finish::ClosedByClient => EndReason::ClosedByClient,
             Finish::ClosedByServer => EndReason::ClosedByServer,
             Finish::NetworkError => EndReason::NetworkError,
             Finish::ProtocolError => EndReason::ProtocolError,
             Finish::Shutdown => EndReason::Shutdown,
         };
-        if let Some(enforcer) = self.enforcer.get().and_then(Weak::upgrade) {
-            enforcer.finished(id, bytes.inbound, bytes.outbound, reason);
-        }
+        enforcer.finished(id, bytes.inbound, bytes.outbound, reason);
     }
 }

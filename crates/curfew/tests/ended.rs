@@ -134,3 +134,16 @@ fn who_has_no_identity_waits_after_an_end_by_lifetime_though_the_process_is_kill
     let refused = record(&site, "session.refused");
     assert_eq!(refused["reason"], "lifetime_expired");
 }
+
+#[test]
+fn what_an_ordered_end_cut_off_is_known_to_the_last_byte() {
+    let site = Site::start("");
+    let mut client = site.open("127.0.0.1");
+    let id = site.sessions()[0]["id"].as_str().unwrap().to_owned();
+    assert!(client.echoes());
+    assert_eq!(site.curfew(&["sessions", "cancel", &id]).code, 0);
+    let shown = || site.curfew(&["sessions", "show", &id, "--output", "json"]);
+    let whole =
+        |session: &Value| (&session["bytes_in"], &session["bytes_out"]) == (&json!(10), &json!(10));
+    wait("the last byte", || Some(shown().json()).filter(whole));
+}
