@@ -44,8 +44,8 @@ licences:
 	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked --version 0.20.2
 	$(CARGO) deny --log-level error check licenses bans sources
 
-bench: ## measure the relay against HAProxy, nginx and Envoy; writes docs/performance.md
-	scripts/bench-relay
+bench: ## measure beside HAProxy, nginx, Envoy and pgbouncer; writes docs/performance.md
+	scripts/bench
 
 dist: ## a release build as a tarball in target/dist
 	$(CARGO) build --release --locked -p curfew

@@ -34,7 +34,32 @@ impl TurnedAway for Quiet {
 }
 
 /// Serves both upstreams until the process is ended; every session lives for `lifetime`.
-pub(crate) fn run(source: u16, echo: u16, lifetime: Duration) {
+pub(crate) fn tcp(source: u16, echo: u16, lifetime: Duration) {
+    let service = |name, port, upstream| config(name, port, local(upstream), Protocol::Tcp);
+    let services = [
+        service("source", source, SOURCE),
+        service("echo", echo, ECHO),
+    ];
+    run(services.to_vec(), lifetime);
+}
+
+/// Serves a PostgreSQL server until the process is ended.
+pub(crate) fn postgres(port: u16, upstream: SocketAddr) {
+    let service = config("db", port, upstream, Protocol::Postgres);
+    run(vec![service], Duration::from_secs(86_400));
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn config(name: &str, port: u16, upstream: SocketAddr, protocol: Protocol) -> ServiceConfig {
+    let name = ServiceName::new(name).unwrap();
+    let upstreams = vec![UpstreamAddress::Tcp(upstream)];
+    ServiceConfig::new(name, local(port), upstreams, protocol)
+}
+
+fn run(services: Vec<ServiceConfig>, lifetime: Duration) {
     let door = Arc::new(GatewayDoor::default());
     let clock: Arc<dyn Clock> = Arc::new(BootClock);
     let config = RelayConfig {
@@ -53,18 +78,9 @@ pub(crate) fn run(source: u16, echo: u16, lifetime: Duration) {
         clock,
         turned_away: Arc::new(Quiet),
     };
-    let _services: Vec<Service> = [("source", source, SOURCE), ("echo", echo, ECHO)]
+    let _services: Vec<Service> = services
         .into_iter()
-        .map(|(name, port, upstream)| {
-            let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let config = ServiceConfig::new(
-                ServiceName::new(name).unwrap(),
-                local(port),
-                vec![UpstreamAddress::Tcp(local(upstream))],
-                Protocol::Tcp,
-            );
-            Service::start(config, gateway.clone()).unwrap()
-        })
+        .map(|service| Service::start(service, gateway.clone()).unwrap())
         .collect();
     loop {
         std::thread::park();

@@ -1,7 +1,8 @@
 //! The gateway's relay against HAProxy, nginx and Envoy: rounds interleaved, the order rotated, ratios taken round by
 //! round. `make bench` runs it in a network namespace and keeps what it prints in `docs/performance.md`.
 //!
-//! `relay_bench [ROUNDS [WORKLOAD]]` measures all workloads or those with this in their name; `relay_bench serve` and `relay_bench gateway` are the other processes.
+//! `relay_bench [ROUNDS [WORKLOAD]]` measures all workloads or those with this in their name,
+//! `relay_bench postgres [ROUNDS]` PostgreSQL against pgbouncer; `relay_bench serve` and `relay_bench gateway` are the other processes.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,6 +11,7 @@
 
 mod gateway;
 mod load;
+mod postgres;
 mod relays;
 mod report;
 mod serve;
@@ -67,15 +69,20 @@ fn main() {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["serve"] => serve::serve(SOURCE, ECHO),
-        ["gateway", source, echo, seconds] => gateway::run(
+        ["gateway", source, echo, seconds] => gateway::tcp(
             source.parse().unwrap(),
             echo.parse().unwrap(),
             Duration::from_secs(seconds.parse().unwrap()),
         ),
+        ["gateway-postgres", port, upstream] => {
+            gateway::postgres(port.parse().unwrap(), upstream.parse().unwrap());
+        }
+        ["postgres"] => postgres::measure(5),
+        ["postgres", rounds] => postgres::measure(rounds.parse().unwrap()),
         [] => measure(5, ""),
         [rounds] => measure(rounds.parse().unwrap(), ""),
         [rounds, workload] => measure(rounds.parse().unwrap(), workload),
-        _ => panic!("usage: relay_bench [ROUNDS [WORKLOAD]]"),
+        _ => panic!("usage: relay_bench [ROUNDS [WORKLOAD]] | postgres [ROUNDS]"),
     }
 }
 
@@ -90,7 +97,7 @@ fn measure(rounds: usize, only: &str) {
         .enumerate()
         .map(|(index, kind)| kind.start(None, port(index)))
         .collect();
-    let mut table = Table::new();
+    let mut table = Table::new(KINDS.map(Kind::name).to_vec());
     for round in 0..rounds {
         let chosen = WORKLOADS.iter().filter(|(name, _)| name.contains(only));
         for &(name, workload) in chosen {
@@ -99,14 +106,14 @@ fn measure(rounds: usize, only: &str) {
                 if let (Some(relay), Some(kind)) = (relays.get(at), KINDS.get(at)) {
                     let figure = workload(relay);
                     eprintln!("round {round} {name} {} {figure:.0}", kind.name());
-                    table.add(name, *kind, figure);
+                    table.add(name, kind.name(), figure);
                     load::settle();
                 }
             }
         }
     }
     drop(relays);
-    println!("{}", table.against_direct_and_peers());
+    println!("{}", table.with_ratios());
     if std::env::var_os("BENCH_ENDINGS").is_some() {
         let weights: Vec<_> = relayed().map(|kind| (kind, weight(kind))).collect();
         println!("{}", report::weights(&weights));

@@ -2,69 +2,69 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use crate::relays::{KINDS, Kind};
+use crate::relays::Kind;
 
 /// Figures by workload and relay, one a round; higher is better.
 pub(crate) struct Table {
+    /// Direct first, then Curfew, then its peers.
+    relays: Vec<&'static str>,
     workloads: Vec<&'static str>,
     figures: BTreeMap<(&'static str, &'static str), Vec<f64>>,
 }
 
 impl Table {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(relays: Vec<&'static str>) -> Self {
         Self {
+            relays,
             workloads: Vec::new(),
             figures: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn add(&mut self, workload: &'static str, kind: Kind, figure: f64) {
+    pub(crate) fn add(&mut self, workload: &'static str, relay: &'static str, figure: f64) {
         if !self.workloads.contains(&workload) {
             self.workloads.push(workload);
         }
         self.figures
-            .entry((workload, kind.name()))
+            .entry((workload, relay))
             .or_default()
             .push(figure);
     }
 
-    fn of(&self, workload: &'static str, kind: Kind) -> &[f64] {
+    fn of(&self, workload: &'static str, relay: &'static str) -> &[f64] {
         self.figures
-            .get(&(workload, kind.name()))
+            .get(&(workload, relay))
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Medians of every relay; of Curfew's also the medians of its ratios to direct and to the best peer of the round,
-    /// with the lowest and the highest.
-    pub(crate) fn against_direct_and_peers(&self) -> String {
+    /// Medians of every relay; of Curfew's also the medians of its ratios to direct and to each peer, taken round by
+    /// round, with the lowest and the highest.
+    pub(crate) fn with_ratios(&self) -> String {
+        let [direct, ours, peers @ ..] = self.relays.as_slice() else {
+            return String::new();
+        };
         let mut text = String::from("| workload |");
-        for kind in KINDS {
-            let _ = write!(text, " {} |", kind.name());
+        for relay in &self.relays {
+            let _ = write!(text, " {relay} |");
         }
-        text.push_str(" Curfew × direct | Curfew × best peer |\n|---|");
-        text.push_str(&"---:|".repeat(KINDS.len() + 2));
+        text.push_str(" Curfew × direct |");
+        for peer in peers {
+            let _ = write!(text, " × {peer} |");
+        }
+        text.push_str("\n|---|");
+        text.push_str(&"---:|".repeat(2 * self.relays.len() - 1));
         text.push('\n');
         for workload in &self.workloads {
             let _ = write!(text, "| {workload} |");
-            for kind in KINDS {
-                let _ = write!(text, " {:.0} |", median(self.of(workload, kind)));
+            for relay in &self.relays {
+                let _ = write!(text, " {:.0} |", median(self.of(workload, relay)));
             }
-            let ours = self.of(workload, Kind::Curfew);
-            let direct: Vec<f64> = ours
-                .iter()
-                .zip(self.of(workload, Kind::Direct))
-                .map(|(ours, direct)| ours / direct)
-                .collect();
-            let peers = [Kind::HaProxy, Kind::HaProxySplice, Kind::Nginx, Kind::Envoy];
-            let best: Vec<f64> = (0..ours.len())
-                .filter_map(|round| {
-                    let figures = peers
-                        .iter()
-                        .filter_map(|peer| self.of(workload, *peer).get(round));
-                    Some(ours.get(round)? / figures.copied().fold(0.0, f64::max))
-                })
-                .collect();
-            let _ = writeln!(text, " {} | {} |", spread(&direct), spread(&best));
+            for other in std::iter::once(direct).chain(peers) {
+                let pairs = self.of(workload, ours).iter().zip(self.of(workload, other));
+                let ratios: Vec<f64> = pairs.map(|(ours, other)| ours / other).collect();
+                let _ = write!(text, " {} |", spread(&ratios));
+            }
+            text.push('\n');
         }
         text
     }

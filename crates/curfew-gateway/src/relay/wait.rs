@@ -15,6 +15,9 @@ use rustix::io::Errno;
 
 /// For how long the loop stays awake, and how fast events must come for it to be worth it.
 const AWAKE: Duration = Duration::from_micros(50);
+/// A look that takes longer than this gave the processor to somebody else: it is not idle, and the kernel prefers
+/// threads that slept to those that look.
+const CONTENDED: Duration = Duration::from_micros(10);
 /// The most looks at that, so that it ends where the clock stands still.
 const LOOKS: u32 = 200;
 /// Waits that were short, less those that were not; from `WORTH` on the loop stays awake.
@@ -44,16 +47,22 @@ impl Wait {
         }
         let began = self.now();
         if self.short >= WORTH {
+            let mut at = began;
             for _ in 0..LOOKS {
-                if self.now().since(began) >= AWAKE {
-                    break;
-                }
                 take(epoll, events, Some(Duration::ZERO))?;
                 if !events.is_empty() {
                     self.short = MOST;
                     return Ok(());
                 }
                 std::thread::yield_now();
+                let before = std::mem::replace(&mut at, self.now());
+                if at.since(before) > CONTENDED {
+                    self.short = 0;
+                    break;
+                }
+                if at.since(began) >= AWAKE {
+                    break;
+                }
             }
         }
         let result = take(epoll, events, timeout);

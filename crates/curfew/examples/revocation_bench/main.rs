@@ -2,7 +2,7 @@
 //! and over. From before the API call is written until the last of the clients has read its reset, on CLOCK_BOOTTIME,
 //! in a process of its own; order and record are on disk in every trial.
 //!
-//! `scripts/bench-revocation [TRIALS]`
+//! `make bench` runs it; `revocation_bench [TRIALS]` wants a release build of `curfew` beside it.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
