@@ -98,6 +98,8 @@ pub struct Refused {
     pub reason: EndReason,
     /// What refuses, in words for operators.
     pub cause: String,
+    /// When the wait after an end by lifetime is over, where that is what refuses.
+    pub retry_at: Option<BootInstant>,
 }
 
 /// What an input did to live sessions.

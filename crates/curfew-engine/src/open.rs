@@ -93,7 +93,7 @@ impl Engine {
             objections.push((reason, cause, whole));
         }
         self.object_by_segment(&class, entry, decided_at.is_none(), &mut objections);
-        self.object_to_reconnecting(&facts, &class, &mut objections);
+        let retry_at = self.object_to_reconnecting(&facts, &class, &mut objections);
         if self.table.len() >= self.bounds.sessions {
             let cause = format!("{} sessions are open", self.bounds.sessions);
             objections.push((EndReason::Overloaded, cause, Mode::Enforce));
@@ -131,7 +131,11 @@ impl Engine {
                     deadline: None,
                 });
             }
-            return Err(Refused { reason, cause });
+            return Err(Refused {
+                reason,
+                cause,
+                retry_at: retry_at.filter(|_| reason == EndReason::LifetimeExpired),
+            });
         }
         self.record(slot, EventKind::SessionOpened, None, None);
         if let Some((reason, cause, _)) = objections.into_iter().next() {
@@ -162,6 +166,7 @@ impl Engine {
             return Err(Refused {
                 reason,
                 cause: "the session is closing".to_owned(),
+                retry_at: None,
             });
         }
         Ok(Admitted {

@@ -34,16 +34,17 @@ impl Engine {
         *end = (*end).max(at);
     }
 
-    /// What a last end has against a new session.
+    /// What a last end has against a new session; when the longest wait is over, if one holds.
     pub(crate) fn object_to_reconnecting(
         &self,
         facts: &Facts,
         class: &Class,
         objections: &mut Vec<Objection>,
-    ) {
+    ) -> Option<BootInstant> {
         if self.last_ends.is_empty() {
-            return;
+            return None;
         }
+        let mut retry_at = None;
         let subject = subject_text(facts.subject(), facts.client.ip());
         for segment in &class.segments {
             let key = (subject.clone(), segment.name.clone());
@@ -52,7 +53,9 @@ impl Engine {
             };
             let rule = segment.reconnect;
             let say = |what: &str| format!("segment {}: {what}", segment.name);
-            if self.now.boot < BootInstant(end).after(rule.wait) {
+            let over = BootInstant(end).after(rule.wait);
+            if self.now.boot < over {
+                retry_at = retry_at.max(Some(over));
                 let cause = say("reconnecting has to wait after an end by lifetime");
                 objections.push((EndReason::LifetimeExpired, cause, segment.mode));
             }
@@ -61,6 +64,7 @@ impl Engine {
                 objections.push((EndReason::ReauthOverdue, cause, segment.mode));
             }
         }
+        retry_at
     }
 
     /// The last ends by lifetime that came after an instant, sorted, for the enforcer to keep.

@@ -1,5 +1,7 @@
 //! What a service speaks, and what can be said to its clients. Bytes on the wire are made by each protocol's module.
 
+use std::time::Duration;
+
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId, format_duration};
 
 use crate::postgres::message;
@@ -25,9 +27,8 @@ impl Protocol {
         match self {
             Self::Tcp => None,
             Self::Postgres => {
-                let left = deadline.at.since(now).as_millis().div_ceil(1000);
-                let left = std::time::Duration::from_secs(u64::try_from(left).unwrap_or(u64::MAX));
-                let text = format!("this session ends in {}", format_duration(left));
+                let left = whole_seconds(deadline.at.since(now));
+                let text = format!("this session ends in {left}");
                 let hint = match deadline.reason {
                     EndReason::ReauthOverdue => "Log in again to keep it.",
                     _ => "Finish your work and connect again if you still need access.",
@@ -46,12 +47,25 @@ impl Protocol {
         }
     }
 
-    /// Tells a client why it gets no session.
+    /// Tells a client why it gets no session, and how long it has to wait where that is known.
     #[must_use]
-    pub fn refusal(self, session: SessionId, reason: EndReason) -> Option<Vec<u8>> {
+    pub fn refusal(
+        self,
+        session: SessionId,
+        reason: EndReason,
+        wait: Option<Duration>,
+    ) -> Option<Vec<u8>> {
         match self {
             Self::Tcp => None,
-            Self::Postgres => Some(message::refusal(reason, session)),
+            Self::Postgres => Some(message::refusal(reason, session, wait)),
         }
     }
+}
+
+/// A time to wait in words, rounded up.
+pub(crate) fn whole_seconds(left: Duration) -> String {
+    let seconds = left.as_millis().div_ceil(1000);
+    format_duration(Duration::from_secs(
+        u64::try_from(seconds).unwrap_or(u64::MAX),
+    ))
 }

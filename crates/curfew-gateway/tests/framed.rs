@@ -104,6 +104,9 @@ impl Framing for Lengths {
     fn took_leave(&self) -> bool {
         false
     }
+    fn last_words(&self) -> Vec<u8> {
+        message(b"broken")
+    }
     fn over(&mut self, how: Finish) {
         self.over.send(how).unwrap();
     }
@@ -398,8 +401,30 @@ fn an_upstream_at_work_is_activity() {
 }
 
 #[test]
-fn a_broken_message_resets_both() {
+fn at_a_boundary_the_client_is_told_of_a_broken_message() {
     let mut lab = Lab::new();
+    lab.server.write_all(&[0xff; 4]).unwrap();
+    assert_eq!(receive(&lab.client).unwrap(), b"broken");
+    assert_eq!(lab.client.read(&mut [0; 8]).unwrap(), 0);
+    assert_eq!(
+        lab.over.recv_timeout(PATIENCE).unwrap(),
+        Finish::ProtocolError
+    );
+    let error = lab.server.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    drop(lab.client.shutdown(Shutdown::Write));
+    assert_eq!(lab.report().0, Finish::ProtocolError);
+}
+
+#[test]
+fn inside_a_message_a_broken_one_resets_both() {
+    let mut lab = Lab::new();
+    // Too long to be held back, so that its beginning is on the wire.
+    let long = message(&[7; 20_000]);
+    let (begun, _) = long.split_at(18_000);
+    lab.server.write_all(begun).unwrap();
+    let mut seen = vec![0; begun.len()];
+    lab.client.read_exact(&mut seen).unwrap();
     lab.client.write_all(&[0xff; 4]).unwrap();
     assert_eq!(
         lab.over.recv_timeout(PATIENCE).unwrap(),

@@ -5,13 +5,14 @@ mod support;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::Duration,
 };
 
+use curfew_enforcer::Door;
 use curfew_gateway::{connect::UpstreamAddress, protocol::Protocol};
-use curfew_model::EndReason;
+use curfew_model::{EndReason, Reconnect};
 use curfew_testkit::{DENIED, Limited, Postgres};
 use socket2::{Domain, Socket, Type};
 use support::{
@@ -309,4 +310,71 @@ fn garbage_harms_nobody_else() {
     assert_eq!(reason, EndReason::ProtocolError);
     other.query("select 1");
     assert_eq!(other.next().unwrap().0, b'T');
+}
+
+#[test]
+fn a_client_of_a_server_that_speaks_something_else_is_told() {
+    let (listener, upstream) = listener();
+    let lab = Lab::new(upstream, Limited::default());
+    let mut wire = Wire::connect(lab.address());
+    wire.0.write_all(&startup("postgres", "elsewhere")).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    server
+        .write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    says(wire.next(), b'E', "57P01", "protocol_error");
+    assert_eq!(lab.ended(), EndReason::ProtocolError);
+}
+
+#[test]
+fn a_client_that_has_to_wait_is_told_how_long() {
+    let (_server, upstream) = server();
+    let limits = Limited {
+        max_lifetime: Some(Duration::from_millis(500)),
+        reconnect: Reconnect {
+            wait: Duration::from_secs(60),
+            proof: false,
+        },
+        ..Limited::default()
+    };
+    let lab = Lab::new(upstream, limits);
+    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "waiting");
+    says(wire.next(), b'E', "57P01", "lifetime_expired");
+    let mut again = Wire::connect(lab.address());
+    again.0.write_all(&startup("postgres", "waiting")).unwrap();
+    let refusal = again.next();
+    let text = refusal.clone().unwrap().1;
+    says(refusal, b'E', "28000", "lifetime_expired");
+    let wait = text.split("HTry again in ").nth(1).expect("how long");
+    assert!(wait.starts_with("1m.") || wait.starts_with("5"), "{text}");
+}
+
+#[test]
+fn a_client_that_leaves_while_its_upstream_is_connected_is_let_go_at_once() {
+    // A queue that is full answers nobody.
+    let queue = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    queue
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    queue.listen(0).unwrap();
+    let address = queue.local_addr().unwrap();
+    let filling: Vec<Socket> = (0..4)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+            let _ = socket.connect(&address);
+            socket
+        })
+        .collect();
+    let upstream = UpstreamAddress::Tcp(address.as_socket().unwrap());
+    let lab = Lab::with(upstream, Limited::default(), |config| {
+        config.connect_timeout = Duration::from_secs(3600);
+    });
+    let mut wire = Wire::connect(lab.address());
+    wire.0.write_all(&startup("postgres", "impatient")).unwrap();
+    let session = lab.opened();
+    assert_eq!(lab.door.snapshot(), [session]);
+    drop(wire);
+    assert_eq!(lab.ended(), EndReason::ClosedByClient);
+    assert!(lab.door_is_empty());
+    drop(filling);
 }

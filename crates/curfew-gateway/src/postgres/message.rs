@@ -1,7 +1,11 @@
 //! What Curfew says to a PostgreSQL client: warning, goodbye and refusal. Text for clients only; causes that name
 //! policies or people may not appear here.
 
+use std::time::Duration;
+
 use curfew_model::{EndReason, SessionId};
+
+use crate::protocol::whole_seconds;
 
 /// The most bytes of one field.
 const MAX_FIELD: usize = 500;
@@ -31,20 +35,21 @@ pub fn goodbye(reason: EndReason, session: SessionId) -> Vec<u8> {
     fatal(code, "session ended", reason, session, hint(reason))
 }
 
-/// The ErrorResponse FATAL of a session that is refused.
+/// The ErrorResponse FATAL of a session that is refused, with the time to wait where it is known.
 #[must_use]
-pub fn refusal(reason: EndReason, session: SessionId) -> Vec<u8> {
+pub fn refusal(reason: EndReason, session: SessionId, wait: Option<Duration>) -> Vec<u8> {
     let code = match reason {
         EndReason::ConcurrencyExceeded | EndReason::Overloaded => "53300",
         EndReason::ControlPlaneLost | EndReason::UpstreamUnreachable => "57P03",
         EndReason::ProtocolError => "08P01",
         _ => "28000",
     };
-    let hint = match reason {
-        EndReason::LifetimeExpired | EndReason::Shutdown => "Try again later.",
-        other => hint(other),
+    let hint = match (wait, reason) {
+        (Some(wait), _) => format!("Try again in {}.", whole_seconds(wait)),
+        (None, EndReason::LifetimeExpired | EndReason::Shutdown) => "Try again later.".to_owned(),
+        (None, other) => hint(other).to_owned(),
     };
-    fatal(code, "session refused", reason, session, hint)
+    fatal(code, "session refused", reason, session, &hint)
 }
 
 fn fatal(code: &str, what: &str, reason: EndReason, session: SessionId, hint: &str) -> Vec<u8> {
@@ -61,8 +66,9 @@ fn fatal(code: &str, what: &str, reason: EndReason, session: SessionId, hint: &s
 
 fn hint(reason: EndReason) -> &'static str {
     match reason {
-        EndReason::IdleTimeout | EndReason::LifetimeExpired | EndReason::Shutdown => {
-            "Connect again if you still need access."
+        EndReason::IdleTimeout | EndReason::Shutdown => "Connect again if you still need access.",
+        EndReason::LifetimeExpired => {
+            "Connect again if you still need access; you may have to wait, or to log in first."
         }
         EndReason::ReauthOverdue | EndReason::CredentialExpired | EndReason::BindingExpired => {
             "Log in again, then connect again."

@@ -117,6 +117,17 @@ impl Entry {
         self.mode = Mode::Leaving;
     }
 
+    /// Tells the client that a peer broke the protocol; false where it cannot be told.
+    pub(super) fn say_last_words(&mut self) -> bool {
+        match &mut self.mode {
+            Mode::Framed(framed) => {
+                let words = framed.framing().last_words();
+                self.shared.end_client(&self.sockets, &words)
+            }
+            Mode::Plain(_) | Mode::Leaving => false,
+        }
+    }
+
     /// Tells a framed flow, once, that it is over.
     pub(super) fn over(&mut self, how: Finish) {
         if let Mode::Framed(framed) = &mut self.mode {

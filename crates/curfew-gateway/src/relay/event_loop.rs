@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::closing::Ended;
 use super::entry::{Entry, Tools};
-use super::flow::{Ending, Shared, Sockets};
+use super::flow::{Ending, Shared, Sockets, reset};
 use super::framed::{FRAMED_BUFFER_BYTES, Framed};
 use super::guest::{self, Guest};
 use super::mailbox::{Letter, Mailbox};
@@ -213,6 +213,10 @@ impl EventLoop {
             Step::UpstreamDone => {
                 let finish = entry.finish();
                 self.leave(id, finish, now);
+            }
+            Step::Broken if entry.say_last_words() => {
+                reset(&entry.sockets.upstream);
+                self.leave(id, Finish::ProtocolError, now);
             }
             Step::Broken => self.remove(id, Finish::ProtocolError),
             Step::Done | Step::Failed => {

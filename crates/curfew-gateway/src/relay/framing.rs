@@ -11,7 +11,8 @@ pub struct Cut {
     pub remaining: usize,
 }
 
-/// The peer broke the protocol: the flow is reset and finishes [`Finish::ProtocolError`].
+/// The peer broke the protocol: the client is told where that is possible, and the flow finishes
+/// [`Finish::ProtocolError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the bytes are no message of this protocol; the flow is reset")]
 pub struct Broken;
@@ -38,6 +39,9 @@ pub trait Framing: Send {
 
     /// Whether the client took its leave in the protocol, so that the upstream may finish in peace.
     fn took_leave(&self) -> bool;
+
+    /// What the client is told when a peer broke the protocol; nothing if empty.
+    fn last_words(&self) -> Vec<u8>;
 
     /// The flow moves no byte any more. Called once.
     fn over(&mut self, how: Finish);

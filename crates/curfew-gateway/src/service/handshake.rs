@@ -134,7 +134,12 @@ impl Front {
                 let purpose = Purpose::Session(admitted);
                 self.connect(id, Some(client), &common.config.upstreams, purpose);
             }
-            Err(CarryError::Refused(refused)) => self.refuse(id, client, session, refused.reason),
+            Err(CarryError::Refused(refused)) => {
+                let wait = refused.retry_at.map(|at| at.since(now.boot));
+                let protocol = self.config().protocol;
+                let refusal = protocol.refusal(session, refused.reason, wait);
+                self.dismiss(id, Some(client), refusal);
+            }
             Err(error) => {
                 self.note(&client, EndReason::EnforcerLost, &error.to_string());
                 self.refuse(id, client, session, EndReason::EnforcerLost);
@@ -149,7 +154,7 @@ impl Front {
         session: SessionId,
         reason: EndReason,
     ) {
-        let refusal = self.config().protocol.refusal(session, reason);
+        let refusal = self.config().protocol.refusal(session, reason, None);
         self.dismiss(id, Some(client), refusal);
     }
 }

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use curfew_model::SessionId;
+use curfew_model::{EndReason, SessionId};
 use parking_lot::Mutex;
 
 use super::desk::Desk;
 use crate::connect::UpstreamAddress;
 use crate::postgres::cancel::{CancelRegistry, Holder};
 use crate::postgres::frames::{Conversation, FrameError, Scan};
+use crate::postgres::message;
 use crate::relay::{Broken, Cut, Finish, Framing};
 
 /// The cancel keys of one service.
@@ -83,6 +84,10 @@ impl Framing for Talk {
 
     fn took_leave(&self) -> bool {
         self.conversation.terminated()
+    }
+
+    fn last_words(&self) -> Vec<u8> {
+        message::goodbye(EndReason::ProtocolError, self.session)
     }
 
     fn over(&mut self, how: Finish) {
