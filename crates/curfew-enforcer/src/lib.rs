@@ -9,7 +9,7 @@ mod timer;
 
 pub use curfew_engine::{
     Admitted, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, LastEnd, Open, Peer,
-    Refused, Report, SessionView, State,
+    Refused, Report, SessionView, State, Subject,
 };
 pub use door::{Activity, Caps, Door, Order, Outcome};
 pub use enforcer::{Deadlines, Enforcer, Sink};

@@ -1,10 +1,11 @@
-//! What becomes of live sessions when bindings change (rule 7): a subject that is lost ends them, one that appears has
-//! them decided again, fresh proof renews them. Looking bindings up lives in `binding`.
+//! What becomes of live sessions when bindings change, or what is known of subjects (rule 7): a subject that is lost ends
+//! them, one that appears has them decided again, as other groups and attributes have, fresh proof renews them. Looking
+//! up lives in `binding` and `subject`.
 
 use curfew_model::{Binding, BindingKey, BootInstant, EndReason, EventKind, Facts, SessionId};
 
 use crate::{
-    Engine, EngineError, Keeper, Report,
+    Engine, EngineError, Keeper, Report, Subject,
     action::Fate,
     binding::{BoundProof, canonical},
     change::Why,
@@ -49,7 +50,12 @@ impl Engine {
         let limit = self.bounds.bindings;
         self.bindings.insert(keeper, binding, limit, self.now)?;
         self.note(EventKind::BindingChanged, cause.clone());
-        Ok(self.attribute_again(&key, &format!("binding {cause}")))
+        let groups = self.reached(&key);
+        Ok(self.attribute_again(
+            groups,
+            EventKind::BindingChanged,
+            &format!("binding {cause}"),
+        ))
     }
 
     pub(crate) fn remove_binding(&mut self, keeper: Keeper, key: BindingKey) -> Report {
@@ -59,7 +65,12 @@ impl Engine {
         }
         let cause = format!("{key:?} removed");
         self.note(EventKind::BindingChanged, cause.clone());
-        self.attribute_again(&key, &format!("binding {cause}"))
+        let groups = self.reached(&key);
+        self.attribute_again(
+            groups,
+            EventKind::BindingChanged,
+            &format!("binding {cause}"),
+        )
     }
 
     /// The identity sets that a binding of this key can concern.
@@ -75,16 +86,27 @@ impl Engine {
         }
     }
 
-    /// Holds what bindings say now against every session that the key can concern.
-    fn attribute_again(&mut self, key: &BindingKey, cause: &str) -> Report {
+    /// Takes in what the desired state knows of a subject from now on.
+    pub(crate) fn set_subject(&mut self, subject: Subject) -> Result<Report, EngineError> {
+        let Subject {
+            kind, issuer, id, ..
+        } = &subject;
+        let cause = format!("subject {kind}:{}#{id}", issuer.0);
+        let groups = self.groups(Key::Identity(*kind, id));
+        self.subjects.put(subject, self.bounds.subjects)?;
+        Ok(self.attribute_again(groups, EventKind::SubjectChanged, &cause))
+    }
+
+    /// Holds what is known now against every session of these identity sets.
+    fn attribute_again(&mut self, groups: Vec<u32>, event: EventKind, cause: &str) -> Report {
         let mut report = Report::default();
         let mut moved = Vec::new();
-        for group in self.reached(key) {
+        for group in groups {
             let Some(who) = self.who(group) else {
                 continue;
             };
             for slot in self.of_groups(List::Who, vec![group]) {
-                match self.attribute_one(slot, &who, cause, &mut moved) {
+                match self.attribute_one(slot, &who, (event, cause), &mut moved) {
                     Some(fate) => report.count(fate),
                     None => report.visited += 1,
                 }
@@ -94,15 +116,15 @@ impl Engine {
         report
     }
 
-    /// Holds what bindings say now against one session; none when nothing changed for it.
+    /// Holds what is known now against one session; none when nothing changed for it.
     fn attribute_one(
         &mut self,
         slot: u32,
         who: &Who,
-        cause: &str,
+        (event, cause): (EventKind, &str),
         moved: &mut Vec<u32>,
     ) -> Option<Fate> {
-        let (bound, proof) = self.bindings.of(who.client, &who.peer, self.now.boot);
+        let (bound, proof) = self.known(&who.own.identities, who.client, &who.peer);
         let kept = |old: &_| bound.identities.iter().any(|new| is_same(old, new));
         if !who.bound.identities.iter().all(kept) {
             let fate = self.end(slot, EndReason::BindingExpired, cause.to_owned(), None);
@@ -117,7 +139,7 @@ impl Engine {
         }
         let newer = self.move_to(slot, who, &bound, proof)?;
         let told = Some(cause.to_owned());
-        self.record(slot, EventKind::BindingChanged, None, told);
+        self.record(slot, event, None, told);
         moved.push(slot);
         let facts = self.facts(slot)?;
         let record = self.table.get(slot)?;
@@ -130,11 +152,12 @@ impl Engine {
         Some(self.review(slot, if newer { Why::Proof } else { Why::Binding }))
     }
 
-    /// Puts a session under what bindings say now; answers whether that is fresher proof.
+    /// Puts a session under what is known now; answers whether that is fresher proof.
     fn move_to(&mut self, slot: u32, who: &Who, bound: &Bound, proof: BoundProof) -> Option<bool> {
         let facts = Facts {
             identities: who.own.identities.clone(),
             groups: who.own.groups.clone(),
+            attributes: who.own.attributes.clone(),
             ambiguous: who.own.ambiguous,
             ..self.facts(slot)?
         };

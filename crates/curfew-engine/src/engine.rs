@@ -23,6 +23,7 @@ use crate::{
     postings::Postings,
     record::{List, NEVER, Table, WouldEnd},
     revoke::Orders,
+    subject::Subjects,
     wheel::Wheel,
     who::Encoded,
 };
@@ -36,6 +37,8 @@ pub struct Bounds {
     pub revocations: usize,
     /// Bindings.
     pub bindings: usize,
+    /// Subjects that something is known of.
+    pub subjects: usize,
     /// Last ends by subject and segment; over it the older half is dropped.
     pub last_ends: usize,
     /// Sessions that ended; over it the one whose end is the oldest is forgotten.
@@ -48,6 +51,7 @@ impl Default for Bounds {
             sessions: 4_000_000,
             revocations: 100_000,
             bindings: 1_000_000,
+            subjects: 1_000_000,
             last_ends: 1_000_000,
             ended: 10_000,
         }
@@ -74,6 +78,7 @@ pub struct Engine {
     /// How many living sessions were opened on each revision.
     pub(crate) ages: BTreeMap<u64, u32>,
     pub(crate) bindings: Bindings,
+    pub(crate) subjects: Subjects,
     pub(crate) orders: Orders,
     pub(crate) last_ends: HashMap<(String, SegmentName), u64>,
     pub(crate) ended_sessions: EndedSessions,
@@ -108,6 +113,7 @@ impl Engine {
             counts: HashMap::new(),
             ages: BTreeMap::new(),
             bindings: Bindings::default(),
+            subjects: Subjects::default(),
             orders: Orders::default(),
             last_ends: HashMap::new(),
             ended_sessions: EndedSessions::default(),
@@ -132,6 +138,7 @@ impl Engine {
             Input::Policies { set, concerns } => Ok(self.apply_policies(set, &concerns)),
             Input::BindingSet(keeper, binding) => self.set_binding(keeper, binding),
             Input::BindingRemoved(keeper, key) => Ok(self.remove_binding(keeper, key)),
+            Input::Subject(subject) => self.set_subject(subject),
             Input::Revoke(order) => self.revoke(order),
             Input::Lift(id) => self.lift(id),
             Input::Activity(activity) => {

@@ -1,10 +1,10 @@
 //! What the engine is told. Fetching any of it may not live here.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_model::{
-    Binding, BindingKey, BootInstant, EndReason, Facts, PolicyName, Revision, Revocation,
-    RevocationId, SegmentName, SessionId,
+    Binding, BindingKey, BootInstant, EndReason, Facts, Issuer, Kind, PolicyName, Revision,
+    Revocation, RevocationId, SegmentName, SessionId,
 };
 use curfew_policy::Decide;
 
@@ -22,6 +22,8 @@ pub enum Input {
     BindingSet(Keeper, Binding),
     /// A binding was removed.
     BindingRemoved(Keeper, BindingKey),
+    /// What the desired state knows of a subject from now on.
+    Subject(Subject),
     /// An order to end sessions; the same id again changes nothing.
     Revoke(Revocation),
     /// The block of an order was lifted. Who may lift it is the control plane's to check.
@@ -87,6 +89,22 @@ pub enum Keeper {
     Config,
     /// The desired state.
     State,
+}
+
+/// What is known of a subject apart from its bindings; one without groups and attributes is forgotten. It counts for
+/// sessions in which the subject is proven or bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// What it names.
+    pub kind: Kind,
+    /// Who vouches.
+    pub issuer: Issuer,
+    /// The name.
+    pub id: String,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// For conditions, by dotted name.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Whether the audit log takes records.

@@ -22,12 +22,15 @@ mod reconnect;
 mod record;
 mod revoke;
 mod session;
+mod subject;
 mod timing;
 mod wheel;
 mod who;
 
 pub use action::{Action, Admitted, Recorded, Refused, Report};
 pub use engine::{Bounds, Engine};
-pub use input::{Activity, AuditLog, Concerns, EngineError, Input, Keeper, LastEnd, Open, Peer};
+pub use input::{
+    Activity, AuditLog, Concerns, EngineError, Input, Keeper, LastEnd, Open, Peer, Subject,
+};
 pub use invariants::Broken;
 pub use session::{End, SessionView, State};

@@ -54,7 +54,7 @@ impl Engine {
         }
         facts.client.set_ip(facts.client.ip().to_canonical());
         facts.identities.sort_unstable();
-        let (bound, proof) = self.bindings.of(facts.client.ip(), &peer, self.now.boot);
+        let (bound, proof) = self.known(&facts.identities, facts.client.ip(), &peer);
         let mut bytes = std::mem::take(&mut self.scratch);
         who::encode(&mut bytes, &facts, &bound, &peer);
         who::merge(&mut facts, &bound);

@@ -139,7 +139,7 @@ impl Engine {
             identities: who.own.identities,
             groups: who.own.groups,
             device: who.device,
-            attributes: who.attributes,
+            attributes: who.own.attributes,
             client: SocketAddr::new(who.client, record.port),
             target: (*target).clone(),
             opened_at: BootInstant(record.opened_at),

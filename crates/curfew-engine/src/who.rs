@@ -17,13 +17,14 @@ pub(crate) type Encoded = Arc<[u8]>;
 /// [`Issuer::local`], which is not written out.
 const LOCAL: &str = "local";
 
-/// What bindings say of an address and process now.
+/// What the door knew of a client, or what bindings and the desired state add to that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bound {
     /// Sorted.
     pub(crate) identities: Vec<Identity>,
     /// Sorted.
     pub(crate) groups: Vec<String>,
+    pub(crate) attributes: BTreeMap<String, String>,
     /// They name two subjects of one kind.
     pub(crate) ambiguous: bool,
 }
@@ -34,10 +35,9 @@ pub(crate) struct Who {
     pub(crate) client: IpAddr,
     /// What the door knew itself.
     pub(crate) own: Bound,
-    /// What bindings added.
+    /// What was added.
     pub(crate) bound: Bound,
     pub(crate) device: Option<DeviceId>,
-    pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) peer: Peer,
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn is_same(a: &Identity, b: &Identity) -> bool {
     (a.kind, &a.issuer, &a.id) == (b.kind, &b.issuer, &b.id)
 }
 
-/// Adds what bindings say to what the door knew.
+/// Adds what bindings and the desired state say to what the door knew, whose attributes hold.
 pub(crate) fn merge(facts: &mut Facts, bound: &Bound) {
     facts.identities.extend(bound.identities.iter().cloned());
     facts.identities.sort_unstable();
@@ -95,6 +95,10 @@ pub(crate) fn merge(facts: &mut Facts, bound: &Bound) {
     facts.groups.extend(bound.groups.iter().cloned());
     facts.groups.sort_unstable();
     facts.groups.dedup();
+    for (name, value) in &bound.attributes {
+        let entry = facts.attributes.entry(name.clone());
+        entry.or_insert_with(|| value.clone());
+    }
     facts.ambiguous |= bound.ambiguous;
 }
 
@@ -120,13 +124,10 @@ pub(crate) fn encode(out: &mut Vec<u8>, facts: &Facts, bound: &Bound, peer: &Pee
     out.clear();
     out.extend_from_slice(&octets(client.ip()));
     put_bound(out, identities, groups, *ambiguous);
+    put_attributes(out, attributes);
     put_bound(out, &bound.identities, &bound.groups, bound.ambiguous);
+    put_attributes(out, &bound.attributes);
     put_option(out, device.as_ref().map(DeviceId::as_str));
-    put_count(out, attributes.len());
-    for (name, value) in attributes {
-        put_text(out, name);
-        put_text(out, value);
-    }
     put_option(out, peer.cgroup.as_deref());
     if let Some(uid) = peer.uid {
         out.extend_from_slice(&uid.to_le_bytes());
@@ -146,6 +147,14 @@ fn put_bound(out: &mut Vec<u8>, identities: &[Identity], groups: &[String], ambi
     }
     put_count(out, groups.len());
     groups.iter().for_each(|group| put_text(out, group));
+}
+
+fn put_attributes(out: &mut Vec<u8>, attributes: &BTreeMap<String, String>) {
+    put_count(out, attributes.len());
+    for (name, value) in attributes {
+        put_text(out, name);
+        put_text(out, value);
+    }
 }
 
 /// A length in seven bits a byte, the least first.
@@ -181,7 +190,6 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Who> {
             Some(device) => Some(DeviceId::new(&device).ok()?),
             None => None,
         },
-        attributes: reader.many(|reader| Some((reader.text()?, reader.text()?)))?,
         peer: Peer {
             cgroup: reader.option()?,
             uid: reader.0.first_chunk().map(|uid| u32::from_le_bytes(*uid)),
@@ -253,6 +261,7 @@ impl Reader<'_> {
             ambiguous: self.byte()? != 0,
             identities: self.many(Self::identity)?,
             groups: self.many(Self::text)?,
+            attributes: self.many(|reader| Some((reader.text()?, reader.text()?)))?,
         })
     }
 }
@@ -298,6 +307,7 @@ mod tests {
         let bound = Bound {
             identities: facts.identities.clone(),
             groups: vec!["dba".to_owned()],
+            attributes: [("device.compliant".to_owned(), "true".to_owned())].into(),
             ambiguous: false,
         };
         for uid in [None, Some(1_000)] {
@@ -312,7 +322,7 @@ mod tests {
             assert!(who.own.ambiguous);
             assert_eq!(who.bound, bound);
             assert_eq!(who.device, facts.device);
-            assert_eq!(who.attributes, facts.attributes);
+            assert_eq!(who.own.attributes, facts.attributes);
             assert_eq!(who.peer, peer);
             for cut in 0..bytes.len() - 4 {
                 assert_ne!(decode(&bytes[..cut]), Some(who.clone()), "cut at {cut}");

@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use curfew_enforcer::{Concerns, Enforcer, EngineError, Input, Keeper, Report};
+use curfew_enforcer::{Concerns, Enforcer, EngineError, Input, Keeper, Report, Subject};
 use curfew_model::{BindingKey, EnforcerId, Revision, Revocation, Scope};
-use curfew_state::{Change, Commit, Owner, State};
+use curfew_state::{Change, Commit, Owner, State, SubjectKey};
 use parking_lot::Mutex;
 use tracing::error;
 
@@ -28,6 +28,7 @@ struct Applied {
     revision: Revision,
     owners: BTreeMap<Owner, Arc<str>>,
     bindings: BTreeSet<BindingKey>,
+    subjects: BTreeSet<SubjectKey>,
     recent: VecDeque<(Commit, Report)>,
 }
 
@@ -103,6 +104,13 @@ impl Desired {
                 .enforcer
                 .handle(Input::BindingRemoved(Keeper::State, gone.clone()));
         }
+        for gone in applied
+            .subjects
+            .iter()
+            .filter(|key| !state.subjects.contains_key(key))
+        {
+            let _ = self.enforcer.handle(forgotten(gone));
+        }
         self.tell_all(&mut applied, state);
     }
 
@@ -116,12 +124,15 @@ impl Desired {
             .values()
             .filter(|order| self.is_ours(order))
             .map(|order| Input::Revoke(order.clone()));
-        for input in bindings.chain(orders) {
+        // Before the bindings, so that nobody is decided about without what is known.
+        let subjects = state.subjects.values().map(known);
+        for input in subjects.chain(bindings).chain(orders) {
             if let Err(error) = self.enforcer.handle(input) {
                 error!(%error, "a part of the state is not carried out");
             }
         }
         applied.bindings = state.bindings.keys().cloned().collect();
+        applied.subjects = state.subjects.keys().cloned().collect();
         applied.revision = state.revision;
     }
 
@@ -166,10 +177,16 @@ impl Desired {
                 self.enforcer
                     .handle(Input::BindingRemoved(Keeper::State, key.clone()))
             }
+            Change::PutSubject(subject) => {
+                applied.subjects.insert(subject.key.clone());
+                self.enforcer.handle(known(subject))
+            }
+            Change::ForgetSubject(key) => {
+                applied.subjects.remove(key);
+                self.enforcer.handle(forgotten(key))
+            }
             Change::Revoke(_)
             | Change::ForgetRevocation(_)
-            | Change::PutSubject(_)
-            | Change::ForgetSubject(_)
             | Change::PutToken(_)
             | Change::RemoveToken(_)
             | Change::Ended { .. }
@@ -189,6 +206,26 @@ impl Desired {
             concerns: Concerns::All,
         }))
     }
+}
+
+/// What is known of a subject, for the engine.
+fn known(subject: &curfew_state::Subject) -> Input {
+    let SubjectKey { kind, issuer, id } = subject.key.clone();
+    Input::Subject(Subject {
+        kind,
+        issuer,
+        id,
+        groups: subject.groups.clone(),
+        attributes: subject.attributes.clone(),
+    })
+}
+
+fn forgotten(key: &SubjectKey) -> Input {
+    known(&curfew_state::Subject {
+        key: key.clone(),
+        groups: Vec::new(),
+        attributes: BTreeMap::new(),
+    })
 }
 
 fn add(total: &mut Report, report: Report) {

@@ -1,0 +1,70 @@
+//! What the desired state knows of subjects apart from bindings: groups and attributes of whoever is proven or bound.
+//! What becomes of live sessions when that changes lives in `attribution`.
+
+use std::net::IpAddr;
+
+use curfew_model::{Identity, Issuer, Kind, Proof};
+use hashbrown::HashMap;
+
+use crate::{Engine, EngineError, Peer, Subject, binding::BoundProof, who::Bound};
+
+/// All that is known, by who it is known of.
+#[derive(Debug, Default)]
+pub(crate) struct Subjects(HashMap<(Kind, Issuer, String), Subject>);
+
+impl Subjects {
+    /// Keeps what is known of a subject; without groups and attributes it is forgotten.
+    pub(crate) fn put(&mut self, subject: Subject, limit: usize) -> Result<(), EngineError> {
+        let key = (subject.kind, subject.issuer.clone(), subject.id.clone());
+        if subject.groups.is_empty() && subject.attributes.is_empty() {
+            self.0.remove(&key);
+            return Ok(());
+        }
+        if self.0.len() >= limit && !self.0.contains_key(&key) {
+            return Err(EngineError::Full {
+                what: "subjects",
+                limit,
+            });
+        }
+        self.0.insert(key, subject);
+        Ok(())
+    }
+
+    /// Adds what is known of these identities. One that only asserts who it is gets nothing. Of two values of one
+    /// attribute that of the first identity holds.
+    fn add(&self, identities: &[Identity], bound: &mut Bound) {
+        for identity in identities {
+            let key = (identity.kind, identity.issuer.clone(), identity.id.clone());
+            let known = self.0.get(&key);
+            let Some(known) = known.filter(|_| identity.proof != Proof::Asserted) else {
+                continue;
+            };
+            bound.groups.extend(known.groups.iter().cloned());
+            for (name, value) in &known.attributes {
+                let entry = bound.attributes.entry(name.clone());
+                entry.or_insert_with(|| value.clone());
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// What bindings and the desired state say of a client whose door knew its `own` identities.
+    pub(crate) fn known(
+        &self,
+        own: &[Identity],
+        address: IpAddr,
+        peer: &Peer,
+    ) -> (Bound, BoundProof) {
+        let (mut bound, proof) = self.bindings.of(address, peer, self.now.boot);
+        if !self.subjects.0.is_empty() {
+            let mut all = own.to_vec();
+            all.extend(bound.identities.iter().cloned());
+            all.sort_unstable();
+            self.subjects.add(&all, &mut bound);
+            bound.groups.sort_unstable();
+            bound.groups.dedup();
+        }
+        (bound, proof)
+    }
+}
