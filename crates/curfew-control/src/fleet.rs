@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use curfew_model::{BootInstant, EnforcerId, Revision, SegmentName, SessionId, WallInstant};
+use curfew_model::{
+    BootInstant, EnforcerId, Revision, RevocationId, SegmentName, SessionId, WallInstant,
+};
 use curfew_state::Commit;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -64,6 +66,10 @@ pub trait Fleet: Send + Sync {
     /// durable. A commit that an enforcer knows already changes nothing there. The revision of an order in it is that
     /// of the commit.
     fn apply(&self, commit: &Commit, wait: Duration) -> Vec<Outcome>;
+
+    /// Has every enforcer let go of an order that it was told before the state refused it. What the order ended stays
+    /// ended; it keeps nobody out any more.
+    fn withdraw(&self, order: RevocationId);
 
     /// How many sessions are living, by their first segment and door.
     fn open(&self) -> Vec<OpenCount>;

@@ -173,7 +173,20 @@ fn a_broken_disk_cuts_and_says_that_the_order_is_not_kept() {
     let answer = world.admin().post("/v1/revocations", &alice());
     assert!(is_problem(&answer, 503, "not_durable"), "{answer:?}");
     assert_eq!(answer.json()["enforcers"][0]["closed"], 3);
-    assert_eq!(world.fleet.applied.lock().len(), 1);
+    let applied = world.fleet.applied.lock().clone();
+    let [Change::Revoke(order)] = &applied[0].changes[..] else {
+        panic!("{applied:?}");
+    };
+    assert_eq!(*world.fleet.withdrawn.lock(), [order.id]);
+    let dir = world.stop();
+    let records = support::records(dir.path());
+    let record = records
+        .iter()
+        .find(|record| record["event"] == "revocation.not_kept")
+        .unwrap();
+    assert_eq!(record["detail"]["revocation"], order.id.to_string());
+    assert_eq!(record["detail"]["by"], "api:admin");
+    assert!(record["cause"].as_str().unwrap().contains("no space left"));
 }
 
 #[test]

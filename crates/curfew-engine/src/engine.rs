@@ -141,6 +141,7 @@ impl Engine {
             Input::Subject(subject) => self.set_subject(subject),
             Input::Revoke(order) => self.revoke(order),
             Input::Lift(id) => self.lift(id),
+            Input::Withdraw(id) => Ok(self.withdraw(id)),
             Input::Activity(activity) => {
                 self.activity(activity);
                 Ok(Report::default())

@@ -28,6 +28,8 @@ pub enum Input {
     Revoke(Revocation),
     /// The block of an order was lifted. Who may lift it is the control plane's to check.
     Lift(RevocationId),
+    /// The desired state did not take an order after all. What it ended stays ended; it keeps nobody out any more.
+    Withdraw(RevocationId),
     /// The door's answer to a probe, or its own report.
     Activity(Activity),
     /// A session has no socket any more.

@@ -88,16 +88,21 @@ impl Orders {
             if revision > self.floor || oldest.is_some_and(|oldest| oldest <= revision.0) {
                 break;
             }
-            self.spent.remove(&(revision, id));
-            let Some(order) = self.held.remove(&id) else {
-                continue;
-            };
-            let hash = short_hash(&self.hasher, &Key::of(&order.revocation.scope));
-            if let Some(ids) = self.keys.get_mut(&hash) {
-                ids.remove(&id);
-                if ids.is_empty() {
-                    self.keys.remove(&hash);
-                }
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: RevocationId) {
+        self.lift(id);
+        let Some(order) = self.held.remove(&id) else {
+            return;
+        };
+        self.spent.remove(&(order.revocation.revision, id));
+        let hash = short_hash(&self.hasher, &Key::of(&order.revocation.scope));
+        if let Some(ids) = self.keys.get_mut(&hash) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.keys.remove(&hash);
             }
         }
     }
@@ -183,6 +188,12 @@ impl Engine {
         }
         self.drop_spent_orders();
         Ok(Report::default())
+    }
+
+    /// Lets go of an order that the desired state did not take. What it ended stays ended.
+    pub(crate) fn withdraw(&mut self, id: RevocationId) -> Report {
+        self.orders.remove(id);
+        Report::default()
     }
 
     pub(crate) fn drop_spent_orders(&mut self) {

@@ -62,6 +62,27 @@ fn a_block_keeps_new_sessions_out_until_it_is_lifted() {
 }
 
 #[test]
+fn a_withdrawn_order_keeps_nobody_out_and_what_it_ended_stays_ended() {
+    let until = Block::Until(WallInstant(at(1_000).wall.0));
+    for block in [Block::None, until, Block::UntilLifted] {
+        let mut engine = engine(Rules::default());
+        engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+        let cut = Revocation {
+            block,
+            ..order(1, alice(), 2)
+        };
+        engine.handle(Input::Revoke(cut.clone()), at(1)).unwrap();
+        engine.handle(Input::Withdraw(cut.id), at(2)).unwrap();
+        assert_eq!(closes(&mut engine), [(id(1), EndReason::SubjectRevoked)]);
+        assert_eq!(engine.orders(), 0);
+        engine.open(open(2, "alice", "db", at(3)), at(3)).unwrap();
+        // Twice does nothing more, and given again it acts again.
+        engine.handle(Input::Withdraw(cut.id), at(4)).unwrap();
+        assert_eq!(engine.handle(Input::Revoke(cut), at(5)).unwrap().closed, 1);
+    }
+}
+
+#[test]
 fn a_door_that_decided_before_an_order_is_overruled() {
     let mut engine = engine(Rules::default());
     let none = Revocation {

@@ -37,6 +37,9 @@ pub enum EventKind {
     /// A block was lifted.
     #[serde(rename = "revocation.lifted")]
     RevocationLifted,
+    /// The state did not take an order that was carried out already: it ended sessions, and keeps no new ones out.
+    #[serde(rename = "revocation.not_kept")]
+    RevocationNotKept,
     /// A policy set took effect.
     #[serde(rename = "policy.applied")]
     PolicyApplied,

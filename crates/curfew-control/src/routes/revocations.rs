@@ -214,16 +214,39 @@ impl Issue {
             (Err(CommitError::KeyReused(_)) | Ok(_), None) => {
                 match self.known(&order, key.as_deref()).await? {
                     Some(known) => self.repeat(known).await,
-                    None => Err(Problem::new(Code::Internal, "the order was not told to enforcers")),
+                    None => Err(Problem::new(
+                        Code::Internal,
+                        "the order was not told to enforcers",
+                    )),
                 }
             }
             (Err(error), None) => Err(error.into()),
-            (Err(error), Some(cut)) => Err(Problem::new(
-                Code::NotDurable,
-                format!("the sessions were closed, but the order is not known to be on disk: {error}; give it again"),
-            )
-            .with("enforcers", cut.outcomes)),
+            (Err(error), Some(cut)) => {
+                self.withdraw(&order, &error).await?;
+                let detail = format!(
+                    "the sessions were closed, but the order is not on disk and keeps nobody out: {error}; give it again"
+                );
+                Err(Problem::new(Code::NotDurable, detail).with("enforcers", cut.outcomes))
+            }
         }
+    }
+
+    /// Has enforcers let go of an order that the state did not take, and puts that on record. Its caller is not kept
+    /// waiting for the log: the disk takes nothing just now.
+    async fn withdraw(&self, order: &Revocation, error: &CommitError) -> Answered<()> {
+        let id = order.id;
+        self.app
+            .blocking(move |app| app.parts.fleet.withdraw(id))
+            .await?;
+        let deed = Deed {
+            event: EventKind::RevocationNotKept,
+            by: &self.by,
+            cause: format!("revocation {id}: {}: {error}", order.reason),
+        };
+        let revision = self.app.parts.store.read().revision;
+        let entry = deed.entry(self.app.wall(), revision);
+        drop(self.app.record(&entry.with("revocation", id)));
+        Ok(())
     }
 
     fn took(&self) -> Duration {

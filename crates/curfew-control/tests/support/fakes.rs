@@ -11,7 +11,7 @@ use curfew_control::{
 };
 use curfew_model::{
     Access, BootInstant, Bound, Clock as _, EndReason, Identity, Issuer, Kind, Lease, Mode, Proof,
-    Provenance, Revision, Sensitivity, SessionId, WallInstant,
+    Provenance, Revision, RevocationId, Sensitivity, SessionId, WallInstant,
 };
 use curfew_state::{
     Accepted, Change, Commit, CommitError, Committed, EmbeddedStore, Hash, Owner, State, Store,
@@ -186,6 +186,7 @@ pub struct FakeFleet {
     pub pass: Arc<Pass>,
     pub sessions: Mutex<BTreeMap<SessionId, Session>>,
     pub applied: Mutex<Vec<Commit>>,
+    pub withdrawn: Mutex<Vec<RevocationId>>,
     pub outcomes: Mutex<Vec<Outcome>>,
     /// Sessions whose subject has fresh proof.
     pub proved: Mutex<Vec<SessionId>>,
@@ -197,6 +198,7 @@ impl FakeFleet {
             pass: Arc::clone(pass),
             sessions: Mutex::default(),
             applied: Mutex::default(),
+            withdrawn: Mutex::default(),
             outcomes: Mutex::new(vec![
                 outcome("gw-1", Answer::Done, 3),
                 outcome("gw-2", Answer::Unreachable, 0),
@@ -334,6 +336,10 @@ impl Fleet for FakeFleet {
         self.applied.lock().push(commit.clone());
         self.pass.pass("cut");
         self.outcomes.lock().clone()
+    }
+
+    fn withdraw(&self, order: RevocationId) {
+        self.withdrawn.lock().push(order);
     }
 
     fn open(&self) -> Vec<OpenCount> {

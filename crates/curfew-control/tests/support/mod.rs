@@ -123,9 +123,7 @@ impl World {
 
     /// The log's records, read from disk.
     pub fn records(&self) -> Vec<Value> {
-        let lines = curfew_audit::tail(&self.dir.path().join("audit"), 1_000).unwrap();
-        let parse = |line: &String| serde_json::from_str(line).unwrap();
-        lines.iter().map(parse).collect()
+        records(self.dir.path())
     }
 
     /// Stops everything and gives the directory back.
@@ -133,6 +131,13 @@ impl World {
         assert!(self.server.take().unwrap().stop(SOON));
         self.dir
     }
+}
+
+/// The records of the log in a data directory.
+pub fn records(dir: &Path) -> Vec<Value> {
+    let lines = curfew_audit::tail(&dir.join("audit"), 1_000).unwrap();
+    let parse = |line: &String| serde_json::from_str(line).unwrap();
+    lines.iter().map(parse).collect()
 }
 
 pub fn first_token(dir: &Path) -> String {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use curfew_enforcer::{Concerns, Enforcer, EngineError, Input, Keeper, Report, Subject};
-use curfew_model::{BindingKey, EnforcerId, Revision, Revocation, Scope};
+use curfew_model::{BindingKey, EnforcerId, Revision, Revocation, RevocationId, Scope};
 use curfew_state::{Change, Commit, Owner, State, SubjectKey};
 use parking_lot::Mutex;
 use tracing::error;
@@ -85,6 +85,18 @@ impl Desired {
             applied.recent.pop_front();
         }
         total
+    }
+
+    /// Lets go of an order that the state did not take, and of the commit that it came with.
+    pub fn withdraw(&self, order: RevocationId) {
+        let mut applied = self.applied.lock();
+        let brings =
+            |change: &Change| matches!(change, Change::Revoke(brought) if brought.id == order);
+        applied
+            .recent
+            .retain(|(commit, _)| !commit.changes.iter().any(brings));
+        // Withdrawing cannot be refused.
+        let _ = self.enforcer.handle(Input::Withdraw(order));
     }
 
     /// Tells the engine the whole state again: for a watcher that fell behind.

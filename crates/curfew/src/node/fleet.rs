@@ -7,7 +7,9 @@ use curfew_control::{
     Session, SessionState, Standing,
 };
 use curfew_enforcer::{Enforcer, Engine, EngineError, Input, SessionView, State};
-use curfew_model::{BootInstant, Bound, Clock, EnforcerId, Now, SegmentName, SessionId};
+use curfew_model::{
+    BootInstant, Bound, Clock, EnforcerId, Now, RevocationId, SegmentName, SessionId,
+};
 use curfew_state::Commit;
 
 use super::{desired::Desired, record::Recorder};
@@ -157,6 +159,10 @@ impl Fleet for LocalFleet {
             audit_only: report.audit_only,
             closed_at: report.closed_at,
         }]
+    }
+
+    fn withdraw(&self, order: RevocationId) {
+        self.desired.withdraw(order);
     }
 
     fn open(&self) -> Vec<OpenCount> {

@@ -25,6 +25,7 @@ pub struct Site {
     pub service: SocketAddr,
     pub control: SocketAddr,
     child: Child,
+    log: mpsc::Receiver<Value>,
 }
 
 impl Site {
@@ -45,20 +46,52 @@ impl Site {
         std::fs::write(folder.path().join("curfew.yaml"), config).unwrap();
         std::fs::create_dir(folder.path().join("policy")).unwrap();
         std::fs::write(folder.path().join("policy/p.yaml"), policy("30m")).unwrap();
-        let (child, [service, control]) = run(folder.path().join("curfew.yaml"));
+        let (child, log, [service, control]) = run(folder.path().join("curfew.yaml"));
         Self {
             service,
             control,
             folder,
             child,
+            log,
         }
+    }
+
+    /// Waits for a line of the server's log that says this, and gives its fields.
+    pub fn logged(&self, what: &str) -> Value {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("{what} was not logged in time"));
+            if line.to_string().contains(what) {
+                return line;
+            }
+        }
+    }
+
+    /// From now on no file of the server grows, as on a full disk.
+    pub fn fill_disk(&self) {
+        self.limit_files("0");
+    }
+
+    /// Takes [`Site::fill_disk`] back.
+    pub fn free_disk(&self) {
+        self.limit_files("unlimited");
+    }
+
+    fn limit_files(&self, bytes: &str) {
+        // The soft limit alone, so that it can be raised again.
+        let limit = format!("--fsize={bytes}:");
+        let pid = format!("--pid={}", self.child.id());
+        let limited = Command::new("prlimit").args([pid, limit]).status();
+        assert!(limited.unwrap().success());
     }
 
     /// Kills the server and starts it again in the same folder.
     pub fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        (self.child, [self.service, self.control]) = run(self.path("curfew.yaml"));
+        let addresses;
+        (self.child, self.log, addresses) = run(self.path("curfew.yaml"));
+        [self.service, self.control] = addresses;
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -119,24 +152,28 @@ pub fn policy(lifetime: &str) -> String {
 }
 
 /// Starts the server and waits until it listens everywhere: the service, and the API.
-fn run(config: PathBuf) -> (Child, [SocketAddr; 2]) {
-    let mut child = curfew(&["run", "--log", "json", "-c"])
+fn run(config: PathBuf) -> (Child, mpsc::Receiver<Value>, [SocketAddr; 2]) {
+    let server = curfew(&["run", "--log", "json", "-c"]);
+    // A file that may not grow is to be an error, like a full disk, and no signal.
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(server.get_program())
+        .args(server.get_args())
         .arg(config)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let (sender, lines) = mpsc::channel();
+    let (sender, log) = mpsc::channel();
     let stderr = BufReader::new(child.stderr.take().unwrap());
     std::thread::spawn(move || {
         for line in stderr.lines().map_while(Result::ok) {
             // The rest is read too, so that the server never waits for a reader.
-            let _ = sender.send(line);
+            let _ = sender.send(serde_json::from_str::<Value>(&line).unwrap());
         }
     });
     let mut listening = Vec::new();
     while listening.len() < 2 {
-        let line = lines.recv_timeout(PATIENCE).unwrap();
-        let fields = serde_json::from_str::<Value>(&line).unwrap()["fields"].clone();
+        let fields = log.recv_timeout(PATIENCE).unwrap()["fields"].clone();
         if fields["message"] == "listening" {
             let service = fields["service"].as_str().unwrap().to_owned();
             listening.push((
@@ -147,7 +184,7 @@ fn run(config: PathBuf) -> (Child, [SocketAddr; 2]) {
     }
     let address = |name: &str| listening.iter().find(|(service, _)| service == name);
     let addresses = ["echo", "control"].map(|name| address(name).unwrap().1);
-    (child, addresses)
+    (child, log, addresses)
 }
 
 fn echo() -> SocketAddr {

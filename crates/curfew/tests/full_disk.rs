@@ -1,0 +1,33 @@
+//! A disk that takes nothing more under the real thing: what it still does, what it says, and what it does once there is
+//! room again.
+#![cfg(test)]
+
+mod support;
+
+use curfew_model::Clock as _;
+use curfew_testkit::BootClock;
+
+use support::site::{PATIENCE, Site};
+
+#[test]
+fn an_order_that_finds_no_room_closes_and_keeps_nobody_out() {
+    let site = Site::start("");
+    let mut client = site.open("127.0.0.1");
+    site.fill_disk();
+    let revoke = ["revoke", "--user", "alice", "--reason", "left the company"];
+    let refused = site.curfew(&revoke);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("(not_durable)"), "{refused:?}");
+    assert!(client.is_ended());
+    site.free_disk();
+    let listed = site.curfew(&["revocations", "list", "--output", "json"]);
+    assert_eq!(listed.json(), serde_json::json!([]));
+    // The log recovers within a moment; from then on high segments take sessions again.
+    let give_up = BootClock.now().boot.after(PATIENCE);
+    while !site.connect("127.0.0.1").echoes() {
+        assert!(BootClock.now().boot < give_up, "alice stays out");
+    }
+    let done = site.curfew(&revoke);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(!site.connect("127.0.0.1").echoes());
+}
