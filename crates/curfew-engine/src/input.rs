@@ -24,7 +24,7 @@ pub enum Input {
     BindingRemoved(Keeper, BindingKey),
     /// What the desired state knows of a subject from now on.
     Subject(Subject),
-    /// An order to end sessions; the same id again changes nothing.
+    /// An order to end sessions; the same id again changes nothing, but for a lift that was missed.
     Revoke(Revocation),
     /// The block of an order was lifted. Who may lift it is the control plane's to check.
     Lift(RevocationId),

@@ -139,6 +139,11 @@ impl Engine {
     pub(crate) fn revoke(&mut self, revocation: Revocation) -> Result<Report, EngineError> {
         let mut report = Report::default();
         if self.orders.held.contains_key(&revocation.id) {
+            if revocation.lifted_at.is_some() {
+                // Whoever missed the lift hears of it this way.
+                self.orders.lift(revocation.id);
+                self.drop_spent_orders();
+            }
             return Ok(report);
         }
         let scope = revocation.scope.clone();

@@ -59,6 +59,12 @@ fn a_block_keeps_new_sessions_out_until_it_is_lifted() {
         .handle(Input::Lift(order(1, alice(), 2).id), at(3))
         .unwrap();
     engine.open(open(3, "alice", "db", at(4)), at(4)).unwrap();
+    // Another lift was missed: the order comes again as it is now.
+    let mut again = order(2, alice(), 3);
+    engine.handle(Input::Revoke(again.clone()), at(5)).unwrap();
+    again.lifted_at = Some(at(6).wall);
+    engine.handle(Input::Revoke(again), at(7)).unwrap();
+    engine.open(open(4, "alice", "db", at(8)), at(8)).unwrap();
 }
 
 #[test]
