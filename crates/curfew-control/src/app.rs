@@ -5,7 +5,7 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use curfew_audit::Entry;
 use curfew_model::{Event, EventKind, Revision, WallInstant};
-use curfew_state::{Change, Commit};
+use curfew_state::{Change, Commit, Expected};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -155,7 +155,7 @@ impl App {
     /// Commits changes, has enforcers carry them out, and puts them on record; all three are done when it returns.
     pub(crate) async fn change(
         self: &Arc<Self>,
-        expected: Option<Revision>,
+        expected: Expected,
         changes: Vec<Change>,
         deed: Deed<'_>,
         wait: Duration,

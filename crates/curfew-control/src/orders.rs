@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use curfew_model::{Block, Revision, Revocation, RevocationId, WallInstant};
-use curfew_state::{Change, CommitError, State};
+use curfew_state::{Change, CommitError, Expected, State};
 
 use crate::app::App;
 
@@ -45,7 +45,9 @@ pub(crate) fn forget_needless(app: &App) -> Result<(), CommitError> {
     if changes.is_empty() {
         return Ok(());
     }
-    app.parts.store.commit(Some(state.revision), &changes)?;
+    app.parts
+        .store
+        .commit(Expected::State(state.revision), &changes)?;
     Ok(())
 }
 

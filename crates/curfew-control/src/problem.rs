@@ -103,6 +103,10 @@ impl Problem {
         }
     }
 
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
+
     /// One more member of the document.
     pub(crate) fn with(mut self, name: &str, value: impl Serialize) -> Self {
         if let Ok(value) = serde_json::to_value(value) {

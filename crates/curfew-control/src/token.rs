@@ -9,7 +9,7 @@ use std::{
 };
 
 use curfew_model::WallInstant;
-use curfew_state::{ApiToken, Change, CommitError, Hash, Role, State, Store};
+use curfew_state::{ApiToken, Change, CommitError, Expected, Hash, Role, State, Store};
 use subtle::ConstantTimeEq as _;
 
 /// API tokens, at most: each one is compared with what a caller presents.
@@ -86,7 +86,7 @@ pub(crate) fn make_first(
         created_at: now,
     };
     store
-        .commit(Some(state.revision), &[Change::PutToken(token)])
+        .commit(Expected::State(state.revision), &[Change::PutToken(token)])
         .map_err(FirstTokenError::Commit)?;
     Ok(Some(path))
 }

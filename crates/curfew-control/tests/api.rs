@@ -4,7 +4,7 @@
 mod support;
 
 use curfew_model::BindingKey;
-use curfew_state::{Owner, Store as _};
+use curfew_state::{Change, Owner, Store as _};
 use serde_json::{Value, json};
 use support::{World, is_problem};
 
@@ -176,6 +176,37 @@ fn a_renewal_needs_proof() {
     assert_eq!(renewed.status, 200, "{renewed:?}");
     assert_eq!(renewed.json()["id"], id.to_string());
     assert_eq!(world.records().last().unwrap()["event"], "session.renewed");
+}
+
+#[test]
+fn a_set_is_applied_though_something_else_changes_meanwhile() {
+    let world = World::start();
+    let set = |expected: Option<u64>| json!({"sources": [{"path": "a.yaml", "text": "segment db"}], "expected_revision": expected});
+    let files = |text: &str| Change::ApplyPolicy {
+        owner: Owner::Files,
+        content: json!([{"path": "f.yaml", "text": text}]).to_string().into(),
+        at: support::now(),
+        by: "files".to_owned(),
+    };
+    let applied = |expected, meanwhile| {
+        world.store.pass.forget();
+        world.store.pass.hold("asked", "changed");
+        let client = world.admin();
+        let applying = std::thread::spawn(move || client.post("/v1/policies", &set(expected)));
+        world.store.pass.wait_until_held("asked");
+        world.store.meanwhile(meanwhile);
+        world.store.pass.pass("changed");
+        applying.join().unwrap()
+    };
+    let unrelated = || Change::WallSeen(support::now());
+    assert_eq!(applied(None, unrelated()).status, 200);
+    let before = world.store.read().revision.0;
+    let stale = applied(Some(before), unrelated());
+    assert!(is_problem(&stale, 409, "conflict"), "{stale:?}");
+    // It is checked anew together with a set that came in between.
+    assert_eq!(applied(None, files("segment web")).status, 200);
+    let invalid = applied(None, files("nonsense"));
+    assert!(is_problem(&invalid, 422, "policy_invalid"), "{invalid:?}");
 }
 
 #[test]

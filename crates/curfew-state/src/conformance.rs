@@ -14,8 +14,8 @@ use curfew_model::{
 };
 
 use crate::{
-    ApiToken, Bus, Change, Commit, CommitError, EndKey, EnforcerEvent, Hash, Message, Owner,
-    Received, Role, State, Store, Subject, SubjectKey, WatchError, Whose,
+    ApiToken, Bus, Change, Commit, CommitError, EndKey, EnforcerEvent, Expected, Hash, Message,
+    Owner, Received, Role, State, Store, Subject, SubjectKey, WatchError, Whose,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -131,26 +131,42 @@ fn commits(open: Open<'_>) -> Result<(), String> {
         "a new store is not empty".to_owned()
     })?;
     let seen = |at| [Change::WallSeen(WallInstant(at))];
-    let first = store.commit(Some(Revision(0)), &seen(1)).map_err(text)?;
-    let second = store.commit(None, &seen(2)).map_err(text)?;
+    let first = store
+        .commit(Expected::State(Revision(0)), &seen(1))
+        .map_err(text)?;
+    let second = store.commit(Expected::Nothing, &seen(2)).map_err(text)?;
     ensure((first, second) == (Revision(1), Revision(2)), || {
         format!("{first}, {second}")
     })?;
-    let conflict = store.commit(Some(first), &seen(3));
+    let conflict = store.commit(Expected::State(first), &seen(3));
     let expected = CommitError::Conflict {
         expected: first,
         actual: second,
     };
     ensure(conflict == Err(expected), || format!("{conflict:?}"))?;
-    ensure(store.commit(None, &[]) == Err(CommitError::Empty), || {
-        "empty".to_owned()
-    })?;
+    // A commit can rest on the policy sets alone.
+    let sets = store.commit(Expected::Policies(first), &[policy("a")]);
+    let sets = sets.map_err(text)?;
+    store.commit(Expected::Nothing, &seen(4)).map_err(text)?;
+    let other = store.commit(Expected::Policies(second), &[policy("b")]);
+    let expected = CommitError::Conflict {
+        expected: second,
+        actual: sets,
+    };
+    ensure(other == Err(expected), || format!("{other:?}"))?;
+    store
+        .commit(Expected::Policies(sets), &[policy("b")])
+        .map_err(text)?;
+    ensure(
+        store.commit(Expected::Nothing, &[]) == Err(CommitError::Empty),
+        || "empty".to_owned(),
+    )?;
     let before = store.read();
     let half = [
         Change::Revoke(order(7)),
         Change::RemoveToken("nobody".to_owned()),
     ];
-    let failed = store.commit(None, &half);
+    let failed = store.commit(Expected::Nothing, &half);
     ensure(matches!(failed, Err(CommitError::Unknown { .. })), || {
         format!("{failed:?}")
     })?;
@@ -161,7 +177,9 @@ fn commits(open: Open<'_>) -> Result<(), String> {
 
 fn survives(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
-    store.commit(None, &everything()?).map_err(text)?;
+    store
+        .commit(Expected::Nothing, &everything()?)
+        .map_err(text)?;
     let before = store.read();
     drop(store);
     let store = open()?;
@@ -186,7 +204,7 @@ fn survives(open: Open<'_>) -> Result<(), String> {
             before: WallInstant(51),
         },
     ];
-    store.commit(None, &removed).map_err(text)?;
+    store.commit(Expected::Nothing, &removed).map_err(text)?;
     drop(store);
     let state = open()?.read();
     let left = (
@@ -203,12 +221,12 @@ fn survives(open: Open<'_>) -> Result<(), String> {
 fn orders(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
     store
-        .commit(None, &[Change::Revoke(order(1))])
+        .commit(Expected::Nothing, &[Change::Revoke(order(1))])
         .map_err(text)?;
     let id = order(1).id;
     store
         .commit(
-            None,
+            Expected::Nothing,
             &[Change::Lift {
                 id,
                 at: WallInstant(9),
@@ -216,7 +234,7 @@ fn orders(open: Open<'_>) -> Result<(), String> {
         )
         .map_err(text)?;
     store
-        .commit(None, &[Change::Revoke(order(1))])
+        .commit(Expected::Nothing, &[Change::Revoke(order(1))])
         .map_err(text)?;
     let state = store.read();
     let known = state
@@ -231,7 +249,7 @@ fn orders(open: Open<'_>) -> Result<(), String> {
         reason: "another".to_owned(),
         ..order(1)
     };
-    let refused = store.commit(None, &[Change::Revoke(other)]);
+    let refused = store.commit(Expected::Nothing, &[Change::Revoke(other)]);
     ensure(refused == Err(CommitError::OtherRevocation(id)), || {
         format!("{refused:?}")
     })
@@ -250,7 +268,7 @@ fn only_grow(open: Open<'_>) -> Result<(), String> {
         let ended = keys.clone().map(|key| Change::Ended { key, at });
         let seen = [Change::WallSeen(at)];
         store
-            .commit(None, &[&ended[..], &seen].concat())
+            .commit(Expected::Nothing, &[&ended[..], &seen].concat())
             .map_err(text)?;
     }
     drop(store);
@@ -266,22 +284,24 @@ fn only_grow(open: Open<'_>) -> Result<(), String> {
 fn keys(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
     let changes = [Change::Revoke(order(1))];
-    let first = store.commit_once("k", None, &changes).map_err(text)?;
+    let first = store
+        .commit_once("k", Expected::Nothing, &changes)
+        .map_err(text)?;
     store
-        .commit(None, &[Change::WallSeen(WallInstant(1))])
+        .commit(Expected::Nothing, &[Change::WallSeen(WallInstant(1))])
         .map_err(text)?;
     drop(store);
     let store = open()?;
     // A repetition is no conflict, whatever it expected.
     let again = store
-        .commit_once("k", Some(Revision(0)), &changes)
+        .commit_once("k", Expected::State(Revision(0)), &changes)
         .map_err(text)?;
     let same = !first.repeated && again.repeated && first.revision == again.revision;
     ensure(same, || format!("{first:?}, {again:?}"))?;
     ensure(store.read().revision == Revision(2), || {
         "a repetition made a revision".to_owned()
     })?;
-    let other = store.commit_once("k", None, &[Change::WallSeen(WallInstant(2))]);
+    let other = store.commit_once("k", Expected::Nothing, &[Change::WallSeen(WallInstant(2))]);
     ensure(other == Err(CommitError::KeyReused("k".to_owned())), || {
         format!("{other:?}")
     })
@@ -296,12 +316,12 @@ fn accepted(open: Open<'_>) -> Result<(), String> {
         store.commit_with(key, expected, changes, accepted)
     };
     let changes = [Change::Revoke(order(1))];
-    let first = commit(Some("k"), None, &changes).map_err(text)?;
+    let first = commit(Some("k"), Expected::Nothing, &changes).map_err(text)?;
     let seen = told.try_recv().map_err(text)?;
     let right = seen.revision == first.revision && seen.changes == changes;
     ensure(right, || format!("told of {seen:?}, answered {first:?}"))?;
-    commit(Some("k"), None, &changes).map_err(text)?;
-    let refused = commit(None, Some(Revision(0)), &changes);
+    commit(Some("k"), Expected::Nothing, &changes).map_err(text)?;
+    let refused = commit(None, Expected::State(Revision(0)), &changes);
     ensure(refused.is_err(), || format!("{refused:?}"))?;
     let more = told.try_recv();
     ensure(more.is_err(), || {
@@ -320,7 +340,7 @@ fn watching(open: Open<'_>) -> Result<(), String> {
     ensure(none.is_none(), || format!("{none:?} before any commit"))?;
     for at in 1..=3 {
         store
-            .commit(None, &[Change::WallSeen(WallInstant(at))])
+            .commit(Expected::Nothing, &[Change::WallSeen(WallInstant(at))])
             .map_err(text)?;
     }
     let mut late = store.watch(Revision(2)).map_err(text)?;
@@ -351,7 +371,9 @@ fn watching(open: Open<'_>) -> Result<(), String> {
 fn history(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
     for content in ["one", "two", "one"] {
-        store.commit(None, &[policy(content)]).map_err(text)?;
+        store
+            .commit(Expected::Nothing, &[policy(content)])
+            .map_err(text)?;
     }
     drop(store);
     let store = open()?;
@@ -386,7 +408,12 @@ fn many_writers(open: Open<'_>) -> Result<(), String> {
                 let store = &store;
                 scope.spawn(move || {
                     (0..25)
-                        .map(|n| store.commit(None, &[Change::Revoke(order(writer * 100 + n))]))
+                        .map(|n| {
+                            store.commit(
+                                Expected::Nothing,
+                                &[Change::Revoke(order(writer * 100 + n))],
+                            )
+                        })
                         .collect::<Result<Vec<_>, _>>()
                 })
             })

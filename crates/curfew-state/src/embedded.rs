@@ -21,8 +21,8 @@ use curfew_model::Revision;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Accepted, Change, Commit, CommitError, Committed, Hash, State, Store, StoreError, Watch,
-    WatchError,
+    Accepted, Change, Commit, CommitError, Committed, Expected, Hash, State, Store, StoreError,
+    Watch, WatchError,
     sqlite::{Database, Write},
 };
 
@@ -39,7 +39,7 @@ const KEPT: usize = 4096;
 
 struct Request {
     key: Option<String>,
-    expected: Option<Revision>,
+    expected: Expected,
     changes: Vec<Change>,
     accepted: Accepted,
     answer: SyncSender<Result<Committed, CommitError>>,
@@ -146,7 +146,7 @@ impl Store for EmbeddedStore {
     fn commit_with(
         &self,
         key: Option<&str>,
-        expected: Option<Revision>,
+        expected: Expected,
         changes: &[Change],
         accepted: Accepted,
     ) -> Result<Committed, CommitError> {
@@ -343,14 +343,7 @@ impl Batch {
             }
             None => None,
         };
-        if let Some(expected) = expected
-            && expected != self.state.revision
-        {
-            return Err(CommitError::Conflict {
-                expected,
-                actual: self.state.revision,
-            });
-        }
+        expected.check(&self.state)?;
         let revision = Revision(self.state.revision.0 + 1);
         let mut state = self.state.clone();
         let mut write = Write {

@@ -20,5 +20,6 @@ pub use state::{
     ApiToken, EndKey, Hash, Owner, PolicyPointer, Role, State, Subject, SubjectKey, Whose,
 };
 pub use store::{
-    Accepted, Change, Commit, CommitError, Committed, Store, StoreError, Watch, WatchError,
+    Accepted, Change, Commit, CommitError, Committed, Expected, Store, StoreError, Watch,
+    WatchError,
 };

@@ -79,20 +79,50 @@ pub struct Committed {
     pub repeated: bool,
 }
 
+/// What a commit rests on: it is made only while that still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Nothing: whatever has changed meanwhile, it is made.
+    Nothing,
+    /// The state is still at this revision.
+    State(Revision),
+    /// The policy sets of every owner are still those of this revision.
+    Policies(Revision),
+}
+
+impl Expected {
+    /// Whether it holds.
+    pub(crate) fn check(self, state: &State) -> Result<(), CommitError> {
+        let (expected, actual) = match self {
+            Self::Nothing => return Ok(()),
+            Self::State(expected) => (expected, state.revision),
+            Self::Policies(expected) => {
+                let sets = state.policies.values();
+                let newest = sets.map(|(pointer, _)| pointer.revision).max();
+                (
+                    expected,
+                    newest.map_or(expected, |newest| newest.max(expected)),
+                )
+            }
+        };
+        if actual == expected {
+            Ok(())
+        } else {
+            Err(CommitError::Conflict { expected, actual })
+        }
+    }
+}
+
 /// What [`Store::commit_with`] calls with changes that have their revision and are not durable yet.
 pub type Accepted = Box<dyn FnOnce(&Arc<Commit>) + Send>;
 
 /// Where the desired state lives.
 pub trait Store: Send + Sync {
-    /// Commits changes, all or none, and returns when they are durable. With `expected`, only on that revision.
+    /// Commits changes, all or none, and returns when they are durable, if what they rest on still holds.
     ///
     /// # Errors
     /// [`CommitError`]; unless it is [`CommitError::Storage`], nothing was changed.
-    fn commit(
-        &self,
-        expected: Option<Revision>,
-        changes: &[Change],
-    ) -> Result<Revision, CommitError> {
+    fn commit(&self, expected: Expected, changes: &[Change]) -> Result<Revision, CommitError> {
         self.commit_with(None, expected, changes, Box::new(|_| ()))
             .map(|committed| committed.revision)
     }
@@ -105,7 +135,7 @@ pub trait Store: Send + Sync {
     fn commit_once(
         &self,
         key: &str,
-        expected: Option<Revision>,
+        expected: Expected,
         changes: &[Change],
     ) -> Result<Committed, CommitError> {
         self.commit_with(Some(key), expected, changes, Box::new(|_| ()))
@@ -120,7 +150,7 @@ pub trait Store: Send + Sync {
     fn commit_with(
         &self,
         key: Option<&str>,
-        expected: Option<Revision>,
+        expected: Expected,
         changes: &[Change],
         accepted: Accepted,
     ) -> Result<Committed, CommitError>;
@@ -159,7 +189,7 @@ pub trait Watch: Send {
 /// Why a commit was not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// The state has moved on.
+    /// What it rests on has moved on.
     #[error("the state is at revision {actual}, not {expected}: read it again and decide anew")]
     Conflict {
         /// What the caller expected.

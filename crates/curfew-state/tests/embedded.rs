@@ -18,7 +18,8 @@ use std::{
 
 use curfew_model::{Revision, RevocationId, WallInstant};
 use curfew_state::{
-    Change, CommitError, EmbeddedStore, LocalBus, Owner, Store, StoreError, WatchError, conformance,
+    Change, CommitError, EmbeddedStore, Expected, LocalBus, Owner, Store, StoreError, WatchError,
+    conformance,
 };
 
 #[test]
@@ -57,7 +58,7 @@ fn a_watcher_that_falls_behind_is_told_to_read_the_state() {
     let mut slow = store.watch(Revision(0)).unwrap();
     let seen = [Change::WallSeen(WallInstant(1))];
     for _ in 0..=4096 {
-        store.commit(None, &seen).unwrap();
+        store.commit(Expected::Nothing, &seen).unwrap();
     }
     let behind = WatchError::Behind { from: Revision(0) };
     assert_eq!(slow.next(Duration::ZERO).unwrap_err(), behind);
@@ -66,7 +67,7 @@ fn a_watcher_that_falls_behind_is_told_to_read_the_state() {
     let store = EmbeddedStore::open(dir.path()).unwrap();
     assert_eq!(store.watch(Revision(0)).err(), Some(behind));
     let mut current = store.watch(store.read().revision).unwrap();
-    let next = store.commit(None, &seen).unwrap();
+    let next = store.commit(Expected::Nothing, &seen).unwrap();
     let commit = current.next(Duration::from_secs(20)).unwrap().unwrap();
     assert_eq!(commit.revision, next);
 }
@@ -85,9 +86,13 @@ fn what_is_too_much_is_refused_whole() {
     };
     let key = "k".repeat(257);
     for refused in [
-        store.commit(None, &many).map(|_| ()),
-        store.commit(None, &[seen.clone(), large]).map(|_| ()),
-        store.commit_once(&key, None, &[seen]).map(|_| ()),
+        store.commit(Expected::Nothing, &many).map(|_| ()),
+        store
+            .commit(Expected::Nothing, &[seen.clone(), large])
+            .map(|_| ()),
+        store
+            .commit_once(&key, Expected::Nothing, &[seen])
+            .map(|_| ()),
     ] {
         assert!(
             matches!(refused, Err(CommitError::Limit { .. })),
@@ -122,7 +127,7 @@ fn a_damaged_file_is_refused() {
     let store = EmbeddedStore::open(dir.path()).unwrap();
     for n in 0..50 {
         store
-            .commit(None, &[Change::Revoke(conformance::order(n))])
+            .commit(Expected::Nothing, &[Change::Revoke(conformance::order(n))])
             .unwrap();
     }
     drop(store);
@@ -157,7 +162,9 @@ fn child_that_commits_until_killed() {
     for n in start.. {
         let order = conformance::order(n);
         let id = order.id;
-        let revision = store.commit(None, &[Change::Revoke(order)]).unwrap();
+        let revision = store
+            .commit(Expected::Nothing, &[Change::Revoke(order)])
+            .unwrap();
         let mut out = std::io::stdout();
         writeln!(out, "acknowledged {revision} {id}").unwrap();
         out.flush().unwrap();
@@ -211,7 +218,9 @@ fn accepted_changes_are_told_before_they_are_durable() {
             .unwrap();
     });
     let changes = [Change::Revoke(conformance::order(1))];
-    store.commit_with(None, None, &changes, accepted).unwrap();
+    store
+        .commit_with(None, Expected::Nothing, &changes, accepted)
+        .unwrap();
     let (accepted, durable) = told.recv().unwrap();
     assert_eq!((accepted, durable), (Revision(1), Revision(0)));
 }

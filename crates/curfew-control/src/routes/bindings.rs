@@ -6,7 +6,7 @@ use axum::extract::State;
 use curfew_model::{
     Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof, Revision, WallInstant,
 };
-use curfew_state::Change;
+use curfew_state::{Change, Expected};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -332,7 +332,9 @@ async fn change(
             by: &by,
             cause,
         };
-        let (revision, enforcers) = working.change(None, vec![change], deed, wait).await?;
+        let (revision, enforcers) = working
+            .change(Expected::Nothing, vec![change], deed, wait)
+            .await?;
         Ok(Json(Changed {
             revision,
             enforcers,

@@ -6,7 +6,7 @@ use axum::extract::State;
 use curfew_model::{
     Access, EventKind, Mode, PolicyName, Revision, SegmentName, Sensitivity, WallInstant,
 };
-use curfew_state::{Change, Hash, Owner, PolicyPointer};
+use curfew_state::{Change, Expected, Hash, Owner, PolicyPointer};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -23,6 +23,8 @@ use crate::{
 
 /// Files of a set, at most.
 const FILES: usize = 1_000;
+/// How often a set is checked anew because another owner's changed meanwhile.
+const TRIES: u32 = 5;
 
 /// One segment.
 #[derive(Debug, Serialize, ToSchema)]
@@ -210,37 +212,46 @@ pub(super) async fn apply(
         let app = working;
         let start = app.parts.clock.now();
         let owner = set.owner;
-        let expected = set.expected_revision;
         let content =
             pack(&set.sources).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        // What was checked is what is committed: a set of another owner that comes in between makes this a conflict.
-        let (checked_on, valid) = app
-            .blocking(move |app| {
-                let (revision, all) = set.whole(app)?;
-                let valid = app.parts.compile.validate(&all).map_err(invalid)?;
-                Ok::<_, Problem>((revision, valid))
-            })
-            .await??;
         let hash = Hash::of(content.as_bytes());
-        let deed = Deed {
-            event: EventKind::PolicyApplied,
-            by: &by,
-            cause: format!("set {hash} of {}", word(owner)),
-        };
         let change = Change::ApplyPolicy {
             owner,
             content: content.into(),
             at: start.wall,
             by: by.source(),
         };
-        let expected = expected.unwrap_or(checked_on);
-        if expected != checked_on {
-            let detail = format!(
-                "the state is at revision {checked_on}, not {expected}: look again and decide anew"
-            );
-            return Err(Problem::new(Code::Conflict, detail));
-        }
-        let (revision, enforcers) = app.change(Some(expected), vec![change], deed, wait).await?;
+        let set = Arc::new(set);
+        let mut tries = 0..TRIES;
+        let (revision, enforcers, valid) = loop {
+            let checking = Arc::clone(&set);
+            let (checked_on, valid) = app
+                .blocking(move |app| {
+                    let (revision, all) = checking.whole(app)?;
+                    let valid = app.parts.compile.validate(&all).map_err(invalid)?;
+                    Ok::<_, Problem>((revision, valid))
+                })
+                .await??;
+            // What was checked is what is committed: it rests on the sets of the other owners, and on what the caller
+            // has seen, if they say so.
+            let expected = match set.expected_revision {
+                Some(seen) => Expected::State(seen),
+                None => Expected::Policies(checked_on),
+            };
+            let deed = Deed {
+                event: EventKind::PolicyApplied,
+                by: &by,
+                cause: format!("set {hash} of {}", word(owner)),
+            };
+            match app.change(expected, vec![change.clone()], deed, wait).await {
+                Ok((revision, enforcers)) => break (revision, enforcers, valid),
+                Err(problem)
+                    if problem.code() == Code::Conflict
+                        && set.expected_revision.is_none()
+                        && tries.next().is_some() => {}
+                Err(problem) => return Err(problem),
+            }
+        };
         Ok(Json(Applied {
             revision,
             hash,

@@ -9,7 +9,7 @@ use axum::{
 use curfew_model::{
     Block, BootInstant, EventKind, Now, Revision, Revocation, RevocationId, Scope, WallInstant,
 };
-use curfew_state::{Change, Commit, CommitError, Committed, Role};
+use curfew_state::{Change, Commit, CommitError, Committed, Expected, Role};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
@@ -187,7 +187,7 @@ impl Issue {
                     Box::new(move |commit: &Arc<Commit>| drop(accepted.send(Arc::clone(commit))));
                 app.parts
                     .store
-                    .commit_with(key.as_deref(), None, &changes, accepted)
+                    .commit_with(key.as_deref(), Expected::Nothing, &changes, accepted)
             })
         };
         let commit = async {
@@ -500,7 +500,8 @@ pub(super) async fn lift(
             cause: format!("revocation {id}"),
         };
         let lifted = Change::Lift { id, at: app.wall() };
-        app.change(None, vec![lifted], deed, wait).await?;
+        app.change(Expected::Nothing, vec![lifted], deed, wait)
+            .await?;
         let state = app.parts.store.read();
         let order = state.revocations.get(&id);
         let order = order.ok_or_else(|| Problem::not_found("revocation", id))?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use axum::extract::State;
 use curfew_model::{EventKind, Issuer, Kind, Revision};
-use curfew_state::{Change, Subject, SubjectKey};
+use curfew_state::{Change, Expected, Subject, SubjectKey};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -208,7 +208,9 @@ async fn change(
             by: &by,
             cause,
         };
-        let (revision, enforcers) = working.change(None, vec![change], deed, wait).await?;
+        let (revision, enforcers) = working
+            .change(Expected::Nothing, vec![change], deed, wait)
+            .await?;
         Ok(Json(Changed {
             revision,
             enforcers,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, http::StatusCode};
 use curfew_model::{EnforcerId, EventKind, WallInstant};
-use curfew_state::{ApiToken, Change, Hash, Role};
+use curfew_state::{ApiToken, Change, Expected, Hash, Role};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -136,7 +136,7 @@ pub(super) async fn create(
             cause: format!("token {} was made: {}", kept.name, super::word(kept.role)),
         };
         app.change(
-            Some(state.revision),
+            Expected::State(state.revision),
             vec![Change::PutToken(kept)],
             deed,
             Duration::ZERO,
@@ -175,8 +175,13 @@ pub(super) async fn remove(
             cause: format!("token {name} was removed"),
         };
         let change = Change::RemoveToken(name);
-        app.change(Some(state.revision), vec![change], deed, Duration::ZERO)
-            .await?;
+        app.change(
+            Expected::State(state.revision),
+            vec![change],
+            deed,
+            Duration::ZERO,
+        )
+        .await?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await

@@ -14,8 +14,8 @@ use curfew_model::{
     Provenance, Revision, RevocationId, Sensitivity, SessionId, WallInstant,
 };
 use curfew_state::{
-    Accepted, Change, Commit, CommitError, Committed, EmbeddedStore, Hash, Owner, State, Store,
-    StoreError, Watch, WatchError,
+    Accepted, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner, State,
+    Store, StoreError, Watch, WatchError,
 };
 use curfew_testkit::BootClock;
 use parking_lot::{Condvar, Mutex};
@@ -74,6 +74,7 @@ impl Pass {
 
     pub fn forget(&self) {
         self.happened.lock().clear();
+        self.held.lock().clear();
     }
 }
 
@@ -93,13 +94,18 @@ impl WatchedStore {
             broken: Mutex::new(false),
         }
     }
+
+    /// Commits past the gates, as another caller in between.
+    pub fn meanwhile(&self, change: Change) -> Revision {
+        self.inner.commit(Expected::Nothing, &[change]).unwrap()
+    }
 }
 
 impl Store for WatchedStore {
     fn commit_with(
         &self,
         key: Option<&str>,
-        expected: Option<Revision>,
+        expected: Expected,
         changes: &[Change],
         accepted: Accepted,
     ) -> Result<Committed, CommitError> {

@@ -11,7 +11,7 @@ use std::{
 
 use curfew_enforcer::{Enforcer, LastEnd};
 use curfew_model::{BootInstant, Clock, Issuer, Kind, Now, WallInstant};
-use curfew_state::{Change, EndKey, State, Store, SubjectKey, WatchError, Whose};
+use curfew_state::{Change, EndKey, Expected, State, Store, SubjectKey, WatchError, Whose};
 use parking_lot::{Condvar, Mutex};
 use tracing::warn;
 
@@ -141,7 +141,7 @@ fn keep_ends(enforcer: &Enforcer, store: &dyn Store, now: Now, kept: &mut BootIn
     };
     let mut changes: Vec<Change> = ends.iter().filter_map(|end| change(end, now)).collect();
     changes.extend(forget_old(&store.read(), KEPT));
-    match store.commit(None, &changes) {
+    match store.commit(Expected::Nothing, &changes) {
         Ok(_) => *kept = last,
         Err(error) => warn!(%error, "ends by lifetime are not kept: a restart would forget them"),
     }

@@ -31,7 +31,7 @@ use curfew_gateway::{
     service::{Gateway, Service},
 };
 use curfew_model::{BindingKey, BootInstant, Clock, EventKind, Revision, SessionId};
-use curfew_state::{Bus, Change, Commit, EmbeddedStore, LocalBus, Owner, Store};
+use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, Owner, Store};
 
 use crate::config::Config;
 use desired::Desired;
@@ -364,7 +364,7 @@ fn keep_policy(
         at,
         by,
     }];
-    let revision = store.commit(None, &changes)?;
+    let revision = store.commit(Expected::Nothing, &changes)?;
     Ok(Some(Commit { revision, changes }))
 }
 
