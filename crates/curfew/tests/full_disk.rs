@@ -6,6 +6,7 @@ mod support;
 
 use curfew_model::Clock as _;
 use curfew_testkit::BootClock;
+use serde_json::json;
 
 use support::site::{PATIENCE, Site};
 
@@ -19,10 +20,21 @@ fn an_order_that_finds_no_room_closes_and_keeps_nobody_out() {
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("(not_durable)"), "{refused:?}");
     assert!(client.is_ended());
+    let failing = site.logged("the audit log cannot be written");
+    assert_eq!(failing["level"], "ERROR");
+    let fields = &failing["fields"];
+    let told = fields["message"].as_str().unwrap();
+    assert!(told.contains("high and critical"), "{told}");
+    assert!(!fields["reason"].as_str().unwrap().is_empty());
     site.free_disk();
     let listed = site.curfew(&["revocations", "list", "--output", "json"]);
-    assert_eq!(listed.json(), serde_json::json!([]));
-    // The log recovers within a moment; from then on high segments take sessions again.
+    assert_eq!(listed.json(), json!([]));
+    let recovered = site.logged("the audit log is written again");
+    assert_eq!(
+        (&recovered["level"], &recovered["fields"]["lost"]),
+        (&json!("INFO"), &json!(0))
+    );
+    // From the next look on, high segments take sessions again.
     let give_up = BootClock.now().boot.after(PATIENCE);
     while !site.connect("127.0.0.1").echoes() {
         assert!(BootClock.now().boot < give_up, "alice stays out");

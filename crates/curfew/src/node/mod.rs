@@ -9,6 +9,7 @@ mod desired;
 mod fleet;
 mod hostname;
 mod keeper;
+mod log_watch;
 mod past;
 mod record;
 mod teller;
@@ -37,6 +38,7 @@ use crate::config::Config;
 use desired::Desired;
 use fleet::LocalFleet;
 use keeper::{Bell, Keeper};
+use log_watch::LogWatch;
 use record::Recorder;
 use teller::Teller;
 
@@ -66,6 +68,7 @@ pub struct Node {
     /// The policy's files as they were read last.
     seen: Result<String, String>,
     audit: AuditLog,
+    log_watch: LogWatch,
 }
 
 impl Node {
@@ -191,6 +194,7 @@ impl Node {
             config,
             seen: Ok(policy),
             audit: AuditLog::Writable,
+            log_watch: LogWatch::default(),
         })
     }
 
@@ -293,7 +297,11 @@ impl Node {
         if self.control.is_some() {
             let _ = enforcer.handle(Input::Contact);
         }
-        let audit = self.config.audit.on_full.log(self.recorder.keeps_records());
+        let (health, on_full) = (self.recorder.log.health(), self.config.audit.on_full);
+        if let Some(told) = self.log_watch.look(&health) {
+            told.say(on_full.log(false));
+        }
+        let audit = on_full.log(health.keeps_records());
         if audit != self.audit {
             self.audit = audit;
             let _ = enforcer.handle(Input::Audit(audit));

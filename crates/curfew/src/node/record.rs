@@ -93,11 +93,6 @@ struct Close {
 }
 
 impl Recorder {
-    /// Whether every record finds its way to the disk.
-    pub fn keeps_records(&self) -> bool {
-        self.log.health().keeps_records()
-    }
-
     /// How late a session ended that ended not long ago at a deadline.
     pub fn late(&self, session: SessionId) -> Option<Duration> {
         self.counted.lock().lateness.by_id.get(&session).copied()
