@@ -31,10 +31,21 @@ pub(crate) struct App {
     pub(crate) segments: Segments,
     /// One verification of the log at a time: each reads everything.
     pub(crate) verifying: Semaphore,
-    /// True when the server stops.
-    pub(crate) stopping: watch::Receiver<bool>,
+    /// How far the server has come.
+    pub(crate) phase: watch::Receiver<Phase>,
     /// Held by everything that has to finish before the server has stopped.
     pub(crate) work: mpsc::WeakSender<()>,
+}
+
+/// From start to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Everything goes on.
+    Serving,
+    /// Sessions finish, nobody new is let in, and the API serves on.
+    Draining,
+    /// The API ends too.
+    Stopping,
 }
 
 /// What happened, for the record.

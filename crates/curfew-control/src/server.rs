@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Limits, Parts, Settings, StartError,
-    app::App,
+    app::{App, Phase},
     guard::{Guard, Peer},
     outcomes::Outcomes,
     routes,
@@ -49,7 +49,7 @@ const RECORD: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    stop: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     work: Option<mpsc::Sender<()>>,
     done: mpsc::Receiver<()>,
     runtime: Option<Runtime>,
@@ -81,7 +81,7 @@ impl Server {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
-        let (stop, stopping) = watch::channel(false);
+        let (phase, seen) = watch::channel(Phase::Serving);
         let (work, done) = mpsc::channel(1);
         let app = App {
             audit_dir: settings.audit_dir,
@@ -90,7 +90,7 @@ impl Server {
             outcomes: Mutex::new(Outcomes::default()),
             segments: Segments::default(),
             verifying: Semaphore::new(1),
-            stopping,
+            phase: seen,
             work: work.downgrade(),
             parts,
         };
@@ -102,7 +102,7 @@ impl Server {
         runtime.spawn(accept(listener, connections, work.clone()));
         Ok(Self {
             address,
-            stop,
+            phase,
             work: Some(work),
             done,
             runtime: Some(runtime),
@@ -115,10 +115,15 @@ impl Server {
         self.address
     }
 
+    /// Says at `/readyz` from now on that the process stops. Everything is served as before.
+    pub fn drain(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
     /// Takes no more connections, lets what runs come to its end for `within`, and ends the rest. Gives whether
     /// everything came to its end. It may not be called on one of the server's own threads.
     pub fn stop(mut self, within: Duration) -> bool {
-        self.stop.send_replace(true);
+        self.phase.send_replace(Phase::Stopping);
         self.work = None;
         let Some(runtime) = self.runtime.take() else {
             return true;
@@ -236,11 +241,11 @@ impl Drop for Place {
 }
 
 async fn accept(listener: TcpListener, connections: Arc<Connections>, work: mpsc::Sender<()>) {
-    let mut stopping = connections.app.stopping.clone();
+    let mut phase = connections.app.phase.clone();
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -285,12 +290,12 @@ async fn serve<I: AsyncRead + AsyncWrite + Unpin>(io: I, peer: Peer, connections
         .header_read_timeout(connections.receive)
         .serve_connection(TokioIo::new(io), service);
     let mut serving = std::pin::pin!(serving);
-    let mut stopping = connections.app.stopping.clone();
+    let mut phase = connections.app.phase.clone();
     // What the client did wrong on the wire is told to it by hyper; it is not ours to report.
     tokio::select! {
         biased;
         _ = serving.as_mut() => return,
-        _ = stopping.wait_for(|stop| *stop) => {}
+        _ = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
     }
     serving.as_mut().graceful_shutdown();
     let _ = serving.await;

@@ -434,6 +434,7 @@ fn healthz_answers_while_readyz_says_what_is_missing() {
     let ready = world.stranger().get("/readyz");
     assert_eq!(ready.status, 503);
     assert_eq!(ready.json()["audit"], false);
+    assert_eq!(ready.json()["reason"], "the audit log takes no records");
     // What would only change the state is refused; what ends sessions is not.
     let binding = json!({"address": "10.1.2.3", "user": "alice"});
     let revision = world.store.read().revision;

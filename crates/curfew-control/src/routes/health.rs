@@ -10,7 +10,12 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{app::App, caller::Viewer, extract::Json, problem::Answered};
+use crate::{
+    app::{App, Phase},
+    caller::Viewer,
+    extract::Json,
+    problem::Answered,
+};
 
 /// What is counted, as OpenMetrics text.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "application/openmetrics-text")))]
@@ -34,22 +39,30 @@ pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// Whether changes can be made.
+/// Whether changes can be made and clients are let in.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Ready {
     ready: bool,
     /// Whether the audit log takes records.
     audit: bool,
-    /// Whether the server is not stopping.
+    /// Whether the process is not stopping.
     serving: bool,
+    /// Why not, in words.
+    reason: Option<&'static str>,
 }
 
-/// Whether changes can be made: 503 if not.
+/// Whether changes can be made and clients are let in: 503 if not.
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = Ready), (status = 503, body = Ready)))]
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let audit = app.parts.journal.health().keeps_records();
-    let serving = !*app.stopping.borrow();
-    let ready = audit && serving;
+    let phase = *app.phase.borrow();
+    let reason = match phase {
+        Phase::Draining => Some("the process stops: sessions may finish, and nobody new is let in"),
+        Phase::Stopping => Some("the process stops"),
+        Phase::Serving if !audit => Some("the audit log takes no records"),
+        Phase::Serving => None,
+    };
+    let ready = reason.is_none();
     let status = if ready {
         StatusCode::OK
     } else {
@@ -60,7 +73,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         Json(Ready {
             ready,
             audit,
-            serving,
+            serving: phase == Phase::Serving,
+            reason,
         }),
     )
         .into_response()

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, broadcast, broadcast::error::RecvError, 
 use utoipa::IntoParams;
 
 use crate::{
-    app::App,
+    app::{App, Phase},
     caller::{Caller, Viewer},
     extract::Query,
     problem::{Answered, Code, Document, Problem},
@@ -67,7 +67,7 @@ pub(super) async fn watch(
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(30));
     };
     let watcher = Watcher {
-        stopping: app.stopping.clone(),
+        phase: app.phase.clone(),
         app,
         by,
         wanted,
@@ -95,7 +95,7 @@ struct Watcher {
     by: Caller,
     wanted: Wanted,
     events: broadcast::Receiver<Told>,
-    stopping: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -105,7 +105,7 @@ impl Watcher {
         loop {
             let told = tokio::select! {
                 biased;
-                _ = self.stopping.wait_for(|stop| *stop) => return None,
+                _ = self.phase.wait_for(|phase| *phase == Phase::Stopping) => return None,
                 told = tokio::time::timeout(BEAT, self.events.recv()) => told,
             };
             // A stream is an open session too: it ends with its token.

@@ -67,6 +67,27 @@ impl Site {
         }
     }
 
+    pub fn signal(&self, name: &str) {
+        let args = [format!("-{name}"), self.child.id().to_string()];
+        let sent = Command::new("kill").args(args).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Waits until the server has ended by itself.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// What the API says without a token.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.control).unwrap();
+        let host = self.control;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// From now on no file of the server grows, as on a full disk.
     pub fn fill_disk(&self) {
         self.limit_files("0");
