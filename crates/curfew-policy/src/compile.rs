@@ -1,8 +1,9 @@
 //! Documents to a policy set: names resolved, limits merged with their defaults, indexes built. Deciding is elsewhere.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     fmt::Display,
+    hash::Hash,
 };
 
 use curfew_model::{
@@ -10,11 +11,14 @@ use curfew_model::{
 };
 
 use crate::{
-    document::{Documents, Member, Segment, SessionPolicy},
+    document::{Documents, Member, Names, Segment, SessionPolicy},
     limits::PlacedLimits,
     net::NetIndex,
     problem::{Place, Problem, nearest},
 };
+
+/// Unknown segments that a known one is looked for: each takes a look at all names.
+const MAX_GUESSES: usize = 100;
 
 /// A segment ready to be decided about.
 #[derive(Debug)]
@@ -52,77 +56,72 @@ pub struct PolicySet {
 /// # Errors
 /// Every problem across documents: names given twice, segments that do not exist, a set without documents.
 pub fn compile(mut documents: Documents, revision: Revision) -> Result<PolicySet, Vec<Problem>> {
+    let problems = across(std::mem::take(&mut documents.names));
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     documents.segments.sort_by(|a, b| a.name.cmp(&b.name));
     documents.policies.sort_by(|a, b| a.name.cmp(&b.name));
+    let leads = lead(&documents);
+    Ok(build(documents, leads, revision))
+}
+
+/// What is wrong across documents, those with an error in them included. Of what could not be read, nothing is said.
+fn across(names: Names) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if documents.segments.is_empty() {
-        let nowhere = Place {
-            file: "policy set".into(),
-            line: 0,
-            column: 0,
-        };
+    if !names.some_segment {
         problems.push(
-            Problem::error(&nowhere, "the set has no segment")
+            Problem::error(&Place::whole("policy set"), "the set has no segment")
                 .or_else("nothing would be limited or refused")
                 .help("name the folder that holds the policy documents"),
         );
     }
-    unique(
-        "segment",
-        documents
-            .segments
+    unique("segment", &names.segments, &mut problems);
+    unique("policy", &names.policies, &mut problems);
+    if !names.unread {
+        let named = names.segments.iter().map(|(name, _)| name);
+        let known: HashSet<&SegmentName> = named.chain(&names.unclear).collect();
+        let missing = names
+            .spoken_of
             .iter()
-            .map(|segment| (&segment.name, &segment.place)),
-        &mut problems,
-    );
-    unique(
-        "policy",
-        documents
-            .policies
-            .iter()
-            .map(|policy| (&policy.name, &policy.place)),
-        &mut problems,
-    );
+            .filter(|(name, _)| !known.contains(name));
+        for (number, (name, place)) in missing.enumerate() {
+            let guesses = (number < MAX_GUESSES).then(|| known.iter().map(|name| name.as_str()));
+            let near = guesses.and_then(|guesses| nearest(name.as_str(), guesses));
+            problems.push(unknown_segment(name, place, near));
+        }
+    }
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    problems
+}
+
+fn unique<N: Display + Eq + Hash>(what: &str, names: &[(N, Place)], problems: &mut Vec<Problem>) {
+    let mut seen: HashMap<&N, &Place> = HashMap::new();
+    for (name, place) in names {
+        match seen.entry(name) {
+            Entry::Vacant(free) => drop(free.insert(place)),
+            Entry::Occupied(first) => problems.push(
+                Problem::error(
+                    place,
+                    format!(
+                        "the {what} `{name}` is given twice; the first is at {}",
+                        first.get()
+                    ),
+                )
+                .help("names are unique in a set: rename one of them"),
+            ),
+        }
+    }
+}
+
+/// For each segment, the policies that lead to it.
+fn lead(documents: &Documents) -> Vec<Vec<usize>> {
     let index: HashMap<&SegmentName, usize> = documents
         .segments
         .iter()
         .enumerate()
         .map(|(index, segment)| (&segment.name, index))
         .collect();
-    let leads = lead(&documents, &index, &mut problems);
-    if !problems.is_empty() {
-        problems.sort_by(|a, b| a.place.cmp(&b.place));
-        return Err(problems);
-    }
-    Ok(build(documents, leads, revision))
-}
-
-fn unique<'a, N: Display + Eq + 'a>(
-    what: &str,
-    names: impl Iterator<Item = (&'a N, &'a Place)>,
-    problems: &mut Vec<Problem>,
-) {
-    let mut last: Option<(&N, &Place)> = None;
-    for (name, place) in names {
-        match last {
-            Some((before, first)) if before == name => problems.push(
-                Problem::error(
-                    place,
-                    format!("the {what} `{name}` is given twice; the first is at {first}"),
-                )
-                .help("names are unique in a set: rename one of them"),
-            ),
-            _ => last = Some((name, place)),
-        }
-    }
-}
-
-/// For each segment, the policies that lead to it.
-fn lead(
-    documents: &Documents,
-    index: &HashMap<&SegmentName, usize>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Vec<usize>> {
     let mut leads: Vec<Vec<usize>> = documents.segments.iter().map(|_| Vec::new()).collect();
     let mut by_sensitivity: HashMap<Sensitivity, Vec<usize>> = HashMap::new();
     for (index, segment) in documents.segments.iter().enumerate() {
@@ -132,20 +131,7 @@ fn lead(
             .push(index);
     }
     for (number, policy) in documents.policies.iter().enumerate() {
-        let from = [&policy.from.selector, &policy.from.except]
-            .into_iter()
-            .filter_map(|s| s.segments.as_ref())
-            .flatten();
-        for (name, place) in from.chain(&policy.to.segments) {
-            if !index.contains_key(name) {
-                problems.push(unknown_segment(name, place, index));
-            }
-        }
-        let named = policy
-            .to
-            .segments
-            .iter()
-            .filter_map(|(name, _)| index.get(name));
+        let named = policy.to.segments.iter().filter_map(|name| index.get(name));
         let by_word = policy
             .to
             .sensitivities
@@ -163,14 +149,10 @@ fn lead(
     leads
 }
 
-fn unknown_segment(
-    name: &SegmentName,
-    place: &Place,
-    index: &HashMap<&SegmentName, usize>,
-) -> Problem {
+fn unknown_segment(name: &SegmentName, place: &Place, near: Option<&str>) -> Problem {
     let problem = Problem::error(place, format!("there is no segment `{name}` in this set"))
         .or_else("the policy would never match there");
-    match nearest(name.as_str(), index.keys().map(|name| name.as_str())) {
+    match near {
         Some(near) => problem.help(format!("did you mean `{near}`?")),
         None => problem.help("add the segment, or correct the name"),
     }

@@ -16,6 +16,23 @@ pub struct Documents {
     pub(crate) segments: Vec<Segment>,
     pub(crate) policies: Vec<SessionPolicy>,
     pub(crate) defaults: BTreeMap<Sensitivity, PlacedLimits>,
+    pub(crate) names: Names,
+}
+
+/// The names that documents have and use, those with an error in them included, so that what is wrong across documents
+/// is found beside what is wrong in one.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pub(crate) segments: Vec<(SegmentName, Place)>,
+    pub(crate) policies: Vec<(PolicyName, Place)>,
+    /// The segments that policies speak of.
+    pub(crate) spoken_of: Vec<(SegmentName, Place)>,
+    /// Documents whose kind cannot be told: each may be a segment.
+    pub(crate) unclear: Vec<SegmentName>,
+    /// Whether a segment is there, or may be in what cannot be told.
+    pub(crate) some_segment: bool,
+    /// Whether a whole source could not be read: any name may be in it.
+    pub(crate) unread: bool,
 }
 
 impl Documents {
@@ -87,7 +104,7 @@ pub(crate) struct Selector {
     pub(crate) workloads: Option<Vec<Name>>,
     pub(crate) roles: Option<Vec<Name>>,
     pub(crate) groups: Option<Vec<String>>,
-    pub(crate) segments: Option<Vec<(SegmentName, Place)>>,
+    pub(crate) segments: Option<Vec<SegmentName>>,
     pub(crate) cidrs: Option<Vec<IpNet>>,
 }
 
@@ -116,7 +133,7 @@ impl Name {
 /// Where to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct To {
-    pub(crate) segments: Vec<(SegmentName, Place)>,
+    pub(crate) segments: Vec<SegmentName>,
     pub(crate) sensitivities: Vec<Sensitivity>,
 }
 

@@ -170,7 +170,7 @@ impl<'a> Case<'a> {
                 sources
                     .iter()
                     .filter_map(|source| self.set.segments.get(*source))
-                    .any(|source| names.iter().any(|(name, _)| *name == source.name))
+                    .any(|source| names.contains(&source.name))
             }),
             selector.cidrs.as_ref().map(|nets| {
                 let client = self.facts.client.ip().to_canonical();

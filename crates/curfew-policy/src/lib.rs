@@ -27,3 +27,5 @@ pub use explain::Explanation;
 pub use inventory::SegmentSummary;
 pub use load::{Loaded, load};
 pub use problem::{Place, Problem, Severity};
+pub use read::{Map, Source, read};
+pub use tree::{Node, Value};

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use curfew_model::{Credential, Provenance, Reconnect, Sensitivity, parse_duration};
+use curfew_model::{Credential, Provenance, Reconnect, Sensitivity};
 
 use crate::{
     problem::Problem,
@@ -95,7 +95,10 @@ pub(crate) fn read(source: &Source<'_>, node: &Node, document: &str, path: &str)
     };
     let duration = |field: &str| {
         let node = map.get(field)?;
-        Some((read_duration(source, node, field)?, by(field, node)))
+        Some((
+            source.duration(node, &format!("`{field}`"))?,
+            by(field, node),
+        ))
     };
     let limits = PlacedLimits {
         max_lifetime: duration("maxLifetime"),
@@ -141,22 +144,6 @@ pub(crate) fn read(source: &Source<'_>, node: &Node, document: &str, path: &str)
     limits
 }
 
-/// Reads a duration like `15m`.
-pub(crate) fn read_duration(source: &Source<'_>, node: &Node, field: &str) -> Option<Duration> {
-    if let Value::Int(number) = node.value {
-        let problem = Problem::error(
-            &source.place(node),
-            format!("`{field}` is the bare number {number}"),
-        );
-        source.report(problem.help(format!("give it a unit, like {number}s or {number}m")));
-        return None;
-    }
-    let text = source.text(node, &format!("`{field}`"))?;
-    parse_duration(text)
-        .map_err(|error| source.error(node, format!("`{field}`: {error}")))
-        .ok()
-}
-
 fn read_reconnect(source: &Source<'_>, node: &Node) -> Option<Reconnect> {
     match &node.value {
         Value::Text(text) if text == "allow" => Some(Reconnect::default()),
@@ -164,7 +151,9 @@ fn read_reconnect(source: &Source<'_>, node: &Node) -> Option<Reconnect> {
             proof: true,
             ..Reconnect::default()
         }),
-        _ => read_duration(source, node, "reconnect").map(|wait| Reconnect { wait, proof: false }),
+        _ => source
+            .duration(node, "`reconnect`")
+            .map(|wait| Reconnect { wait, proof: false }),
     }
 }
 
@@ -179,16 +168,6 @@ fn read_count(source: &Source<'_>, node: &Node) -> Option<u32> {
             );
             None
         }
-        Value::Int(number) if u32::try_from(number).is_ok() => u32::try_from(number).ok(),
-        ref other => {
-            source.error(
-                node,
-                format!(
-                    "`maxConcurrent` is {}: it has to be a whole number above zero",
-                    other.kind()
-                ),
-            );
-            None
-        }
+        _ => source.number(node, "`maxConcurrent`", 1..=u32::MAX),
     }
 }

@@ -1,9 +1,9 @@
 //! Sources to documents: every problem of every source is found in one pass. Names across documents are for `compile`.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
 use curfew_model::{
-    Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, Sensitivity, ServiceName,
+    Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, SegmentName, Sensitivity, ServiceName,
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     problem::{Place, Problem, Severity},
     read::{Map, Source},
     room::with_room,
-    tree::{self, Node, Value},
+    tree::{Node, Value},
 };
 
 /// The version of the documents.
@@ -52,11 +52,8 @@ impl Loaded {
 #[must_use]
 pub fn load<'a>(sources: impl IntoIterator<Item = (&'a str, &'a str)>) -> Loaded {
     let sources: Vec<(&str, &str)> = sources.into_iter().collect();
-    with_room(|| load_here(&sources)).unwrap_or_else(|error| Loaded {
-        problems: vec![
-            Problem::error(&Place::default(), format!("not read: {error}"))
-                .help("the system has no thread left: try again later"),
-        ],
+    with_room(|| load_here(&sources)).unwrap_or_else(|problem| Loaded {
+        problems: vec![*problem],
         ..Loaded::default()
     })
 }
@@ -65,34 +62,27 @@ fn load_here(sources: &[(&str, &str)]) -> Loaded {
     let mut loaded = Loaded::default();
     let mut count = 0usize;
     for &(file, text) in sources {
-        let file: Arc<str> = file.into();
-        let nodes = match tree::parse(&file, text) {
-            Ok(nodes) => nodes,
-            Err(problem) => {
-                let source = Source::new(file, text);
-                source.report(*problem);
-                loaded.problems.extend(source.into_problems());
-                continue;
+        let source = Source::new(file.into(), text);
+        let nodes = source.documents();
+        count = count.saturating_add(nodes.as_ref().map_or(0, Vec::len));
+        match nodes {
+            Some(nodes) if count <= MAX_DOCUMENTS => {
+                for node in nodes
+                    .iter()
+                    .filter(|node| !matches!(node.value, Value::Null))
+                {
+                    read_document(&source, node, &mut loaded.documents);
+                }
             }
-        };
-        count = count.saturating_add(nodes.len());
-        let source = Source::new(Arc::clone(&file), text);
-        if count > MAX_DOCUMENTS {
-            let whole = Place {
-                file,
-                line: 0,
-                column: 0,
-            };
-            source.report(Problem::error(
-                &whole,
-                format!("more than {MAX_DOCUMENTS} documents in one set"),
-            ));
-        } else {
-            for node in nodes
-                .iter()
-                .filter(|node| !matches!(node.value, Value::Null))
-            {
-                read_document(&source, node, &mut loaded.documents);
+            unread => {
+                if unread.is_some() {
+                    source.report(Problem::error(
+                        &source.whole(),
+                        format!("more than {MAX_DOCUMENTS} documents in one set"),
+                    ));
+                }
+                loaded.documents.names.unread = true;
+                loaded.documents.names.some_segment = true;
             }
         }
         loaded.problems.extend(source.into_problems());
@@ -102,11 +92,9 @@ fn load_here(sources: &[(&str, &str)]) -> Loaded {
 }
 
 fn read_document(source: &Source<'_>, node: &Node, into: &mut Documents) {
-    let Some(map) = source.map(
-        node,
-        "a document",
-        &["apiVersion", "kind", "metadata", "spec"],
-    ) else {
+    let fields = ["apiVersion", "kind", "metadata", "spec"];
+    let Some(map) = source.map(node, "a document", &fields) else {
+        into.names.some_segment = true;
         return;
     };
     if let Some(version) = map.need("apiVersion") {
@@ -120,15 +108,33 @@ fn read_document(source: &Source<'_>, node: &Node, into: &mut Documents) {
     let kind = map
         .need("kind")
         .and_then(|node| source.word(node, "`kind`", &kinds));
-    let Some((kind, spec)) = kind.zip(map.need("spec")) else {
-        return;
-    };
+    let spec = map.need("spec");
     match kind {
-        Kind::Segment => into.segments.extend(read_segment(source, &map, spec)),
-        Kind::SessionPolicy => into
-            .policies
-            .extend(policy_document::read(source, &map, spec)),
-        Kind::Defaults => read_defaults(source, spec, into),
+        Some(Kind::Segment) => {
+            into.names.some_segment = true;
+            let metadata = read_metadata(&map, &mut into.names.segments);
+            let segment = spec.and_then(|spec| read_segment(source, metadata, spec));
+            into.segments.extend(segment);
+        }
+        Some(Kind::SessionPolicy) => {
+            let metadata = read_metadata(&map, &mut into.names.policies);
+            let spoken_of = &mut into.names.spoken_of;
+            let policy =
+                spec.and_then(|spec| policy_document::read(source, metadata, spec, spoken_of));
+            into.policies.extend(policy);
+        }
+        Some(Kind::Defaults) => {
+            if let Some(spec) = spec {
+                read_defaults(source, spec, into);
+            }
+        }
+        None => {
+            into.names.some_segment = true;
+            let metadata = read_metadata(&map, &mut Vec::new());
+            into.names
+                .unclear
+                .extend(metadata.map(|metadata| metadata.name));
+        }
     }
 }
 
@@ -142,12 +148,16 @@ enum Kind {
 /// What a document's `metadata` says.
 pub(crate) struct Metadata<N> {
     pub(crate) name: N,
-    /// Where the name stands.
+    /// Where the name stands, without its text.
     pub(crate) place: Place,
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-pub(crate) fn read_metadata<N: FromStr<Err: Display>>(map: &Map<'_, '_>) -> Option<Metadata<N>> {
+/// Reads `metadata`; the name is noted in `names`.
+fn read_metadata<N: Clone + FromStr<Err: Display>>(
+    map: &Map<'_, '_>,
+    names: &mut Vec<(N, Place)>,
+) -> Option<Metadata<N>> {
     let metadata = map
         .source
         .map(map.need("metadata")?, "`metadata`", &["name", "labels"])?;
@@ -156,9 +166,12 @@ pub(crate) fn read_metadata<N: FromStr<Err: Display>>(map: &Map<'_, '_>) -> Opti
         .map(|node| read_labels(map.source, node, "`labels`"))
         .unwrap_or_default();
     let node = metadata.need("name")?;
+    let name: N = map.source.parsed(node, "`name`")?;
+    let place = map.source.place(node);
+    names.push((name.clone(), place.clone()));
     Some(Metadata {
-        name: map.source.parsed(node, "`name`")?,
-        place: map.source.place(node),
+        name,
+        place: place.bare(),
         labels,
     })
 }
@@ -195,8 +208,11 @@ const SEGMENT: [&str; 9] = [
     "onPolicyEngineLoss",
 ];
 
-fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Option<Segment> {
-    let metadata = read_metadata(document);
+fn read_segment(
+    source: &Source<'_>,
+    metadata: Option<Metadata<SegmentName>>,
+    spec: &Node,
+) -> Option<Segment> {
     let map = source.map(spec, "a segment's `spec`", &SEGMENT)?;
     let sensitivity = map
         .need("sensitivity")
@@ -230,8 +246,10 @@ fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Opt
         })
         .unwrap_or_default();
     let loss = |field: &str| {
+        // Without a sensitivity there is no segment; what is written is checked all the same.
+        let sensitivity = sensitivity.unwrap_or(Sensitivity::Low);
         map.get(field)
-            .and_then(|node| read_loss(source, node, field, sensitivity?))
+            .and_then(|node| read_loss(source, node, field, sensitivity))
     };
     let on_control_plane_loss = loss("onControlPlaneLoss");
     for (field, what) in [
@@ -248,17 +266,20 @@ fn read_segment(source: &Source<'_>, document: &Map<'_, '_>, spec: &Node) -> Opt
             source.report(problem.or_else("it does not happen"));
         }
     }
-    let Metadata {
-        name,
-        place,
-        labels,
-    } = metadata?;
+    let name = metadata
+        .as_ref()
+        .map_or("", |metadata| metadata.name.as_str());
     let document = format!("Segment/{name}");
     let limits = map
         .get("limits")
         .map_or_else(PlacedLimits::default, |node| {
             limits::read(source, node, &document, "spec.limits")
         });
+    let Metadata {
+        name,
+        place,
+        labels,
+    } = metadata?;
     Some(Segment {
         place,
         name,
@@ -301,21 +322,14 @@ fn read_member(source: &Source<'_>, node: &Node) -> Option<Member> {
                 .map(|node| read_ports(source, node))
                 .unwrap_or_default();
             Some(Member::Cidr {
-                net: read_cidr(source, value)?,
+                net: source.cidr(value, "`cidr`")?,
                 ports,
             })
         }
         "service" => source
             .parsed::<ServiceName>(value, "`service`")
             .map(Member::Service),
-        "cgroup" => {
-            let path = source.text(value, "`cgroup`")?;
-            if !path.starts_with('/') {
-                source.error(value, format!("`cgroup` is {path:?}: it is a path from the root, like /system.slice/x.service"));
-                return None;
-            }
-            Some(Member::Cgroup(path.to_owned()))
-        }
+        "cgroup" => source.cgroup(value).map(Member::Cgroup),
         "spiffe" => {
             let id = source.text(value, "`spiffe`")?;
             let domain = id
@@ -327,80 +341,30 @@ fn read_member(source: &Source<'_>, node: &Node) -> Option<Member> {
             }
             Some(Member::Spiffe(id.to_owned()))
         }
-        "uid" => match value.value {
-            Value::Int(uid) if u32::try_from(uid).is_ok() => {
-                u32::try_from(uid).ok().map(Member::Uid)
-            }
-            ref other => {
-                source.error(
-                    value,
-                    format!("`uid` is {}: it has to be a user's number", other.kind()),
-                );
-                None
-            }
-        },
+        "uid" => source.uid(value).map(Member::Uid),
         _ => {
             let pods = source.map(value, "`pods`", &["namespace", "matchLabels"])?;
             let namespace = pods
                 .need("namespace")
-                .and_then(|node| source.text(node, "`namespace`"))?
-                .to_owned();
+                .and_then(|node| source.filled(node, "`namespace`"))
+                .map(str::to_owned);
             let labels = pods
                 .get("matchLabels")
                 .map(|node| read_labels(source, node, "`matchLabels`"))
                 .unwrap_or_default();
-            Some(Member::Pods { namespace, labels })
-        }
-    }
-}
-
-/// A range, or a single address; host bits that are set are an error.
-pub(crate) fn read_cidr(source: &Source<'_>, node: &Node) -> Option<ipnet::IpNet> {
-    let text = source.text(node, "a cidr")?;
-    let net = text.parse::<ipnet::IpNet>().or_else(|error| {
-        text.parse::<std::net::IpAddr>()
-            .map(ipnet::IpNet::from)
-            .map_err(|_| error)
-    });
-    match net {
-        Ok(net) if net.addr() == net.network() => Some(net),
-        Ok(net) => {
-            let problem = Problem::error(
-                &source.place(node),
-                format!("{text:?} has bits set behind its prefix"),
-            );
-            source.report(problem.help(format!(
-                "write {} for the range, or {} for the address",
-                net.trunc(),
-                net.addr()
-            )));
-            None
-        }
-        Err(_) => {
-            source.error(
-                node,
-                format!("{text:?} is neither a range like 10.20.0.0/24 nor an address"),
-            );
-            None
+            Some(Member::Pods {
+                namespace: namespace?,
+                labels,
+            })
         }
     }
 }
 
 fn read_ports(source: &Source<'_>, node: &Node) -> Vec<u16> {
-    let port = |node: &Node| match node.value {
-        Value::Int(port) if (1..=65535).contains(&port) => u16::try_from(port).ok(),
-        ref other => {
-            source.error(
-                node,
-                format!("a port is {}: it has to be 1 to 65535", other.kind()),
-            );
-            None
-        }
-    };
     source
         .list(node, "`ports`")
         .iter()
-        .filter_map(port)
+        .filter_map(|node| source.number(node, "a port", 1..=u16::MAX))
         .collect()
 }
 
@@ -415,16 +379,19 @@ fn read_loss(
     let default = LossRule::default_for(sensitivity);
     let live = [("keep", LiveOnLoss::Keep), ("close", LiveOnLoss::Close)];
     let new = [("allow", NewOnLoss::Allow), ("refuse", NewOnLoss::Refuse)];
+    let after = map
+        .get("after")
+        .map_or(Some(default.after), |node| source.duration(node, "`after`"));
+    let live = map.get("live").map_or(Some(default.live), |node| {
+        source.word(node, "`live`", &live)
+    });
+    let new = map
+        .get("new")
+        .map_or(Some(default.new), |node| source.word(node, "`new`", &new));
     Some(LossRule {
-        after: map.get("after").map_or(Some(default.after), |node| {
-            limits::read_duration(source, node, "after")
-        })?,
-        live: map.get("live").map_or(Some(default.live), |node| {
-            source.word(node, "`live`", &live)
-        })?,
-        new: map
-            .get("new")
-            .map_or(Some(default.new), |node| source.word(node, "`new`", &new))?,
+        after: after?,
+        live: live?,
+        new: new?,
     })
 }
 

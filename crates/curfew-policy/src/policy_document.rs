@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use curfew_model::SegmentName;
+use curfew_model::{PolicyName, SegmentName};
 
 use crate::{
     document::{From, Name, Selector, SessionPolicy, To},
     limits::{self, PlacedLimits},
-    load::{Metadata, SENSITIVITIES, read_cidr, read_metadata},
-    problem::Problem,
+    load::{Metadata, SENSITIVITIES},
+    problem::{Place, Problem},
     read::{Map, Source},
     tree::Node,
     when::Condition,
@@ -47,16 +47,20 @@ const SIGNALS: [&str; 14] = [
     "token-inactive",
 ];
 
-/// Reads a policy; none if something in it is an error, which is reported.
+/// Reads a policy; none if something in it is an error, which is reported. The segments that it names are noted.
 pub(crate) fn read(
     source: &Source<'_>,
-    document: &Map<'_, '_>,
+    metadata: Option<Metadata<PolicyName>>,
     spec: &Node,
+    spoken_of: &mut Vec<(SegmentName, Place)>,
 ) -> Option<SessionPolicy> {
-    let metadata = read_metadata(document);
     let map = source.map(spec, "a policy's `spec`", &SPEC)?;
-    let from = map.need("from").and_then(|node| read_from(source, node));
-    let to = map.need("to").and_then(|node| read_to(source, node));
+    let from = map
+        .need("from")
+        .and_then(|node| read_from(source, node, spoken_of));
+    let to = map
+        .need("to")
+        .and_then(|node| read_to(source, node, spoken_of));
     let when = map.get("when").map(|node| read_when(source, node));
     let during = map.get("during").map(|node| window::read(source, node));
     let not_after = map.get("notAfter").map(|node| read_instant(source, node));
@@ -64,7 +68,9 @@ pub(crate) fn read(
         read_on_signal(source, node);
     }
     let admit = map.flag("admit").unwrap_or(true);
-    let Metadata { name, place, .. } = metadata?;
+    let name = metadata
+        .as_ref()
+        .map_or("", |metadata| metadata.name.as_str());
     let document = format!("SessionPolicy/{name}");
     let limits = map
         .get("limits")
@@ -73,8 +79,8 @@ pub(crate) fn read(
         });
     if !admit && map.get("limits").is_none() {
         let problem = Problem::warning(
-            &place,
-            format!("the policy `{name}` neither admits nor limits"),
+            &source.place(map.get("admit").unwrap_or(spec)),
+            "this policy neither admits nor limits",
         );
         source.report(
             problem
@@ -82,6 +88,7 @@ pub(crate) fn read(
                 .help("give it `limits`, or leave `admit: false` out"),
         );
     }
+    let Metadata { name, place, .. } = metadata?;
     let validity = Validity {
         during: flattened(during)?,
         not_after: flattened(not_after)?,
@@ -106,10 +113,14 @@ fn flattened<T>(given: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-fn read_from(source: &Source<'_>, node: &Node) -> Option<From> {
+fn read_from(
+    source: &Source<'_>,
+    node: &Node,
+    spoken_of: &mut Vec<(SegmentName, Place)>,
+) -> Option<From> {
     let map = source.map(node, "`from`", &FROM)?;
     let anyone = map.flag("anyone").unwrap_or(false);
-    let selector = read_selector(&map);
+    let selector = read_selector(&map, spoken_of);
     let selects = SELECTOR.iter().any(|field| map.get(field).is_some());
     if anyone && selects {
         let problem = Problem::error(
@@ -131,7 +142,7 @@ fn read_from(source: &Source<'_>, node: &Node) -> Option<From> {
     let except = map
         .get("except")
         .and_then(|node| source.map(node, "`except`", &SELECTOR))
-        .map(|map| read_selector(&map))
+        .map(|map| read_selector(&map, spoken_of))
         .unwrap_or_default();
     Some(From {
         anyone,
@@ -141,7 +152,7 @@ fn read_from(source: &Source<'_>, node: &Node) -> Option<From> {
     })
 }
 
-fn read_selector(map: &Map<'_, '_>) -> Selector {
+fn read_selector(map: &Map<'_, '_>, spoken_of: &mut Vec<(SegmentName, Place)>) -> Selector {
     let source = map.source;
     let names = |field: &str| {
         let texts = source.texts(map.get(field)?, &format!("`{field}`"));
@@ -152,28 +163,41 @@ fn read_selector(map: &Map<'_, '_>) -> Selector {
         workloads: names("workloads"),
         roles: names("roles"),
         groups: map.get("groups").map(|node| source.texts(node, "`groups`")),
-        segments: map.get("segments").map(|node| read_segments(source, node)),
+        segments: map
+            .get("segments")
+            .map(|node| read_segments(source, node, spoken_of)),
         cidrs: map.get("cidrs").map(|node| {
             source
                 .list(node, "`cidrs`")
                 .iter()
-                .filter_map(|node| read_cidr(source, node))
+                .filter_map(|node| source.cidr(node, "a cidr"))
                 .collect()
         }),
     }
 }
 
-fn read_segments(source: &Source<'_>, node: &Node) -> Vec<(SegmentName, crate::problem::Place)> {
-    let segment =
-        |node: &Node| Some((source.parsed(node, "a segment's name")?, source.place(node)));
+fn read_segments(
+    source: &Source<'_>,
+    node: &Node,
+    spoken_of: &mut Vec<(SegmentName, Place)>,
+) -> Vec<SegmentName> {
+    let mut segment = |node: &Node| {
+        let name: SegmentName = source.parsed(node, "a segment's name")?;
+        spoken_of.push((name.clone(), source.place(node)));
+        Some(name)
+    };
     source
         .list(node, "`segments`")
         .iter()
-        .filter_map(segment)
+        .filter_map(&mut segment)
         .collect()
 }
 
-fn read_to(source: &Source<'_>, node: &Node) -> Option<To> {
+fn read_to(
+    source: &Source<'_>,
+    node: &Node,
+    spoken_of: &mut Vec<(SegmentName, Place)>,
+) -> Option<To> {
     let map = source.map(node, "`to`", &["segments", "sensitivities"])?;
     if map.get("segments").is_none() && map.get("sensitivities").is_none() {
         source.error(node, "`to` leads nowhere: name segments or sensitivities");
@@ -183,7 +207,7 @@ fn read_to(source: &Source<'_>, node: &Node) -> Option<To> {
     Some(To {
         segments: map
             .get("segments")
-            .map(|node| read_segments(source, node))
+            .map(|node| read_segments(source, node, spoken_of))
             .unwrap_or_default(),
         sensitivities: map
             .get("sensitivities")
@@ -242,7 +266,7 @@ fn read_on_signal(source: &Source<'_>, node: &Node) {
             .and_then(|node| source.word(node, "`effect`", &effects));
         match (effect, map.get("to")) {
             (Some("shorten"), Some(to)) => {
-                limits::read_duration(source, to, "to");
+                source.duration(to, "`to`");
             }
             (Some(_), Some(to)) => source.error(to, "`to` goes with `effect: shorten` only"),
             _ => {}

@@ -1,6 +1,6 @@
 //! What is wrong with documents: where, what, what would happen, and what to do. Finding it happens elsewhere.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Whether a set with this problem can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,15 +20,37 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A place in a source: its name as given, line and column counted from one; zero is the source as a whole.
+/// A place in a source: its name as given, line and column counted from one; zero is the source as a whole. Whoever
+/// knows a place can show its line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The file's name, as it was given.
-    pub file: std::sync::Arc<str>,
+    pub file: Arc<str>,
     /// The line.
     pub line: u64,
     /// The column, in characters.
     pub column: u64,
+    /// The line's text, without what steers a terminal; none for the source as a whole.
+    pub excerpt: Option<Arc<str>>,
+}
+
+impl Place {
+    /// A source as a whole.
+    #[must_use]
+    pub fn whole(file: impl Into<Arc<str>>) -> Self {
+        Self {
+            file: file.into(),
+            ..Self::default()
+        }
+    }
+
+    /// For keeping: without the text.
+    pub(crate) fn bare(&self) -> Self {
+        Self {
+            excerpt: None,
+            ..self.clone()
+        }
+    }
 }
 
 impl fmt::Display for Place {
@@ -49,8 +71,6 @@ pub struct Problem {
     pub severity: Severity,
     /// What.
     pub message: String,
-    /// The line of the source, when there is one.
-    pub excerpt: Option<String>,
     /// What would happen with it.
     pub consequence: Option<String>,
     /// What to do.
@@ -59,31 +79,36 @@ pub struct Problem {
 
 impl Problem {
     /// An error at a place.
-    pub(crate) fn error(place: &Place, message: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn error(place: &Place, message: impl Into<String>) -> Self {
         Self {
             place: place.clone(),
             severity: Severity::Error,
             message: message.into(),
-            excerpt: None,
             consequence: None,
             help: None,
         }
     }
 
     /// A warning at a place.
-    pub(crate) fn warning(place: &Place, message: impl Into<String>) -> Self {
+    #[must_use]
+    pub fn warning(place: &Place, message: impl Into<String>) -> Self {
         Self {
             severity: Severity::Warning,
             ..Self::error(place, message)
         }
     }
 
-    pub(crate) fn or_else(mut self, consequence: impl Into<String>) -> Self {
+    /// With what would happen otherwise.
+    #[must_use]
+    pub fn or_else(mut self, consequence: impl Into<String>) -> Self {
         self.consequence = Some(consequence.into());
         self
     }
 
-    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+    /// With what to do.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -92,7 +117,7 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.place, self.severity, self.message)?;
-        if let Some(excerpt) = &self.excerpt {
+        if let Some(excerpt) = &self.place.excerpt {
             let line = self.place.line.to_string();
             let gutter = " ".repeat(line.len());
             // Tabs keep their width, so that the caret stands under its character.

@@ -3,19 +3,25 @@
 
 use std::thread;
 
+use crate::problem::{Place, Problem};
+
 /// More than the deepest document and condition that their parsers take need, in bytes; only what is touched is taken.
 const STACK: usize = 64 << 20;
 
 /// Runs `read` on a thread with enough stack.
 ///
 /// # Errors
-/// The system's, when it has no thread left.
-pub(crate) fn with_room<T: Send>(read: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+/// When the system has no thread left.
+pub(crate) fn with_room<T: Send>(read: impl FnOnce() -> T + Send) -> Result<T, Box<Problem>> {
     thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name("policy".to_owned())
             .stack_size(STACK)
-            .spawn_scoped(scope, read)?;
+            .spawn_scoped(scope, read)
+            .map_err(|error| {
+                Problem::error(&Place::default(), format!("not read: {error}"))
+                    .help("the system has no thread left: try again later")
+            })?;
         match thread.join() {
             Ok(read) => Ok(read),
             Err(panic) => std::panic::resume_unwind(panic),

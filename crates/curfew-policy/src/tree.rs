@@ -1,11 +1,11 @@
 //! YAML (or JSON) as a tree whose every node knows its place. Meaning is read from it elsewhere.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
-
-use crate::problem::{Place, Problem};
+use serde_saphyr::{
+    DuplicateKeyPolicy, Error, MessageFormatter as _, Spanned, UserMessageFormatter,
+};
 
 /// Documents that a source may have.
 const MAX_DOCUMENTS: usize = 10_000;
@@ -16,27 +16,36 @@ const MAX_REPLAYED: usize = 20_000;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
+pub struct Node {
     pub(crate) line: u64,
     pub(crate) column: u64,
-    pub(crate) value: Value,
+    /// What it holds.
+    pub value: Value,
 }
 
 /// What a node holds. No field of a document is a fraction, so its value is not kept.
 #[derive(Clone, Debug)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Nothing.
     Null,
+    /// True or false.
     Bool(bool),
+    /// A whole number.
     Int(i64),
+    /// Any other number.
     Fraction,
+    /// A text.
     Text(String),
+    /// A list.
     List(Vec<Node>),
+    /// A map in the order of its source, repeated keys included.
     Map(Vec<(Node, Node)>),
 }
 
 impl Value {
     /// What it is, in a reader's words.
-    pub(crate) fn kind(&self) -> &'static str {
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
             Self::Bool(_) => "true or false",
@@ -127,36 +136,58 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 }
 
+/// Why a source is no tree; line and column are zero where it is the source as a whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    pub(crate) line: u64,
+    pub(crate) column: u64,
+    pub(crate) message: String,
+}
+
 /// Reads every document of a source. Nesting, anchors and size are bounded by the parser's budget.
-pub(crate) fn parse(file: &Arc<str>, text: &str) -> Result<Vec<Node>, Box<Problem>> {
-    let at = |line, column| Place {
-        file: Arc::clone(file),
-        line,
-        column,
-    };
+pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Unreadable> {
     if text.len() > MAX_SOURCE {
-        let message = format!(
-            "{} bytes are more than the 4 MiB that a source may have",
-            text.len()
-        );
-        return Err(Box::new(
-            Problem::error(&at(0, 0), message).help("split it into several files"),
-        ));
+        let size = text.len();
+        return Err(Unreadable {
+            line: 0,
+            column: 0,
+            message: format!("{size} bytes are more than the 4 MiB that a source may have"),
+        });
     }
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_documents: MAX_DOCUMENTS },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
     };
     serde_saphyr::from_multiple_with_options::<Node>(text, options).map_err(|error| {
-        let place = error
+        let (line, column) = error
             .location()
-            .map_or_else(|| at(0, 0), |found| at(found.line(), found.column()));
-        let message = format!("not YAML: {}", error.without_snippet());
-        Box::new(
-            Problem::error(&place, message)
-                .or_else("no document of this source could be read, so none is"),
-        )
+            .map_or((0, 0), |at| (at.line(), at.column()));
+        // Not its own words for where: they count differently.
+        let said = match cause(&error) {
+            Error::Budget { .. } => "it nests deeper, or holds more, than a source may".into(),
+            Error::AliasReplayLimitExceeded { .. }
+            | Error::AliasExpansionLimitExceeded { .. }
+            | Error::AliasReplayStackDepthExceeded { .. } => {
+                "its aliases repeat more than a source may".into()
+            }
+            error => UserMessageFormatter.format_message(error),
+        };
+        let said = said.replace(char::is_control, " ");
+        Unreadable {
+            line,
+            column,
+            message: format!("not YAML: {said}"),
+        }
     })
+}
+
+/// The error itself, wherever an alias or an excerpt is around it.
+fn cause(error: &Error) -> &Error {
+    match error {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => cause(error),
+        itself => itself,
+    }
 }
 
 #[cfg(test)]
@@ -165,7 +196,7 @@ mod tests {
 
     #[test]
     fn every_node_knows_its_place() {
-        let nodes = parse(&"x".into(), "a: 1\n---\nb:\n  c: [x, 2]\n").unwrap();
+        let nodes = parse("a: 1\n---\nb:\n  c: [x, 2]\n").unwrap();
         assert_eq!(nodes.len(), 2);
         let Value::Map(entries) = &nodes[1].value else {
             panic!("{nodes:?}")
@@ -186,8 +217,8 @@ mod tests {
     #[test]
     fn bombs_and_rubbish_are_errors() {
         let deep = "[".repeat(100_000);
-        for text in ["a: [", "a: 1\na: 2\n", "\u{0}", deep.as_str()] {
-            assert!(parse(&"x".into(), text).is_err(), "{:.20}", text);
+        for text in ["a: [", "\u{0}", deep.as_str()] {
+            assert!(parse(text).is_err(), "{:.20}", text);
         }
     }
 }

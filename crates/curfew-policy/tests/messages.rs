@@ -7,13 +7,10 @@ use curfew_policy::{compile, load};
 /// Every message about a source, or about what it compiles to.
 fn messages(text: &str) -> String {
     let loaded = load([("p.yaml", text)]);
-    let problems = if loaded.problems.is_empty() {
-        compile(loaded.documents, Revision(1))
-            .err()
-            .unwrap_or_default()
-    } else {
-        loaded.problems
-    };
+    let across = compile(loaded.documents, Revision(1)).err();
+    let mut problems = loaded.problems;
+    problems.extend(across.unwrap_or_default());
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
     problems
         .iter()
         .map(ToString::to_string)
@@ -40,7 +37,7 @@ p.yaml:6:12: error: `members` is an empty list
 p.yaml:8:5: error: unknown field `maxLifetme` in spec.limits
   8 |     maxLifetme: 10m
     |     ^
-  = otherwise: it would be ignored, and the policy would not do what it says
+  = otherwise: it would be ignored, and what it says would not happen
   = help: did you mean `maxLifetime`?
 p.yaml:9:18: error: `idleTimeout`: the duration "0s" is zero: it must be longer
   9 |     idleTimeout: 0s
@@ -65,15 +62,15 @@ fn each_kind_of_mistake_is_named_at_its_place() {
     for (text, expected) in [
         (
             segment("members: [{cidr: 10.0.0.1/8}]"),
-            "4:43: error: \"10.0.0.1/8\" has bits set behind its prefix",
+            "4:43: error: `cidr` is \"10.0.0.1/8\", which has bits set behind its prefix",
         ),
         (
             segment("members: [{cidr: 10.0.0/8}]"),
-            "4:43: error: \"10.0.0/8\" is neither a range",
+            "4:43: error: `cidr` is \"10.0.0/8\": write a range like",
         ),
         (
             segment("members: [{cidr: 10.0.0.0/8, ports: [70000]}]"),
-            "error: a port is a number: it has to be 1 to 65535",
+            "error: a port is 70000: it has to be a whole number from 1 to 65535",
         ),
         (
             segment("members: [{service: db, uid: 1}]"),
@@ -149,7 +146,7 @@ fn each_kind_of_mistake_is_named_at_its_place() {
         ),
         (
             policy(&format!("admit: false, from: {{anyone: true}}, {to}")),
-            "warning: the policy `p` neither admits nor limits",
+            "warning: this policy neither admits nor limits",
         ),
         (
             policy(&format!(
@@ -159,7 +156,7 @@ fn each_kind_of_mistake_is_named_at_its_place() {
         ),
         (
             segment("members: [{service: db}]").repeat(2),
-            "error: not YAML",
+            "5:1: error: `apiVersion` is given twice; the first is at p.yaml:1:1",
         ),
         (
             [
@@ -177,7 +174,7 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             "[1, 2]".to_owned(),
             "1:1: error: a document is a list: it has to be a map",
         ),
-        ("a: [".to_owned(), "error: not YAML"),
+        ("a: [".to_owned(), "p.yaml:1:4: error: not YAML: "),
         (String::new(), "policy set: error: the set has no segment"),
     ] {
         let messages = messages(&text);
@@ -186,6 +183,88 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             "{text}\n expected {expected}\n found {messages}"
         );
     }
+}
+
+#[test]
+fn a_field_given_twice_hides_nothing_else() {
+    let text = format!(
+        "{HEAD}spec:\n  sensitivity: low\n  members: [{{service: db}}]\n  sensitivity: hgih\n  limits:\n    idleTimeout: 0s\n    labels: {{a: 1, a: 2}}\n"
+    );
+    let said = messages(&text);
+    let expected = r#"p.yaml:7:3: error: `sensitivity` is given twice; the first is at p.yaml:5:3
+  7 |   sensitivity: hgih
+    |   ^
+  = otherwise: one of the two would be ignored
+  = help: leave one of the two out
+p.yaml:9:18: error: `idleTimeout`: the duration "0s" is zero: it must be longer
+  9 |     idleTimeout: 0s
+    |                  ^"#;
+    assert!(said.starts_with(expected), "{said}");
+    assert!(said.contains("10:20: error: `a` is given twice"), "{said}");
+    assert!(!said.contains("no segment"), "{said}");
+}
+
+#[test]
+fn names_are_held_against_documents_with_errors_in_them_too() {
+    let document = |kind: &str, name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: curfew.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let policy = |name: &str, to: &str, more: &str| {
+        let spec = format!("from: {{anyone: true}}, to: {{segments: [{to}]}}{more}");
+        document("SessionPolicy", name, &spec)
+    };
+    let text = [
+        document(
+            "Segment",
+            "fast",
+            "sensitivity: lwo, members: [{service: db}]",
+        ),
+        document(
+            "Segmnt",
+            "slow",
+            "sensitivity: low, members: [{service: db}]",
+        ),
+        document(
+            "Segment",
+            "fast",
+            "sensitivity: low, members: [{service: db}]",
+        ),
+        policy("one", "fast", ""),
+        policy("two", "fsat", ", notAfter: tomorrow"),
+        policy("two", "slow", ""),
+    ]
+    .concat();
+    let said = messages(&text);
+    let errors = said.lines().filter(|line| line.contains(": error: "));
+    let errors: Vec<&str> = errors.collect();
+    let expected = [
+        "p.yaml:5:21: error: `sensitivity` is \"lwo\", which is not one of its words",
+        "p.yaml:8:7: error: `kind` is \"Segmnt\", which is not one of its words",
+        "p.yaml:14:18: error: the segment `fast` is given twice; the first is at p.yaml:4:18",
+        "p.yaml:25:46: error: there is no segment `fsat` in this set",
+        "p.yaml:25:64: error: `notAfter` is \"tomorrow\": write an instant like 2027-01-31T00:00:00Z",
+        "p.yaml:29:18: error: the policy `two` is given twice; the first is at p.yaml:24:18",
+    ];
+    assert_eq!(errors, expected, "{said}");
+    let shown = "  25 | spec: {from: {anyone: true}, to: {segments: [fsat]}, notAfter: tomorrow}\n";
+    assert!(said.contains(shown), "{said}");
+    assert!(said.contains("help: did you mean `fast`?"), "{said}");
+}
+
+#[test]
+fn of_what_cannot_be_read_nothing_is_said() {
+    let policy = "apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {name: p}\nspec: {from: {anyone: true}, to: {segments: [db]}}\n";
+    let loaded = load([("s.yaml", "spec: ["), ("p.yaml", policy)]);
+    let place = |place: &curfew_policy::Place| (place.file.to_string(), place.line, place.column);
+    assert_eq!(loaded.problems.len(), 1, "{:?}", loaded.problems);
+    assert_eq!(
+        place(&loaded.problems[0].place),
+        ("s.yaml".to_owned(), 1, 7)
+    );
+    // The segment may stand in what is no YAML.
+    assert!(compile(loaded.documents, Revision(1)).is_ok_and(|set| set.segments().count() == 0));
 }
 
 #[test]
@@ -230,15 +309,15 @@ fn a_source_that_nests_or_repeats_without_end_is_an_error() {
         .map(|by| format!("{}- \n", " ".repeat(by)))
         .collect();
     for (text, what) in [
-        (format!("a:\n{indented}"), "budget breached: Depth"),
-        (format!("a:\n {}", "- ".repeat(1_000)), "budget breached: Depth"),
+        (format!("a:\n{indented}"), "it nests deeper"),
+        (format!("a:\n {}", "- ".repeat(1_000)), "it nests deeper"),
         (
             format!("{HEAD}spec: {}", "[".repeat(100_000)),
             "recursion limit exceeded",
         ),
         (
             "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d]\n".to_owned(),
-            "alias replay",
+            "aliases repeat more",
         ),
     ] {
         let said = messages(&text);

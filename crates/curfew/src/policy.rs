@@ -130,6 +130,7 @@ pub fn compiled(
             None
         }
     };
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
     let wrong = problems
         .iter()
         .any(|problem| problem.severity == Severity::Error);
@@ -175,6 +176,7 @@ fn as_json(problems: &[Problem]) -> Vec<serde_json::Value> {
             "column": problem.place.column,
             "severity": problem.severity.to_string(),
             "message": problem.message,
+            "excerpt": problem.place.excerpt.as_deref(),
             "consequence": problem.consequence,
             "help": problem.help,
         })

@@ -46,6 +46,7 @@ fn wrong_documents_are_findings_in_both_forms() {
     ]);
     assert_eq!(code, 3, "{text}");
     assert!(text.contains("\"line\": 2"), "{text}");
+    assert!(text.contains("\"excerpt\": \"kind: Segmnt\""), "{text}");
     let (code, text) = curfew(&[
         "policy",
         "explain",

@@ -42,7 +42,7 @@ fn finding(problem: Problem) -> Finding {
         line: problem.place.line,
         column: problem.place.column,
         message: problem.message,
-        excerpt: problem.excerpt,
+        excerpt: problem.place.excerpt.as_deref().map(str::to_owned),
         consequence: problem.consequence,
         help: problem.help,
     }
