@@ -7,7 +7,7 @@ use curfew_model::{Binding, BindingKey, BootInstant, EndReason, EventKind, Facts
 use crate::{
     Engine, EngineError, Keeper, Report, Subject,
     action::Fate,
-    binding::{BoundProof, canonical},
+    binding::BoundProof,
     change::Why,
     class::{Ties, nanos},
     index::Key,
@@ -44,9 +44,9 @@ impl Engine {
         keeper: Keeper,
         mut binding: Binding,
     ) -> Result<Report, EngineError> {
-        binding.key = canonical(binding.key);
+        binding.key = binding.key.canonical();
         let key = binding.key.clone();
-        let cause = format!("{key:?} to {}", binding.identity);
+        let cause = format!("{key} to {}", binding.identity);
         let limit = self.bounds.bindings;
         self.bindings.insert(keeper, binding, limit, self.now)?;
         self.note(EventKind::BindingChanged, cause.clone());
@@ -59,11 +59,11 @@ impl Engine {
     }
 
     pub(crate) fn remove_binding(&mut self, keeper: Keeper, key: BindingKey) -> Report {
-        let key = canonical(key);
+        let key = key.canonical();
         if !self.bindings.remove(keeper, &key) {
             return Report::default();
         }
-        let cause = format!("{key:?} removed");
+        let cause = format!("{key} removed");
         self.note(EventKind::BindingChanged, cause.clone());
         let groups = self.reached(&key);
         self.attribute_again(

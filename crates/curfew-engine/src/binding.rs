@@ -72,21 +72,6 @@ pub(crate) struct Bindings {
     prefixes: BTreeMap<(bool, u8), usize>,
 }
 
-/// Keys are kept in one form: addresses without host bits, IPv4 never written as IPv6.
-pub(crate) fn canonical(key: BindingKey) -> BindingKey {
-    let BindingKey::Address(net) = key else {
-        return key;
-    };
-    let v4 = match net.addr().to_canonical() {
-        address @ IpAddr::V4(_) if net.addr().is_ipv6() => net
-            .prefix_len()
-            .checked_sub(96)
-            .and_then(|length| IpNet::new(address, length).ok()),
-        _ => None,
-    };
-    BindingKey::Address(v4.unwrap_or(net).trunc())
-}
-
 impl Bindings {
     /// Makes or replaces what a keeper says; `binding.key` is canonical.
     pub(crate) fn insert(

@@ -95,10 +95,40 @@ pub enum BindingKey {
 }
 
 impl BindingKey {
+    /// The one form of a key: addresses without host bits, IPv4 never written as IPv6.
+    #[must_use]
+    pub fn canonical(self) -> Self {
+        let Self::Address(net) = self else {
+            return self;
+        };
+        let v4 = match net.addr().to_canonical() {
+            address @ IpAddr::V4(_) if net.addr().is_ipv6() => net
+                .prefix_len()
+                .checked_sub(96)
+                .and_then(|length| IpNet::new(address, length).ok()),
+            _ => None,
+        };
+        Self::Address(v4.unwrap_or(net).trunc())
+    }
+
     /// Whether `address` falls under this key; v4-mapped addresses count as IPv4.
     #[must_use]
     pub fn covers(&self, address: IpAddr) -> bool {
         matches!(self, Self::Address(net) if net.contains(&address.to_canonical()))
+    }
+}
+
+impl fmt::Display for BindingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // One address is not written as a range.
+            Self::Address(net) if net.prefix_len() == net.max_prefix_len() => {
+                write!(f, "address {}", net.addr())
+            }
+            Self::Address(net) => write!(f, "address {net}"),
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Cgroup(path) => write!(f, "cgroup {path}"),
+        }
     }
 }
 
@@ -150,5 +180,21 @@ mod tests {
         let key = BindingKey::Address("10.0.0.0/8".parse().unwrap());
         assert!(key.covers("::ffff:10.1.2.3".parse().unwrap()));
         assert!(!key.covers("11.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_key_has_one_form() {
+        let key = |text: &str| BindingKey::Address(text.parse().unwrap()).canonical();
+        for (written, said) in [
+            ("10.1.0.4/32", "address 10.1.0.4"),
+            ("10.1.0.4/8", "address 10.0.0.0/8"),
+            ("::ffff:10.1.0.4/128", "address 10.1.0.4"),
+            ("::ffff:10.1.0.4/104", "address 10.0.0.0/8"),
+            ("::ffff:10.1.0.4/64", "address ::/64"),
+            ("2001:db8::1/32", "address 2001:db8::/32"),
+        ] {
+            assert_eq!(key(written).to_string(), said, "{written}");
+        }
+        assert_eq!(BindingKey::Uid(7).canonical().to_string(), "uid 7");
     }
 }
