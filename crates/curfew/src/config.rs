@@ -1,9 +1,14 @@
-//! `curfew.yaml`: raw documents to checked values. Unknown fields are errors. Nothing is opened or started here.
+//! `curfew.yaml`: what it says, checked as strictly as policy, every problem found in one pass. How each part of it is
+//! read is next door. Nothing is opened or started here.
 
 mod audit;
+mod bindings;
+mod control;
+mod document;
+mod services;
 
 use std::{
-    collections::BTreeMap,
+    fmt,
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     time::Duration,
@@ -14,128 +19,22 @@ use curfew_gateway::{
     connect::{UpstreamAddress, alternate_families},
     protocol::Protocol,
 };
-use curfew_model::{
-    Binding, BindingKey, Identity, Issuer, Kind, Proof, ServiceName, parse_duration,
-};
-use ipnet::IpNet;
-use serde::Deserialize;
+use curfew_model::{Binding, ServiceName};
+use curfew_policy::{Place, Problem, Severity};
 
 pub use audit::Audit;
 
-/// Where the API listens unless the configuration says otherwise.
-const CONTROL: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7171);
-/// Larger files are no configuration.
-const MAX_BYTES: u64 = 1 << 20;
+use crate::sources::{self, SourceError};
 
 /// Why `curfew.yaml` is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("{path}: cannot be read; name the file with -c")]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// The system's word.
-        source: std::io::Error,
-    },
-    /// It is longer than a configuration can be.
-    #[error("{0}: longer than 1 MiB: this is no curfew.yaml")]
-    TooLong(PathBuf),
-    /// It is not YAML of the right form.
-    #[error("{path}: {message}")]
-    Form {
-        /// Which file.
-        path: PathBuf,
-        /// With place and excerpt.
-        message: String,
-    },
-    /// A value cannot be meant so.
-    #[error("{path}: {field}: {message}")]
-    Value {
-        /// Which file.
-        path: PathBuf,
-        /// The dotted path of the field.
-        field: String,
-        /// What is wrong and what to do.
-        message: String,
-    },
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawConfig {
-    data_dir: PathBuf,
-    #[serde(default)]
-    control: RawControl,
-    policy: RawPolicy,
-    gateway: RawGateway,
-    #[serde(default)]
-    audit: audit::RawAudit,
-    #[serde(default)]
-    bindings: Vec<RawBinding>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawControl {
-    listen: Option<SocketAddr>,
-    tls: Option<RawTls>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTls {
-    certificate: PathBuf,
-    key: PathBuf,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPolicy {
-    path: PathBuf,
-    #[serde(default)]
-    watch: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawGateway {
-    services: Vec<RawService>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawService {
-    name: String,
-    listen: SocketAddr,
-    upstream: String,
-    #[serde(default)]
-    protocol: RawProtocol,
-    max_connections: Option<u32>,
-    connect_timeout: Option<String>,
-    handshake_timeout: Option<String>,
-    busy_is_active: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawBinding {
-    address: Option<String>,
-    uid: Option<u32>,
-    cgroup: Option<String>,
-    user: Option<String>,
-    workload: Option<String>,
-    #[serde(default)]
-    groups: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum RawProtocol {
-    #[default]
-    Tcp,
-    Postgres,
+    #[error("the configuration cannot be read; name the file with -c")]
+    Read(#[from] SourceError),
+    /// Something in it is an error; every problem, as it is shown.
+    #[error("{0}")]
+    Wrong(String),
 }
 
 /// One service of the gateway, its upstream's name not yet resolved.
@@ -166,6 +65,15 @@ pub enum Upstream {
     Tcp(String),
     /// The path of a Unix socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Upstream {
@@ -225,190 +133,85 @@ pub struct Config {
     pub bindings: Vec<Binding>,
 }
 
+/// A value of the configuration, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Placed<T> {
+    /// The value.
+    pub value: T,
+    /// Where.
+    pub place: Place,
+}
+
+/// A configuration as far as it can be read, so that all that is wrong with it and with what it names is found at once.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// What is wrong with it.
+    pub problems: Vec<Problem>,
+    /// The policy that it names.
+    pub policy: Option<Placed<PathBuf>>,
+    /// The services that can be read; each stands where its name does.
+    pub services: Vec<Placed<Service>>,
+    config: Option<Config>,
+}
+
+impl Draft {
+    /// The configuration, if nothing in it is an error.
+    ///
+    /// # Errors
+    /// [`ConfigError::Wrong`] with every problem.
+    pub fn finish(self) -> Result<Config, ConfigError> {
+        let wrong = self
+            .problems
+            .iter()
+            .any(|problem| problem.severity == Severity::Error);
+        match self.config {
+            Some(config) if !wrong => Ok(config),
+            _ => Err(ConfigError::Wrong(shown(&self.problems))),
+        }
+    }
+}
+
+/// Problems as they are shown together.
+pub fn shown(problems: &[Problem]) -> String {
+    let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    shown.join("\n")
+}
+
+/// Reads a configuration as far as that is possible.
+///
+/// # Errors
+/// [`ConfigError::Read`].
+pub fn draft(path: &Path) -> Result<Draft, ConfigError> {
+    let (name, text) = sources::read_file(path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let (draft, problems) = curfew_policy::read(&name, &text, |source, nodes| {
+        document::read(source, nodes, folder)
+    });
+    Ok(Draft {
+        problems,
+        ..draft.unwrap_or_default()
+    })
+}
+
 /// Reads and checks a configuration.
 ///
 /// # Errors
 /// [`ConfigError`]: what, where, and what to do.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let read = |source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    if std::fs::metadata(path).map_err(read)?.len() > MAX_BYTES {
-        return Err(ConfigError::TooLong(path.to_owned()));
-    }
-    let text = std::fs::read_to_string(path).map_err(read)?;
-    let raw: RawConfig = serde_saphyr::from_str(&text).map_err(|error| ConfigError::Form {
-        path: path.to_owned(),
-        message: error.to_string(),
-    })?;
-    check(raw, path.parent().unwrap_or(Path::new("."))).map_err(|(field, message)| {
-        ConfigError::Value {
-            path: path.to_owned(),
-            field,
-            message,
-        }
-    })
-}
-
-type Refused = (String, String);
-
-fn check(raw: RawConfig, folder: &Path) -> Result<Config, Refused> {
-    if raw.gateway.services.is_empty() {
-        return Err((
-            "gateway.services".to_owned(),
-            "is empty: name at least one service".to_owned(),
-        ));
-    }
-    let mut services = Vec::new();
-    let mut seen = BTreeMap::new();
-    for (index, service) in raw.gateway.services.into_iter().enumerate() {
-        let field = |name: &str| format!("gateway.services[{index}].{name}");
-        if let Some(first) = seen.insert(service.name.clone(), index) {
-            return Err((
-                field("name"),
-                format!(
-                    "is {:?}, as is services[{first}]: names are unique",
-                    service.name
-                ),
-            ));
-        }
-        services.push(check_service(service).map_err(|(name, message)| (field(name), message))?);
-    }
-    let bindings = raw
-        .bindings
-        .into_iter()
-        .enumerate()
-        .map(|(index, binding)| {
-            check_binding(binding).map_err(|message| (format!("bindings[{index}]"), message))
-        })
-        .collect::<Result<_, _>>()?;
-    let audit =
-        audit::check(raw.audit).map_err(|(field, message)| (format!("audit.{field}"), message))?;
-    let data_dir = folder.join(raw.data_dir);
-    let tls = raw.control.tls.map(|tls| Tls {
-        certificate: folder.join(tls.certificate),
-        key: folder.join(tls.key),
-    });
-    let listen = raw.control.listen.unwrap_or(CONTROL);
-    if tls.is_none() && !listen.ip().is_loopback() {
-        let message = format!(
-            "is {listen}, which others can reach: give it `tls: {{certificate, key}}`, or listen on 127.0.0.1"
-        );
-        return Err(("control.listen".to_owned(), message));
-    }
-    Ok(Config {
-        control: Control { listen, tls },
-        data_dir,
-        policy: folder.join(raw.policy.path),
-        watch: raw.policy.watch,
-        services,
-        audit,
-        bindings,
-    })
-}
-
-fn check_service(raw: RawService) -> Result<Service, (&'static str, String)> {
-    let duration = |field, text: Option<String>, default| match text {
-        None => Ok(Duration::from_secs(default)),
-        Some(text) => parse_duration(&text).map_err(|error| (field, error.to_string())),
-    };
-    let max_connections = raw.max_connections.unwrap_or(10_000);
-    if max_connections == 0 {
-        return Err((
-            "max_connections",
-            "is 0: no client could ever connect".to_owned(),
-        ));
-    }
-    let protocol = match raw.protocol {
-        RawProtocol::Tcp => Protocol::Tcp,
-        RawProtocol::Postgres => Protocol::Postgres,
-    };
-    if raw.busy_is_active.is_some() && protocol == Protocol::Tcp {
-        return Err((
-            "busy_is_active",
-            "goes with `protocol: postgres` only".to_owned(),
-        ));
-    }
-    Ok(Service {
-        name: ServiceName::new(&raw.name).map_err(|error| ("name", error.to_string()))?,
-        listen: raw.listen,
-        upstream: check_upstream(&raw.upstream).map_err(|message| ("upstream", message))?,
-        protocol,
-        max_connections: usize::try_from(max_connections).unwrap_or(usize::MAX),
-        connect_timeout: duration("connect_timeout", raw.connect_timeout, 5)?,
-        handshake_timeout: duration("handshake_timeout", raw.handshake_timeout, 10)?,
-        busy_is_active: raw.busy_is_active.unwrap_or(true),
-    })
-}
-
-fn check_upstream(text: &str) -> Result<Upstream, String> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return if path.starts_with('/') {
-            Ok(Upstream::Unix(path.into()))
-        } else {
-            Err(format!(
-                "is {text:?}: a Unix socket is written unix:/absolute/path"
-            ))
-        };
-    }
-    let port = text
-        .rsplit_once(':')
-        .and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok())?);
-    match port {
-        Some(port) if port > 0 => Ok(Upstream::Tcp(text.to_owned())),
-        _ => Err(format!(
-            "is {text:?}: write HOST:PORT, or unix:/absolute/path"
-        )),
-    }
-}
-
-fn check_binding(raw: RawBinding) -> Result<Binding, String> {
-    let key = match (raw.address, raw.uid, raw.cgroup) {
-        (Some(address), None, None) => BindingKey::Address(network(&address)?),
-        (None, Some(uid), None) => BindingKey::Uid(uid),
-        (None, None, Some(path)) if path.starts_with('/') => BindingKey::Cgroup(path),
-        (None, None, Some(path)) => {
-            return Err(format!("`cgroup: {path}` is no path from the root"));
-        }
-        _ => return Err("needs exactly one of `address`, `uid` and `cgroup`".to_owned()),
-    };
-    let (kind, id) = match (raw.user, raw.workload) {
-        (Some(user), None) => (Kind::User, user),
-        (None, Some(workload)) => (Kind::Workload, workload),
-        _ => return Err("needs exactly one of `user` and `workload`".to_owned()),
-    };
-    let identity = Identity {
-        proof: Proof::Bound,
-        kind,
-        issuer: Issuer::local(),
-        id,
-        display: None,
-    };
-    Ok(Binding {
-        key,
-        identity,
-        groups: raw.groups,
-        until: None,
-        refreshed_at: None,
-    })
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("`address: {text}` is neither an address nor a range like 10.0.0.0/8"))
+    draft(path)?.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn checked(text: &str) -> Result<Config, ConfigError> {
+    /// What is wrong with a configuration, `curfew.yaml` standing for where it is.
+    fn checked(text: &str) -> Result<Config, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("curfew.yaml");
         std::fs::write(&path, text).unwrap();
-        load(&path)
+        let before = format!("{}/", folder.path().display());
+        load(&path).map_err(|error| error.to_string().replace(&before, ""))
     }
 
     const SERVICE: &str =
@@ -426,32 +229,190 @@ mod tests {
     }
 
     #[test]
+    fn everything_wrong_is_found_in_one_pass() {
+        let text = "\
+data_dirr: data
+control: {listen: '127.0.0.1:6432'}
+policy: {path: policy, watch: yess}
+gateway:
+  services:
+  - {name: db, listen: '0.0.0.0:6432', upstream: 'x:1', max_connections: 0}
+  - {name: db, listen: '[::]:7000', upstream: x, protocol: postgre}
+  - {name: web, listen: 127.0.0.1:7000, upstream: 'x:1'}
+  - {name: web2, listen: 127.0.0.1:7000, upstream: 'x:1', connect_timeout: 5}
+bindings:
+- {address: 10.1.0.4/8, user: alice}
+- {address: 10.1.0.4, user: ''}
+- {address: '::ffff:10.1.0.4', workload: w, groups: []}
+- {uid: 7, user: a}
+- {uid: 7, user: a}
+- {cgroup: x, user: a, workload: b}
+";
+        let expected = r#"curfew.yaml:1:1: error: unknown field `data_dirr` in the configuration
+  1 | data_dirr: data
+    | ^
+  = otherwise: it would be ignored, and what it says would not happen
+  = help: did you mean `data_dir`?
+curfew.yaml:1:1: error: the field `data_dir` is missing
+  1 | data_dirr: data
+    | ^
+"#;
+        let said = checked(text).unwrap_err();
+        assert!(said.starts_with(expected), "{said}");
+        let errors: Vec<&str> = said
+            .lines()
+            .filter_map(|line| line.strip_prefix("curfew.yaml:"))
+            .collect();
+        let expected = [
+            "1:1: error: unknown field `data_dirr` in the configuration",
+            "1:1: error: the field `data_dir` is missing",
+            "3:31: error: `watch` is a text: it has to be true or false",
+            "6:24: error: `listen` is 0.0.0.0:6432, where the API listens already, at curfew.yaml:2:19",
+            "6:74: error: `max_connections` is 0: it has to be a whole number from 1 to 100000000",
+            "7:12: error: the service `db` is given twice; the first is at curfew.yaml:6:12",
+            "7:47: error: `upstream` is \"x\": write HOST:PORT, '[ADDRESS]:PORT' for IPv6, or unix:/absolute/path",
+            "7:60: error: `protocol` is \"postgre\", which is not one of its words",
+            "8:25: error: `listen` is 127.0.0.1:7000, where another service listens already, at curfew.yaml:7:24",
+            "9:26: error: `listen` is 127.0.0.1:7000, where another service listens already, at curfew.yaml:7:24",
+            "9:76: error: `connect_timeout` is the bare number 5",
+            "11:13: error: `address` is \"10.1.0.4/8\", which has bits set behind its prefix",
+            "12:29: error: `user` is an empty text",
+            "13:13: error: the address 10.1.0.4 is bound twice; the first is at curfew.yaml:12:13",
+            "13:53: error: `groups` is an empty list",
+            "15:9: error: the uid 7 is bound twice; the first is at curfew.yaml:14:9",
+            "16:3: error: a binding needs exactly one of `user`, `workload`",
+            "16:12: error: `cgroup` is \"x\": it is a path from the root, like /system.slice/x.service",
+        ];
+        assert_eq!(errors, expected, "{said}");
+    }
+
+    #[test]
     fn what_is_not_meant_is_refused_with_its_place() {
+        let with = |more: &str| format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}{more}\n");
+        let service = |more: &str| {
+            format!(
+                "data_dir: d\npolicy: {{path: p}}\ngateway: {{services: [{{name: a, listen: '[::1]:1', {more}}}]}}\n"
+            )
+        };
         for (text, part) in [
-            ("data_dir: d\npolicy: {path: p}\ngateway: {services: []}\n".to_owned(), "gateway.services: is empty"),
-            (format!("data_dir: d\npolicy: {{path: p, pat: q}}\n{SERVICE}"), "pat"),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}bindings: [{{user: a}}]\n"), "bindings[0]: needs exactly one of"),
             (
-                "data_dir: d\npolicy: {path: p}\ngateway: {services: [{name: A, listen: '[::1]:1', upstream: 'x:1'}]}\n".to_owned(),
-                "gateway.services[0].name: \"A\" is not a name",
+                String::new(),
+                "curfew.yaml: error: the configuration is empty",
+            ),
+            ("a: [".to_owned(), "curfew.yaml:1:4: error: not YAML: "),
+            (with("--- \n{}"), "5:1: error: a second document"),
+            (
+                "data_dir: d\npolicy: {path: p}\ngateway: {services: []}\n".to_owned(),
+                "3:21: error: `services` is an empty list",
             ),
             (
-                "data_dir: d\npolicy: {path: p}\ngateway: {services: [{name: a, listen: '[::1]:1', upstream: 'x:1', connect_timeout: 0s}]}\n"
-                    .to_owned(),
-                "connect_timeout: the duration \"0s\" is zero",
+                with("data_dir: e"),
+                "4:1: error: `data_dir` is given twice; the first is at curfew.yaml:1:1",
             ),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{on_ful: continue}}\n"), "on_ful"),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{on_full: refuse}}\n"), "refuse-new"),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{segment_size: 64MB}}\n"), "audit.segment_size: is \"64MB\": write a whole number"),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{keep_segments: 0}}\n"), "audit.keep_segments: is 0"),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{keep_for: 0d}}\n"), "audit.keep_for: the duration \"0d\" is zero"),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{queue: 0}}\n"), "audit.queue: is 0"),
-            (format!("data_dir: d\npolicy: {{path: p}}\n{SERVICE}audit: {{queue: 1000001}}\n"), "audit.queue: is 1000001"),
-            ("data_dir: d\npolicy: {path: p}\ngateway: {services: [{name: a, listen: '[::1]:1', upstream: x}]}\n".to_owned(), "upstream: is \"x\": write HOST:PORT"),
+            (
+                with("bindings: [{user: a}]"),
+                "4:12: error: a binding needs exactly one of `address`, `uid`, `cgroup`",
+            ),
+            (
+                with("bindings: [{uid: 1}]"),
+                "4:12: error: a binding needs exactly one of `user`, `workload`",
+            ),
+            (
+                with("bindings: [{uid: -1, user: a}]"),
+                "4:18: error: `uid` is -1",
+            ),
+            (
+                with("bindings: [{uid: 1, user: 2}]"),
+                "help: write it in quotes",
+            ),
+            (
+                with("control: {listen: '0.0.0.0:1'}"),
+                "4:19: error: the API listens on 0.0.0.0:1, which others can reach",
+            ),
+            (
+                with("control: {tls: {certificate: c}}"),
+                "the field `key` is missing",
+            ),
+            (
+                service("upstream: x"),
+                "error: `upstream` is \"x\": write HOST:PORT",
+            ),
+            (service("upstream: '::1:5432'"), "'[ADDRESS]:PORT' for IPv6"),
+            (
+                service("upstream: 'unix:x'"),
+                "is written unix:/absolute/path",
+            ),
+            (
+                service("upstream: 'x:1', connect_timeout: 0s"),
+                "error: `connect_timeout`: the duration \"0s\" is zero",
+            ),
+            (
+                service("upstream: 'x:1', busy_is_active: true"),
+                "goes with `protocol: postgres` only",
+            ),
+            (service("upstream: 'x:1', name: A"), "`name` is given twice"),
+            (with("audit: {on_ful: continue}"), "did you mean `on_full`?"),
+            (
+                with("audit: {on_full: refuse}"),
+                "use one of: refuse-new, continue",
+            ),
+            (
+                with("audit: {segment_size: 64MB}"),
+                "4:23: error: `segment_size` is \"64MB\": write a whole number",
+            ),
+            (
+                with("audit: {keep_segments: 0}"),
+                "`keep_segments` is 0: it has to be a whole number from 1",
+            ),
+            (
+                with("audit: {keep_for: 0d}"),
+                "`keep_for`: the duration \"0d\" is zero",
+            ),
+            (with("audit: {queue: 0}"), "`queue` is 0"),
+            (
+                with("audit: {queue: 1000001}"),
+                "`queue` is 1000001: it has to be a whole number from 1 to 1000000",
+            ),
         ] {
-            let error = checked(&text).unwrap_err().to_string();
-            assert!(error.contains(part), "{error}");
+            let said = checked(&text).unwrap_err();
+            assert!(
+                said.contains(part),
+                "{text}\n expected {part}\n found {said}"
+            );
         }
+    }
+
+    #[test]
+    fn services_of_one_port_may_listen_on_addresses_of_their_own() {
+        let two = |one: &str, other: &str| {
+            checked(&format!(
+                "data_dir: d\npolicy: {{path: p}}\ngateway: {{services: [{{name: a, listen: '{one}', upstream: 'x:1'}}, {{name: b, listen: '{other}', upstream: 'x:1'}}]}}\n"
+            ))
+        };
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("0.0.0.0:1", "[::1]:1"),
+            ("127.0.0.1:1", "127.0.0.1:2"),
+        ] {
+            two(one, other).unwrap();
+        }
+        for (one, other) in [
+            ("127.0.0.1:1", "[::ffff:127.0.0.1]:1"),
+            ("[::]:1", "0.0.0.0:1"),
+            ("127.0.0.1:1", "0.0.0.0:1"),
+        ] {
+            let said = two(one, other).unwrap_err();
+            assert!(
+                said.contains("where another service listens already"),
+                "{said}"
+            );
+        }
+        let said = two("127.0.0.1:7171", "127.0.0.1:1").unwrap_err();
+        assert!(
+            said.contains("where the API listens already, without being told to"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -24,8 +24,7 @@ use tracing::{error, info, warn};
 use crate::{
     cli::{FINDINGS, chain},
     clock::SystemClock,
-    config,
-    node::{self, Node},
+    node::{self, Checked, Node, NodeError},
 };
 
 /// How long sessions may finish after SIGTERM.
@@ -68,9 +67,7 @@ impl Run {
     /// # Errors
     /// Why it does not start.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let checked = config::load(&self.config)
-            .map_err(Box::<dyn Error>::from)
-            .and_then(|config| node::check(config).map_err(Box::from));
+        let checked = node::check(&self.config);
         if self.check {
             return Ok(self.report(checked));
         }
@@ -113,7 +110,7 @@ impl Run {
         }
     }
 
-    fn report(&self, checked: Result<node::Checked, Box<dyn Error>>) -> ExitCode {
+    fn report(&self, checked: Result<Checked, NodeError>) -> ExitCode {
         let path = self.config.display();
         match checked {
             Ok(checked) => {
@@ -129,7 +126,7 @@ impl Run {
                 }
             }
             Err(error) => {
-                println!("{}\n{path}: NOT usable", chain(&*error));
+                println!("{}\n{path}: NOT usable", chain(&error));
                 ExitCode::from(FINDINGS)
             }
         }
@@ -137,10 +134,7 @@ impl Run {
 
     /// Takes policy and bindings anew; what is not usable changes nothing.
     fn reload(&self, node: &mut Node) {
-        let reloaded = config::load(&self.config)
-            .map_err(Box::<dyn Error>::from)
-            .and_then(|config| node::check(config).map_err(Box::from))
-            .and_then(|checked| node.reload(checked).map_err(Box::from));
+        let reloaded = node::check(&self.config).and_then(|checked| node.reload(checked));
         match reloaded {
             Ok(done) => {
                 info!(revision = %done.revision, closed = done.closed, "reloaded");
@@ -152,7 +146,7 @@ impl Run {
             }
             Err(error) => error!(
                 "not reloaded, the policy before stays in force: {}",
-                chain(&*error)
+                chain(&error)
             ),
         }
     }

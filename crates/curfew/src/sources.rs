@@ -1,11 +1,12 @@
-//! Reading policy sources from disk: a file, or every document of a folder. What they mean is policy's.
+//! Reading sources from disk: a file, or every policy document of a folder. What they mean is for others.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
-/// Larger files hold no policy, in bytes.
+/// Larger files are no source, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 /// Files of one folder.
 const MAX_FILES: usize = 10_000;
@@ -28,7 +29,7 @@ pub enum SourceError {
     #[error("{}: is not UTF-8 text", .0.display())]
     NotText(PathBuf),
     /// A file is too large.
-    #[error("{}: larger than 4 MiB: split it", .0.display())]
+    #[error("{}: larger than 4 MiB: name another file, or split it", .0.display())]
     TooLarge(PathBuf),
     /// A folder holds too many files.
     #[error("{}: more than {MAX_FILES} policy files", .0.display())]
@@ -115,14 +116,24 @@ fn metadata(path: &Path) -> Result<fs::Metadata, SourceError> {
     })
 }
 
-fn read_file(path: &Path) -> Result<Source, SourceError> {
-    if metadata(path)?.len() > MAX_FILE {
-        return Err(SourceError::TooLarge(path.to_owned()));
-    }
-    let bytes = fs::read(path).map_err(|source| SourceError::Io {
+/// Reads one file.
+///
+/// # Errors
+/// [`SourceError`]: what, where, and what to do.
+pub fn read_file(path: &Path) -> Result<Source, SourceError> {
+    let io = |source| SourceError::Io {
         path: path.to_owned(),
         source,
-    })?;
+    };
+    let mut bytes = Vec::new();
+    // Not by the length that the system tells: some files have none, and no end.
+    let file = fs::File::open(path).map_err(io)?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(SourceError::TooLarge(path.to_owned()));
+    }
     let text = String::from_utf8(bytes).map_err(|_| SourceError::NotText(path.to_owned()))?;
     Ok((path.display().to_string(), text))
 }

@@ -377,6 +377,52 @@ fn check_names_what_is_missing_and_starts_nothing() {
         .unwrap();
     let text = String::from_utf8_lossy(&check.stdout).into_owned();
     assert_eq!(check.status.code(), Some(3), "{text}");
-    assert!(text.contains("is in no segment"), "{text}");
+    let place = format!(
+        "{}:6:12: error: the service db (upstream {}) is in no segment\n  6 |   - {{name: db, ",
+        config.display(),
+        server.address()
+    );
+    assert!(text.contains(&place), "{text}");
     assert!(!site.path("data").exists());
+}
+
+#[test]
+fn check_goes_on_to_the_policy_when_the_configuration_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write(
+        "curfew.yaml",
+        "data_dir: d\npolcy: x\npolicy: {path: p.yaml}\ngateway:\n  services:\n  - {name: a, listen: '127.0.0.1:0', upstream: 'unix:/nowhere'}\n  - {name: b, listen: x, upstream: '127.0.0.1:1'}\n",
+    );
+    let head = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: s}\n";
+    let spec = "spec: {sensitivity: low, members: [{service: b}]";
+    write(
+        "p.yaml",
+        &format!("{head}{spec}, limits: {{maxLifetime: 0s}}}}\n"),
+    );
+    let check = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_curfew"))
+            .args(["run", "--check", "-c", "curfew.yaml"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let errors = text.lines().filter(|line| line.contains(": error: "));
+        errors.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let config = [
+        "curfew.yaml:2:1: error: unknown field `polcy` in the configuration",
+        "curfew.yaml:7:23: error: `listen` is \"x\": write an address and a port, like 127.0.0.1:6432 or '[::1]:6432'",
+    ];
+    let policy =
+        "p.yaml:4:73: error: `maxLifetime`: the duration \"0s\" is zero: it must be longer";
+    assert_eq!(check(), [&config[..], &[policy]].concat());
+    write("p.yaml", &format!("{head}{spec}}}\n"));
+    let no_segment =
+        "curfew.yaml:6:12: error: the service a (upstream unix:/nowhere) is in no segment";
+    assert_eq!(check(), [config[0], no_segment, config[1]]);
+    std::fs::remove_file(folder.path().join("p.yaml")).unwrap();
+    let unread = "curfew.yaml:3:16: error: p.yaml: cannot be read: check that the path is right and readable: No such file or directory (os error 2)";
+    assert_eq!(check(), [config[0], unread, config[1]]);
 }

@@ -1,12 +1,11 @@
 //! The `audit` part of `curfew.yaml`: how much of the log is kept, and what a log that takes no records does. Reading
-//! the file is `config.rs`'s, writing the log `curfew-audit`'s.
+//! the file is next door, writing the log `curfew-audit`'s.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use curfew_audit::{MAX_RECORD, Options};
 use curfew_enforcer::AuditLog;
-use curfew_model::parse_duration;
-use serde::Deserialize;
+use curfew_policy::{Node, Source};
 
 /// The smallest segment: one record of any length fits.
 const MIN_SEGMENT: u64 = MAX_RECORD as u64;
@@ -14,10 +13,18 @@ const MIN_SEGMENT: u64 = MAX_RECORD as u64;
 const MAX_SEGMENT: u64 = 1 << 40;
 /// Records that may wait for the disk, at most: each takes some hundred bytes of memory.
 const MAX_QUEUE: usize = 1_000_000;
+/// Segments that are kept, at most: more than a disk holds.
+const MAX_KEPT: usize = 1_000_000_000;
+const FIELDS: [&str; 5] = [
+    "segment_size",
+    "keep_segments",
+    "keep_for",
+    "queue",
+    "on_full",
+];
 
 /// What a log that takes no records means for new sessions. Ending always works.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFull {
     /// High and critical segments take none.
     #[default]
@@ -35,17 +42,6 @@ impl OnFull {
             Self::RefuseNew | Self::Continue => AuditLog::Writable,
         }
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawAudit {
-    segment_size: Option<String>,
-    keep_segments: Option<usize>,
-    keep_for: Option<String>,
-    queue: Option<usize>,
-    #[serde(default)]
-    on_full: OnFull,
 }
 
 /// How the log is kept; what is none is as `curfew-audit` has it.
@@ -77,36 +73,34 @@ impl Audit {
     }
 }
 
-/// Checks the values; the error names the field.
-pub(super) fn check(raw: RawAudit) -> Result<Audit, (&'static str, String)> {
-    let positive = |field, value: Option<usize>, zero: &str| {
-        value
-            .map(|value| NonZeroUsize::new(value).ok_or_else(|| (field, zero.to_owned())))
-            .transpose()
+/// Reads it; what has an error in it is left out.
+pub(super) fn read(source: &Source<'_>, node: &Node) -> Audit {
+    let Some(map) = source.map(node, "`audit`", &FIELDS) else {
+        return Audit::default();
     };
-    let segment_size = raw.segment_size.as_deref().map(size).transpose();
-    let segment_size = segment_size.map_err(|message| ("segment_size", message))?;
-    let keep_for = raw.keep_for.as_deref().map(parse_duration).transpose();
-    let queue = positive("queue", raw.queue, "is 0: no record could ever be written")?;
-    if let Some(queue) = queue
-        && queue.get() > MAX_QUEUE
-    {
-        return Err((
-            "queue",
-            format!("is {queue}: at most {MAX_QUEUE} records wait"),
-        ));
-    }
-    Ok(Audit {
+    let count =
+        |field: &str, most: usize| source.number(map.get(field)?, &format!("`{field}`"), 1..=most);
+    let segment_size = map.get("segment_size").and_then(|node| {
+        size(source.text(node, "`segment_size`")?)
+            .map_err(|why| source.error(node, format!("`segment_size` {why}")))
+            .ok()
+    });
+    let words = [
+        ("refuse-new", OnFull::RefuseNew),
+        ("continue", OnFull::Continue),
+    ];
+    Audit {
         segment_size,
-        keep_segments: positive(
-            "keep_segments",
-            raw.keep_segments,
-            "is 0: nothing would be kept; leave it out to keep everything",
-        )?,
-        keep_for: keep_for.map_err(|error| ("keep_for", error.to_string()))?,
-        queue,
-        on_full: raw.on_full,
-    })
+        keep_segments: count("keep_segments", MAX_KEPT).and_then(NonZeroUsize::new),
+        keep_for: map
+            .get("keep_for")
+            .and_then(|node| source.duration(node, "`keep_for`")),
+        queue: count("queue", MAX_QUEUE).and_then(NonZeroUsize::new),
+        on_full: map
+            .get("on_full")
+            .and_then(|node| source.word(node, "`on_full`", &words))
+            .unwrap_or_default(),
+    }
 }
 
 /// Reads `64MiB` and the like.

@@ -12,10 +12,7 @@ use curfew_model::Clock;
 use tempfile::TempDir;
 
 use super::{cast, cast::PLACES, service::Service};
-use crate::{
-    config,
-    node::{self, AUDIT, Node},
-};
+use crate::node::{self, AUDIT, Node};
 
 /// The running site. What is taken down first comes first.
 pub struct Site {
@@ -43,7 +40,7 @@ impl Site {
         let file = folder.path().join("curfew.yaml");
         std::fs::write(folder.path().join("policy.yaml"), cast::policy(unit))?;
         std::fs::write(&file, cast::config(folder.path(), &upstreams))?;
-        let node = Node::start(node::check(config::load(&file)?)?, clock)?;
+        let node = Node::start(node::check(&file)?, clock)?;
         Ok(Self {
             node,
             services,

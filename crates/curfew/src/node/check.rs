@@ -1,7 +1,7 @@
 //! Whether a configuration is usable, before anything is started: the policy compiles, every upstream resolves, every
 //! service is in a segment. Starting is the node's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use curfew_audit::AuditError;
 use curfew_control::{Source, StartError, pack};
@@ -11,10 +11,12 @@ use curfew_gateway::{
     service::{ServiceConfig, ServiceError},
 };
 use curfew_model::{InvalidName, Revision, Target};
+use curfew_policy::{Place, PolicySet, Problem};
 use curfew_state::{CommitError, StoreError};
 
 use crate::{
-    config::{self, Config},
+    cli::chain,
+    config::{self, Config, ConfigError, Placed, Service},
     policy::compiled,
     sources::{self, SourceError},
 };
@@ -22,32 +24,15 @@ use crate::{
 /// Why a process does not start, or does not take a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    /// The configuration, or something that it names, is not usable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The policy cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The policy is not valid.
     #[error("{0}\nthe policy is not valid: `curfew policy validate` shows this again")]
     Policy(String),
-    /// A service is in no segment.
-    #[error(
-        "service {service} (upstream {upstream}) is in no segment: nothing would limit it; add it to a segment's members"
-    )]
-    NoSegment {
-        /// Which.
-        service: String,
-        /// Where it leads.
-        upstream: String,
-    },
-    /// An upstream's name is not known.
-    #[error("service {service}: the upstream {upstream:?} cannot be resolved")]
-    Resolve {
-        /// Whose.
-        service: String,
-        /// The name.
-        upstream: config::Upstream,
-        /// The resolver's word.
-        source: std::io::Error,
-    },
     /// The audit log is not usable.
     #[error("the audit log is not usable")]
     Audit(#[from] AuditError),
@@ -93,50 +78,80 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Checks a configuration: the policy compiles, every upstream resolves, every service is in a segment.
+/// Reads a configuration and checks all of it in one pass: the file, the policy that it names, that every upstream
+/// resolves and every service is in a segment.
 ///
 /// # Errors
 /// [`NodeError`], before anything is started.
-pub fn check(config: Config) -> Result<Checked, NodeError> {
-    let sources = sources::read(&config.policy)?;
-    let (set, problems) = compiled(&sources, Revision(0));
-    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    let Some(set) = set else {
-        return Err(NodeError::Policy(problems.join("\n")));
-    };
-    let services = config
-        .services
-        .iter()
-        .map(resolved)
-        .collect::<Result<Vec<_>, _>>()?;
-    for (service, named) in services.iter().zip(&config.services) {
-        let address = service.upstreams.iter().find_map(tcp_address);
-        let target = Target {
-            service: Some(service.name.clone()),
-            address,
-        };
-        if !set.covers(&target) {
-            let upstream = format!("{:?}", named.upstream);
-            return Err(NodeError::NoSegment {
-                service: service.name.to_string(),
-                upstream,
-            });
+pub fn check(path: &Path) -> Result<Checked, NodeError> {
+    let mut draft = config::draft(path)?;
+    let mut more = Vec::new();
+    let mut set = None;
+    let mut policy = None;
+    if let Some(Placed { value, place }) = &draft.policy {
+        match sources::read(value) {
+            Ok(sources) => {
+                let problems;
+                (set, problems) = compiled(&sources, Revision(0));
+                more.extend(problems);
+                policy = Some(pack_sources(sources)?);
+            }
+            Err(error) => more.push(Problem::error(place, chain(&error))),
         }
     }
-    let policy = pack_sources(sources)?;
+    let mut services = Vec::new();
+    for Placed { value, place } in &draft.services {
+        match resolved(value) {
+            Ok(service) => {
+                if let Some(set) = &set
+                    && !covered(set, &service)
+                {
+                    more.push(no_segment(value, place));
+                }
+                services.push(service);
+            }
+            Err(error) => {
+                let text = format!(
+                    "the upstream {} cannot be resolved: {error}",
+                    value.upstream
+                );
+                more.push(Problem::error(place, text).help("correct it, or see to the resolver"));
+            }
+        }
+    }
+    draft.problems.extend(more);
+    draft.problems.sort_by(|a, b| a.place.cmp(&b.place));
+    let warnings: Vec<String> = draft.problems.iter().map(ToString::to_string).collect();
+    let config = draft.finish()?;
     Ok(Checked {
         config,
-        policy,
+        // One that is not named, or cannot be read, is an error above.
+        policy: policy.unwrap_or_default(),
         services,
-        warnings: problems,
+        warnings,
     })
+}
+
+fn covered(set: &PolicySet, service: &ServiceConfig) -> bool {
+    set.covers(&Target {
+        service: Some(service.name.clone()),
+        address: service.upstreams.iter().find_map(tcp_address),
+    })
+}
+
+fn no_segment(service: &Service, place: &Place) -> Problem {
+    let (name, upstream) = (&service.name, &service.upstream);
+    let text = format!("the service {name} (upstream {upstream}) is in no segment");
+    Problem::error(place, text)
+        .or_else("nothing would limit it")
+        .help("add it to a segment's members")
 }
 
 /// The policy's files as the store keeps them.
 ///
 /// # Errors
 /// [`NodeError`] when they cannot be read.
-pub fn packed(policy: &std::path::Path) -> Result<String, NodeError> {
+pub fn packed(policy: &Path) -> Result<String, NodeError> {
     pack_sources(sources::read(policy)?)
 }
 
@@ -155,15 +170,8 @@ fn tcp_address(upstream: &UpstreamAddress) -> Option<std::net::SocketAddr> {
     }
 }
 
-fn resolved(service: &config::Service) -> Result<ServiceConfig, NodeError> {
-    let upstreams = service
-        .upstream
-        .resolve()
-        .map_err(|source| NodeError::Resolve {
-            service: service.name.to_string(),
-            upstream: service.upstream.clone(),
-            source,
-        })?;
+fn resolved(service: &Service) -> std::io::Result<ServiceConfig> {
+    let upstreams = service.upstream.resolve()?;
     Ok(ServiceConfig {
         max_connections: service.max_connections,
         connect_timeout: service.connect_timeout,
