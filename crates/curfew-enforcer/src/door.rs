@@ -84,6 +84,23 @@ pub struct Activity {
     pub bytes_out: u64,
 }
 
+/// A session that has no socket any more, by the door's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Which.
+    pub session: SessionId,
+    /// Payload from the client, in bytes.
+    pub bytes_in: u64,
+    /// Payload to the client, in bytes.
+    pub bytes_out: u64,
+    /// Why, if nobody ordered it.
+    pub reason: EndReason,
+    /// What the door knows beyond that, in words for operators.
+    pub cause: Option<&'static str>,
+    /// Whether its client could not be told, though its protocol has words for it.
+    pub untold: bool,
+}
+
 /// One enforcement point.
 pub trait Door: Send + Sync {
     /// What it can do.

@@ -20,7 +20,7 @@ use curfew_model::{BootInstant, Clock, EndReason, Event, SessionId};
 use parking_lot::Mutex;
 
 use crate::{
-    door::{Door, Order, Outcome},
+    door::{Door, Gone, Order, Outcome},
     scheduling::{self, Scheduling},
     timer::Timer,
 };
@@ -153,8 +153,19 @@ impl Enforcer {
         })
     }
 
-    /// The door's word that a session has no socket any more, and what it had moved, in bytes.
-    pub fn finished(&self, id: SessionId, bytes_in: u64, bytes_out: u64, reason: EndReason) {
+    /// The door's word that a session has no socket any more.
+    pub fn finished(&self, gone: Gone) {
+        let Gone {
+            session: id,
+            bytes_in,
+            bytes_out,
+            reason,
+            cause,
+            untold,
+        } = gone;
+        if untold {
+            self.sink.goodbye_skipped(id);
+        }
         self.step(|engine| {
             let now = self.clock.now();
             let last = Activity {
@@ -165,7 +176,8 @@ impl Enforcer {
             };
             // Either is refused only where the engine had ended the session at the same moment.
             let _ = engine.handle(Input::Activity(last), now);
-            let _ = engine.handle(Input::Ended { id, reason }, now);
+            let cause = cause.map(str::to_owned);
+            let _ = engine.handle(Input::Ended { id, reason, cause }, now);
         });
     }
 
@@ -350,6 +362,7 @@ impl Enforcer {
                 gone.push(Input::Ended {
                     id: session,
                     reason,
+                    cause: None,
                 });
             }
         });

@@ -11,6 +11,6 @@ pub use curfew_engine::{
     Admitted, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, LastEnd, Open, Peer,
     Refused, Report, SessionView, State, Subject,
 };
-pub use door::{Activity, Caps, Door, Order, Outcome};
+pub use door::{Activity, Caps, Door, Gone, Order, Outcome};
 pub use enforcer::{Deadlines, Enforcer, Sink};
 pub use scheduling::{Scheduling, ask_for_real_time};

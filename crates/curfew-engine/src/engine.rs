@@ -146,7 +146,7 @@ impl Engine {
                 self.activity(activity);
                 Ok(Report::default())
             }
-            Input::Ended { id, reason } => Ok(self.end_reported(id, reason)),
+            Input::Ended { id, reason, cause } => Ok(self.end_reported(id, reason, cause)),
             Input::Cancel { id, cause } => self.cancel(id, cause),
             Input::Renew(id) => self.renew(id),
             Input::Snapshot { taken_at, sockets } => Ok(self.reconcile(taken_at, sockets)),
@@ -382,11 +382,11 @@ impl Engine {
     }
 
     /// The door has no such session any more.
-    fn end_reported(&mut self, id: SessionId, reason: EndReason) -> Report {
+    fn end_reported(&mut self, id: SessionId, reason: EndReason, cause: Option<String>) -> Report {
         let mut report = Report::default();
         if let Some(slot) = self.table.find(id) {
             if self.table.get(slot).is_some_and(|r| r.closing.is_none()) {
-                self.record_end(slot, reason, None);
+                self.record_end(slot, reason, cause);
             }
             self.forget(slot);
             report.count(Fate::Lives);

@@ -38,6 +38,8 @@ pub enum Input {
         id: SessionId,
         /// Why, if the engine did not order it.
         reason: EndReason,
+        /// What the door knows beyond that, in words for operators.
+        cause: Option<String>,
     },
     /// An operator ends one session; acts in audit mode too.
     Cancel {

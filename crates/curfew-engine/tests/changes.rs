@@ -274,7 +274,14 @@ fn concurrency_counts_the_subject_wherever_it_comes_from() {
     }
     let reason = EndReason::ClosedByClient;
     engine
-        .handle(Input::Ended { id: id(1), reason }, at(8))
+        .handle(
+            Input::Ended {
+                id: id(1),
+                reason,
+                cause: None,
+            },
+            at(8),
+        )
         .unwrap();
     engine.open(from(8, "alice", "10.0.0.5:1"), at(8)).unwrap();
 }

@@ -27,6 +27,7 @@ fn a_session_ends_at_its_lifetime_and_not_before() {
             Input::Ended {
                 id: id(1),
                 reason: EndReason::ClosedByClient,
+                cause: None,
             },
             at(101),
         )

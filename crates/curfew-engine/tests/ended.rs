@@ -21,6 +21,7 @@ fn ended(n: u64) -> Input {
     Input::Ended {
         id: id(n),
         reason: EndReason::ClosedByClient,
+        cause: None,
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use curfew_enforcer::{
-    Activity, Admitted, Caps, Door, Enforcer, Input, Open, Order, Outcome, Refused,
+    Activity, Admitted, Caps, Door, Enforcer, Gone, Input, Open, Order, Outcome, Refused,
 };
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
@@ -23,7 +23,8 @@ use crate::{
     accept::Permit,
     protocol::Protocol,
     relay::{
-        AdoptError, Bytes, Ending, Finish, Finished, Flow, Home, Opened, Prepared, Relay, end_all,
+        AdoptError, Bytes, Ending, Finish, Finished, Flow, Home, Opened, Prepared, Relay, Side,
+        end_all,
     },
 };
 
@@ -347,6 +348,7 @@ impl Opening {
             let _ = enforcer.handle(Input::Ended {
                 id: self.id,
                 reason,
+                cause: None,
             });
         }
     }
@@ -439,7 +441,7 @@ impl Finished for GatewayDoor {
         let Some(enforcer) = self.enforcer() else {
             return;
         };
-        let reason = match how {
+        let (reason, cause, untold) = match how {
             // The enforcer ordered it and was answered: only what it moved is news.
             Finish::Ended => {
                 let moved = Activity {
@@ -451,12 +453,25 @@ impl Finished for GatewayDoor {
                 let _ = enforcer.handle(Input::Activity(moved.into()));
                 return;
             }
-            Finish::ClosedByClient => EndReason::ClosedByClient,
-            Finish::ClosedByServer => EndReason::ClosedByServer,
-            Finish::NetworkError => EndReason::NetworkError,
-            Finish::ProtocolError => EndReason::ProtocolError,
-            Finish::Shutdown => EndReason::Shutdown,
+            Finish::ClosedByClient => (EndReason::ClosedByClient, None, false),
+            Finish::ClosedByServer => (EndReason::ClosedByServer, None, false),
+            Finish::NetworkError => (EndReason::NetworkError, None, false),
+            Finish::ProtocolError { by, told } => {
+                let cause = match by {
+                    Side::Client => "the client broke the protocol",
+                    Side::Upstream => "the upstream broke the protocol, or speaks another",
+                };
+                (EndReason::ProtocolError, Some(cause), !told)
+            }
+            Finish::Shutdown => (EndReason::Shutdown, None, false),
         };
-        enforcer.finished(id, bytes.inbound, bytes.outbound, reason);
+        enforcer.finished(Gone {
+            session: id,
+            bytes_in: bytes.inbound,
+            bytes_out: bytes.outbound,
+            reason,
+            cause,
+            untold,
+        });
     }
 }

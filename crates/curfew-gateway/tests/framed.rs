@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use curfew_gateway::relay::{
-    Broken, Bytes, Cut, Ending, Finish, Finished, Flow, Framing, Opened, Relay, RelayConfig,
+    Broken, Bytes, Cut, Ending, Finish, Finished, Flow, Framing, Opened, Relay, RelayConfig, Side,
 };
 use curfew_model::{BootInstant, Clock, Now};
 use socket2::{Domain, Socket, Type};
@@ -400,20 +400,26 @@ fn an_upstream_at_work_is_activity() {
     activity_becomes(&lab.flow, 99);
 }
 
+const TOLD: Finish = Finish::ProtocolError {
+    by: Side::Upstream,
+    told: true,
+};
+const UNTOLD: Finish = Finish::ProtocolError {
+    by: Side::Client,
+    told: false,
+};
+
 #[test]
 fn at_a_boundary_the_client_is_told_of_a_broken_message() {
     let mut lab = Lab::new();
     lab.server.write_all(&[0xff; 4]).unwrap();
     assert_eq!(receive(&lab.client).unwrap(), b"broken");
     assert_eq!(lab.client.read(&mut [0; 8]).unwrap(), 0);
-    assert_eq!(
-        lab.over.recv_timeout(PATIENCE).unwrap(),
-        Finish::ProtocolError
-    );
+    assert_eq!(lab.over.recv_timeout(PATIENCE).unwrap(), TOLD);
     let error = lab.server.read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     drop(lab.client.shutdown(Shutdown::Write));
-    assert_eq!(lab.report().0, Finish::ProtocolError);
+    assert_eq!(lab.report().0, TOLD);
 }
 
 #[test]
@@ -426,11 +432,8 @@ fn inside_a_message_a_broken_one_resets_both() {
     let mut seen = vec![0; begun.len()];
     lab.client.read_exact(&mut seen).unwrap();
     lab.client.write_all(&[0xff; 4]).unwrap();
-    assert_eq!(
-        lab.over.recv_timeout(PATIENCE).unwrap(),
-        Finish::ProtocolError
-    );
-    assert_eq!(lab.report().0, Finish::ProtocolError);
+    assert_eq!(lab.over.recv_timeout(PATIENCE).unwrap(), UNTOLD);
+    assert_eq!(lab.report().0, UNTOLD);
     let error = lab.client.read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }

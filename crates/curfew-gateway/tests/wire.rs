@@ -323,7 +323,11 @@ fn a_client_of_a_server_that_speaks_something_else_is_told() {
         .write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
         .unwrap();
     says(wire.next(), b'E', "57P01", "protocol_error");
-    assert_eq!(lab.ended(), EndReason::ProtocolError);
+    let cause = lab.wait("the end", |heard| match heard {
+        Heard::Event(event) if event.reason == Some(EndReason::ProtocolError) => event.cause,
+        _ => None,
+    });
+    assert_eq!(cause, "the upstream broke the protocol, or speaks another");
 }
 
 #[test]

@@ -225,7 +225,11 @@ impl World {
             self.hit("close lost");
         } else if self.sockets.remove(&id) {
             let reason = EndReason::ClosedByServer;
-            self.delayed.push(Input::Ended { id, reason });
+            self.delayed.push(Input::Ended {
+                id,
+                reason,
+                cause: None,
+            });
         }
     }
 

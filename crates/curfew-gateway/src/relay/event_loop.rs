@@ -214,11 +214,16 @@ impl EventLoop {
                 let finish = entry.finish();
                 self.leave(id, finish, now);
             }
-            Step::Broken if entry.say_last_words() => {
+            Step::Broken(by) => {
+                let told = entry.say_last_words();
                 reset(&entry.sockets.upstream);
-                self.leave(id, Finish::ProtocolError, now);
+                let finish = Finish::ProtocolError { by, told };
+                if told {
+                    self.leave(id, finish, now);
+                } else {
+                    self.remove(id, finish);
+                }
             }
-            Step::Broken => self.remove(id, Finish::ProtocolError),
             Step::Done | Step::Failed => {
                 let finish = entry.finish();
                 self.remove(id, finish);

@@ -4,6 +4,7 @@
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::Side;
 use super::flow::{Shared, Sockets};
 use super::framing::{Broken, Cut, Framing};
 use super::pump::{Readiness, Step};
@@ -24,6 +25,15 @@ enum Way {
     In,
     /// From the upstream to the client.
     Out,
+}
+
+impl Way {
+    fn source(self) -> Side {
+        match self {
+            Self::In => Side::Client,
+            Self::Out => Side::Upstream,
+        }
+    }
 }
 
 /// One direction. At rest it holds no memory.
@@ -275,7 +285,7 @@ impl Framed {
         let working = self.framing.working() && self.outbound.unsent.is_empty();
         hand.shared.set_working(working);
         match (there, back) {
-            (Step::Broken, _) | (_, Step::Broken) => Step::Broken,
+            (step @ Step::Broken(_), _) | (_, step @ Step::Broken(_)) => step,
             (Step::Failed, _) | (_, Step::Failed) => Step::Failed,
             (Step::Done, Step::Done) => Step::Done,
             // A protocol with messages has no half-open session: without its upstream it is over,
@@ -318,7 +328,7 @@ impl Framed {
             match outcome {
                 Ok(()) | Err(Fault::Socket(Errno::INTR)) => {}
                 Err(Fault::Socket(_)) => return Step::Failed,
-                Err(Fault::Broken) => return Step::Broken,
+                Err(Fault::Broken) => return Step::Broken(way.source()),
             }
         }
         Step::Again

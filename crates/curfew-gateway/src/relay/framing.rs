@@ -12,7 +12,7 @@ pub struct Cut {
 }
 
 /// The peer broke the protocol: the client is told where that is possible, and the flow finishes
-/// [`Finish::ProtocolError`].
+/// [`Finish::ProtocolError`](super::Finish::ProtocolError).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the bytes are no message of this protocol; the flow is reset")]
 pub struct Broken;

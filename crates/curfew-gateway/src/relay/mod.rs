@@ -60,6 +60,15 @@ impl Default for RelayConfig {
     }
 }
 
+/// One end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Client,
+    /// The upstream.
+    Upstream,
+}
+
 /// How a flow finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
@@ -72,7 +81,12 @@ pub enum Finish {
     /// [`Flow::end`] was called.
     Ended,
     /// A peer of a framed flow broke the protocol.
-    ProtocolError,
+    ProtocolError {
+        /// Which peer.
+        by: Side,
+        /// Whether the client was sent its last words.
+        told: bool,
+    },
     /// The relay shut down.
     Shutdown,
 }

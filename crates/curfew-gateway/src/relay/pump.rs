@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 
+use super::Side;
 use super::flow::Shared;
 use super::pipes::{PIPE_BYTES, Pipe, Pipes};
 
@@ -39,8 +40,8 @@ pub(super) enum Step {
     Failed,
     /// The upstream's end was passed on, and the session is over with it.
     UpstreamDone,
-    /// The peers broke the protocol.
-    Broken,
+    /// This peer broke the protocol.
+    Broken(Side),
 }
 
 /// The state of one direction. At rest it holds no pipe and no buffer.

@@ -98,9 +98,10 @@ impl Framing for Talk {
         let left_alone = match how {
             Finish::ClosedByServer => true,
             Finish::ClosedByClient => self.conversation.terminated(),
-            Finish::NetworkError | Finish::Ended | Finish::ProtocolError | Finish::Shutdown => {
-                false
-            }
+            Finish::NetworkError
+            | Finish::Ended
+            | Finish::ProtocolError { .. }
+            | Finish::Shutdown => false,
         };
         if !left_alone && self.conversation.may_run() {
             self.desk.cancel(self.upstream.clone(), key.request());

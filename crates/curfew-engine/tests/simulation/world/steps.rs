@@ -95,7 +95,7 @@ impl World {
         };
         self.hit(["input lost", "input reordered", "input duplicated"][times]);
         for _ in 0..times {
-            if let Input::Ended { id, reason } = input {
+            if let Input::Ended { id, reason, .. } = input {
                 self.oracle.closed(id, reason);
             }
             self.tell(input.clone());
@@ -111,7 +111,11 @@ impl World {
         let id = ids[self.random.below(ids.len() as u64) as usize];
         self.sockets.remove(&id);
         let reason = EndReason::ClosedByClient;
-        self.delayed.push(Input::Ended { id, reason });
+        self.delayed.push(Input::Ended {
+            id,
+            reason,
+            cause: None,
+        });
     }
 
     fn revoke(&mut self) {
