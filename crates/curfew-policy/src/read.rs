@@ -49,7 +49,11 @@ impl<'a> Source<'a> {
         Self {
             file,
             text,
-            lines: text.lines().collect(),
+            // As YAML breaks them: after a carriage return too.
+            lines: text
+                .split("\r\n")
+                .flat_map(|part| part.split(['\n', '\r']))
+                .collect(),
             problems: RefCell::default(),
         }
     }
@@ -63,9 +67,13 @@ impl<'a> Source<'a> {
             }
             Err(why) => {
                 let place = self.at(why.line, why.column);
-                self.report(Problem::error(&place, why.message).or_else(
-                    "nothing of this source could be read, so nothing else is said of it",
-                ));
+                self.report(
+                    Problem::error(&place, why.message)
+                        .or_else(
+                            "nothing of this source could be read, so nothing else is said of it",
+                        )
+                        .help(why.help),
+                );
                 None
             }
         }

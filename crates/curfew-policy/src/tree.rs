@@ -14,6 +14,11 @@ const MAX_SOURCE: usize = 4 << 20;
 /// What aliases may repeat in one source, in nodes and ends.
 const MAX_REPLAYED: usize = 20_000;
 
+const TOO_MUCH: &str = "it nests deeper, or holds more, than a source may";
+const TOO_OFTEN: &str = "its aliases repeat more than a source may";
+const SPLIT: &str = "split it into several";
+const QUOTE: &str = "if a text there is meant as it stands, write it in quotes";
+
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -142,6 +147,7 @@ pub(crate) struct Unreadable {
     pub(crate) line: u64,
     pub(crate) column: u64,
     pub(crate) message: String,
+    pub(crate) help: &'static str,
 }
 
 /// Reads every document of a source. Nesting, anchors and size are bounded by the parser's budget.
@@ -152,6 +158,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Unreadable> {
             line: 0,
             column: 0,
             message: format!("{size} bytes are more than the 4 MiB that a source may have"),
+            help: SPLIT,
         });
     }
     let options = serde_saphyr::options! {
@@ -164,20 +171,19 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Unreadable> {
             .location()
             .map_or((0, 0), |at| (at.line(), at.column()));
         // Not its own words for where: they count differently.
-        let said = match cause(&error) {
-            Error::Budget { .. } => "it nests deeper, or holds more, than a source may".into(),
+        let (said, help) = match cause(&error) {
+            Error::Budget { .. } => (TOO_MUCH.into(), SPLIT),
             Error::AliasReplayLimitExceeded { .. }
             | Error::AliasExpansionLimitExceeded { .. }
-            | Error::AliasReplayStackDepthExceeded { .. } => {
-                "its aliases repeat more than a source may".into()
-            }
-            error => UserMessageFormatter.format_message(error),
+            | Error::AliasReplayStackDepthExceeded { .. } => (TOO_OFTEN.into(), SPLIT),
+            error => (UserMessageFormatter.format_message(error), QUOTE),
         };
         let said = said.replace(char::is_control, " ");
         Unreadable {
             line,
             column,
             message: format!("not YAML: {said}"),
+            help,
         }
     })
 }

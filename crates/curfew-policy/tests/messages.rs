@@ -254,6 +254,16 @@ fn names_are_held_against_documents_with_errors_in_them_too() {
 }
 
 #[test]
+fn lines_are_counted_as_yaml_breaks_them() {
+    for text in ["a: 1\r\nb: [\r\n", "a: 1\rb: [\r", "a: 1\nb: [\n"] {
+        let said = messages(text);
+        let shown = "p.yaml:2:4: error: not YAML: ";
+        assert!(said.starts_with(shown), "{text:?} {said}");
+        assert!(said.contains("\n  2 | b: [\n"), "{text:?} {said}");
+    }
+}
+
+#[test]
 fn of_what_cannot_be_read_nothing_is_said() {
     let policy = "apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {name: p}\nspec: {from: {anyone: true}, to: {segments: [db]}}\n";
     let loaded = load([("s.yaml", "spec: ["), ("p.yaml", policy)]);

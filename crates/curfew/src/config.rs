@@ -142,6 +142,17 @@ pub struct Placed<T> {
     pub place: Place,
 }
 
+/// A service, and where the parts of it stand that are held against the world.
+#[derive(Clone, Debug)]
+pub struct PlacedService {
+    /// The service.
+    pub service: Service,
+    /// Where its name stands.
+    pub name: Place,
+    /// Where its upstream stands.
+    pub upstream: Place,
+}
+
 /// A configuration as far as it can be read, so that all that is wrong with it and with what it names is found at once.
 #[derive(Debug, Default)]
 pub struct Draft {
@@ -149,8 +160,8 @@ pub struct Draft {
     pub problems: Vec<Problem>,
     /// The policy that it names.
     pub policy: Option<Placed<PathBuf>>,
-    /// The services that can be read; each stands where its name does.
-    pub services: Vec<Placed<Service>>,
+    /// The services that can be read.
+    pub services: Vec<PlacedService>,
     config: Option<Config>,
 }
 

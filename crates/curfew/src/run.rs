@@ -25,6 +25,7 @@ use crate::{
     cli::{FINDINGS, chain},
     clock::SystemClock,
     node::{self, Checked, Node, NodeError},
+    show::out,
 };
 
 /// How long sessions may finish after SIGTERM.
@@ -69,7 +70,7 @@ impl Run {
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let checked = node::check(&self.config);
         if self.check {
-            return Ok(self.report(checked));
+            return Ok(self.report(checked)?);
         }
         start_log(self.log);
         let checked = checked?;
@@ -110,26 +111,21 @@ impl Run {
         }
     }
 
-    fn report(&self, checked: Result<Checked, NodeError>) -> ExitCode {
+    /// Prints what a check found, and gives the exit code that says so.
+    fn report(&self, checked: Result<Checked, NodeError>) -> std::io::Result<ExitCode> {
         let path = self.config.display();
-        match checked {
-            Ok(checked) => {
-                checked
-                    .warnings
-                    .iter()
-                    .for_each(|warning| println!("{warning}\n"));
-                println!("{path}: usable; warnings {}", checked.warnings.len());
-                if checked.warnings.is_empty() {
-                    ExitCode::SUCCESS
-                } else {
-                    ExitCode::from(FINDINGS)
-                }
+        let (text, findings) = match checked {
+            Ok(Checked { warnings, .. }) => {
+                let shown: String = warnings.iter().map(|text| format!("{text}\n\n")).collect();
+                let count = warnings.len();
+                let text = format!("{shown}{path}: usable; warnings {count}\n");
+                (text, count > 0)
             }
-            Err(error) => {
-                println!("{}\n{path}: NOT usable", chain(&error));
-                ExitCode::from(FINDINGS)
-            }
-        }
+            Err(error) => (format!("{}\n{path}: NOT usable\n", chain(&error)), true),
+        };
+        // There is nothing after it that a closed pipe would stop.
+        let _ = out(&text)?;
+        Ok(ExitCode::from(if findings { FINDINGS } else { 0 }))
     }
 
     /// Takes policy and bindings anew; what is not usable changes nothing.

@@ -41,7 +41,7 @@ pub(super) fn read(source: &Source<'_>, nodes: &[Node], folder: &Path) -> Draft 
             control: control?.value,
             policy: policy.as_ref()?.value.clone(),
             watch,
-            services: services.iter().map(|read| read.value.clone()).collect(),
+            services: services.iter().map(|read| read.service.clone()).collect(),
             audit: audit.unwrap_or_default(),
             bindings: bindings.unwrap_or_default(),
         })

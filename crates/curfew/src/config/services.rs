@@ -11,7 +11,7 @@ use curfew_gateway::protocol::Protocol;
 use curfew_model::ServiceName;
 use curfew_policy::{Map, Node, Place, Problem, Source};
 
-use super::{Control, Placed, Service, Upstream};
+use super::{Control, Placed, PlacedService, Service, Upstream};
 
 const FIELDS: [&str; 8] = [
     "name",
@@ -31,16 +31,16 @@ const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("postgres", P
 struct Read {
     name: Option<Placed<ServiceName>>,
     listen: Option<Placed<SocketAddr>>,
+    upstream: Option<Place>,
     service: Option<Service>,
 }
 
-/// Reads the services, and holds them against each other and the API. Those without an error in them are given, each
-/// standing where its name does.
+/// Reads the services, and holds them against each other and the API. Those without an error in them are given.
 pub(super) fn read(
     source: &Source<'_>,
     map: &Map<'_, '_>,
     control: Option<&Placed<Control>>,
-) -> Vec<Placed<Service>> {
+) -> Vec<PlacedService> {
     let listed = map
         .need("gateway")
         .and_then(|node| source.map(node, "`gateway`", &["services"]))
@@ -53,9 +53,10 @@ pub(super) fn read(
     unique(source, read.iter().filter_map(|read| read.name.as_ref()));
     apart(source, &read, control);
     let whole = |read: Read| {
-        Some(Placed {
-            value: read.service?,
-            place: read.name?.place,
+        Some(PlacedService {
+            service: read.service?,
+            name: read.name?.place,
+            upstream: read.upstream?,
         })
     };
     read.into_iter().filter_map(whole).collect()
@@ -75,9 +76,8 @@ fn read_one(source: &Source<'_>, node: &Node) -> Option<Read> {
             place: source.place(node),
         })
     });
-    let upstream = map
-        .need("upstream")
-        .and_then(|node| read_upstream(source, node));
+    let at = map.need("upstream");
+    let upstream = at.and_then(|node| read_upstream(source, node));
     let protocol = map.get("protocol").map_or(Some(Protocol::Tcp), |node| {
         source.word(node, "`protocol`", &PROTOCOLS)
     });
@@ -111,6 +111,7 @@ fn read_one(source: &Source<'_>, node: &Node) -> Option<Read> {
     };
     Some(Read {
         service: service(),
+        upstream: at.map(|node| source.place(node)),
         name,
         listen,
     })

@@ -11,12 +11,12 @@ use curfew_gateway::{
     service::{ServiceConfig, ServiceError},
 };
 use curfew_model::{InvalidName, Revision, Target};
-use curfew_policy::{Place, PolicySet, Problem};
+use curfew_policy::{PolicySet, Problem};
 use curfew_state::{CommitError, StoreError};
 
 use crate::{
     cli::chain,
-    config::{self, Config, ConfigError, Placed, Service},
+    config::{self, Config, ConfigError, Placed, PlacedService, Service},
     policy::compiled,
     sources::{self, SourceError},
 };
@@ -100,22 +100,21 @@ pub fn check(path: &Path) -> Result<Checked, NodeError> {
         }
     }
     let mut services = Vec::new();
-    for Placed { value, place } in &draft.services {
-        match resolved(value) {
+    for placed in &draft.services {
+        match resolved(&placed.service) {
             Ok(service) => {
                 if let Some(set) = &set
                     && !covered(set, &service)
                 {
-                    more.push(no_segment(value, place));
+                    more.push(no_segment(placed));
                 }
                 services.push(service);
             }
             Err(error) => {
-                let text = format!(
-                    "the upstream {} cannot be resolved: {error}",
-                    value.upstream
-                );
-                more.push(Problem::error(place, text).help("correct it, or see to the resolver"));
+                let name = &placed.service.upstream;
+                let text = format!("the upstream {name} cannot be resolved: {error}");
+                let problem = Problem::error(&placed.upstream, text);
+                more.push(problem.help("correct it, or see to the resolver"));
             }
         }
     }
@@ -139,10 +138,10 @@ fn covered(set: &PolicySet, service: &ServiceConfig) -> bool {
     })
 }
 
-fn no_segment(service: &Service, place: &Place) -> Problem {
-    let (name, upstream) = (&service.name, &service.upstream);
+fn no_segment(placed: &PlacedService) -> Problem {
+    let (name, upstream) = (&placed.service.name, &placed.service.upstream);
     let text = format!("the service {name} (upstream {upstream}) is in no segment");
-    Problem::error(place, text)
+    Problem::error(&placed.name, text)
         .or_else("nothing would limit it")
         .help("add it to a segment's members")
 }
