@@ -23,7 +23,7 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS, 60 unless told
 	@rustup run nightly rustc --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
 	@for target in $$(cd fuzz && cargo-fuzz list); do \
 	  scratch=$$(mktemp -d); status=0; \
-	  (cd fuzz && $(CARGO) +nightly fuzz run $$target $$scratch corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -verbosity=0 -print_final_stats=1) || status=$$?; \
+	  (cd fuzz && $(CARGO) +nightly fuzz run $$target $$scratch corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -verbosity=0 -print_final_stats=1) || status=$$?; \
 	  rm -rf $$scratch; [ $$status -eq 0 ] || exit $$status; \
 	done
 mutants: ## break each invariant of the engine with one line; a named test must fail
