@@ -1,5 +1,7 @@
 //! Policy documents: read with places, checked, compiled, decided about, explained.
 //!
+//! What reads them with places, [`read`] and [`Source`], reads `curfew.yaml` too.
+//!
 //! Pure: no file, clock or environment is looked at. Sources come in as text, facts and the time as parameters.
 
 mod compile;
