@@ -67,12 +67,11 @@ pub fn next(listener: &Socket) -> Next {
 }
 
 /// A place under a limit; dropping it gives it back.
-pub struct Permit(Arc<AtomicUsize>);
+pub(crate) struct Permit(Arc<AtomicUsize>);
 
 impl Permit {
     /// A place under `limit`, counted by `taken`; none when all are taken.
-    #[must_use]
-    pub fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         if taken.fetch_add(1, Ordering::AcqRel) >= limit {
             taken.fetch_sub(1, Ordering::AcqRel);
             return None;
@@ -88,8 +87,7 @@ impl Drop for Permit {
 }
 
 /// The address with an IPv4-mapped IPv6 address as the IPv4 address that it is.
-#[must_use]
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     let ip: IpAddr = address.ip().to_canonical();
     if ip == address.ip() {
         address

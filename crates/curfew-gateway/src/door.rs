@@ -337,7 +337,7 @@ impl Opening {
                 ended: Some(reason),
                 ..
             }) => Err(CarryError::Ended(*reason)),
-            _ => Err(CarryError::Detached),
+            _ => Err(CarryError::Ended(EndReason::NetworkError)),
         }
     }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId, format_duration};
 
+use rustix::event::epoll::EventFlags;
+
 use crate::postgres::message;
 
 /// What a service speaks.
@@ -16,6 +18,15 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// What says that a client has left before it is relayed. Where there are no messages, the end of its stream is
+    /// none: it may wait for an answer.
+    pub(crate) fn leaving(self) -> EventFlags {
+        match self {
+            Self::Tcp => EventFlags::empty(),
+            Self::Postgres => EventFlags::RDHUP,
+        }
+    }
+
     /// Tells a client of the end to come, at `now`; none where the protocol has no words for it.
     #[must_use]
     pub fn warning(

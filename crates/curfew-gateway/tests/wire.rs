@@ -5,7 +5,7 @@ mod support;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -353,16 +353,15 @@ fn a_client_that_has_to_wait_is_told_how_long() {
     assert!(wait.starts_with("1m.") || wait.starts_with("5"), "{text}");
 }
 
-#[test]
-fn a_client_that_leaves_while_its_upstream_is_connected_is_let_go_at_once() {
-    // A queue that is full answers nobody.
+/// A listening socket whose queue is full, so that it answers nobody, and what fills it.
+fn full_queue() -> (Socket, UpstreamAddress, Vec<Socket>) {
     let queue = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     queue
         .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
         .unwrap();
     queue.listen(0).unwrap();
     let address = queue.local_addr().unwrap();
-    let filling: Vec<Socket> = (0..4)
+    let filling = (0..4)
         .map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
             let _ = socket.connect(&address);
@@ -370,6 +369,12 @@ fn a_client_that_leaves_while_its_upstream_is_connected_is_let_go_at_once() {
         })
         .collect();
     let upstream = UpstreamAddress::Tcp(address.as_socket().unwrap());
+    (queue, upstream, filling)
+}
+
+#[test]
+fn a_client_that_leaves_while_its_upstream_is_connected_is_let_go_at_once() {
+    let (_queue, upstream, _filling) = full_queue();
     let lab = Lab::with(upstream, Limited::default(), |config| {
         config.connect_timeout = Duration::from_secs(3600);
     });
@@ -380,5 +385,35 @@ fn a_client_that_leaves_while_its_upstream_is_connected_is_let_go_at_once() {
     drop(wire);
     assert_eq!(lab.ended(), EndReason::ClosedByClient);
     assert!(lab.door_is_empty());
+}
+
+#[test]
+fn a_tcp_client_that_has_said_all_while_its_upstream_is_connected_gets_its_answer() {
+    let (queue, upstream, filling) = full_queue();
+    let lab = Lab::with(upstream, Limited::default(), |config| {
+        config.protocol = Protocol::Tcp;
+        config.connect_timeout = Duration::from_secs(3600);
+    });
+    let mut client = TcpStream::connect(lab.address()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    lab.opened();
     drop(filling);
+    let queue = TcpListener::from(queue);
+    // Those that filled the queue said nothing.
+    let (mut server, said) = loop {
+        let (mut stream, _) = queue.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut said = String::new();
+        if stream.read_to_string(&mut said).is_ok_and(|read| read > 0) {
+            break (stream, said);
+        }
+    };
+    assert_eq!(said, "question");
+    server.write_all(b"answer").unwrap();
+    drop(server);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "answer");
 }

@@ -19,7 +19,7 @@ use super::mailbox::Mailbox;
 
 /// From so many flows on, waking the helper costs less than it saves.
 const WORTH_A_HELPER: usize = 4;
-/// Flows that are flagged and reset together; the next ones wait for them.
+/// Flows that are reset together; the next ones wait for them, so that a deadline gets its turn on one processor.
 const TOGETHER: usize = 256;
 
 /// A flow that was ended by its owner, on its way to its loop.
@@ -42,16 +42,19 @@ impl Ended {
 
 /// Ends flows as [`Flow::end_saying`] does, each with its goodbye, and calls `done` with the index of each as soon as
 /// both its peers have been told, in order. Their loops are told once.
-pub(crate) fn end_all(mut flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, Ending)) {
+///
+/// Every flow is flagged before the first is reset: from here on the relay begins no write of theirs. One to the
+/// upstream that raced past the flag meets a disconnected socket; one to the client of a framed flow holds the wire, and
+/// none follows it.
+pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, Ending)) {
+    let mailbox = |(flow, _): &(Flow, Vec<u8>)| Arc::clone(&flow.mailbox);
+    let mailboxes: Vec<Arc<Mailbox>> = flows.iter().map(mailbox).collect();
+    let mut lasts: Vec<Last> = flows.into_iter().map(Last::new).collect();
     let mut letters: Vec<(Arc<Mailbox>, Vec<Ended>)> = Vec::new();
     let mut from = 0;
-    while !flows.is_empty() {
-        let later = flows.split_off(flows.len().min(TOGETHER));
-        let mailboxes: Vec<_> = flows
-            .iter()
-            .map(|(flow, _)| Arc::clone(&flow.mailbox))
-            .collect();
-        let job = Arc::new(Job::new(flows));
+    for mailboxes in mailboxes.chunks(TOGETHER) {
+        let later = lasts.split_off(mailboxes.len().min(lasts.len()));
+        let job = Arc::new(Job::new(std::mem::replace(&mut lasts, later)));
         if let Some(mailbox) = mailboxes.first()
             && mailboxes.len() >= WORTH_A_HELPER
         {
@@ -59,17 +62,16 @@ pub(crate) fn end_all(mut flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usiz
         }
         job.run(|index, how| done(from + index, how));
         from += mailboxes.len();
-        for (mailbox, last) in mailboxes.into_iter().zip(&job.lasts) {
+        for (mailbox, last) in mailboxes.iter().zip(&job.lasts) {
             let Some(ended) = last.letter() else { continue };
             match letters
                 .iter_mut()
-                .find(|(known, _)| Arc::ptr_eq(known, &mailbox))
+                .find(|(known, _)| Arc::ptr_eq(known, mailbox))
             {
                 Some((_, letter)) => letter.push(ended),
-                None => letters.push((mailbox, vec![ended])),
+                None => letters.push((Arc::clone(mailbox), vec![ended])),
             }
         }
-        flows = later;
     }
     for (mailbox, ended) in letters {
         mailbox.ended(ended);
@@ -156,11 +158,9 @@ struct Job {
 }
 
 impl Job {
-    /// Flags every flow: from here on the relay begins no write of theirs. One to the upstream that raced past the
-    /// flag meets a disconnected socket; one to the client of a framed flow holds the wire, and none follows it.
-    fn new(flows: Vec<(Flow, Vec<u8>)>) -> Self {
+    fn new(lasts: Vec<Last>) -> Self {
         Self {
-            lasts: flows.into_iter().map(Last::new).collect(),
+            lasts,
             next: AtomicUsize::new(0),
             told: AtomicUsize::new(0),
             all: Mutex::new(()),

@@ -179,7 +179,13 @@ impl EventLoop {
             let Some(flow) = self.ended.pop_front() else {
                 return;
             };
-            if let Some(id) = self.by_key.get(&flow.key).copied() {
+            // One that was sent its goodbye meanwhile has a moment more.
+            if let Some(id) = self.by_key.get(&flow.key).copied()
+                && self
+                    .entries
+                    .get(&id)
+                    .is_some_and(|entry| !entry.is_leaving())
+            {
                 self.remove(id, Finish::Ended);
             }
         }
@@ -232,10 +238,13 @@ impl EventLoop {
         false
     }
 
-    /// Lets go of the upstream and gives the client a moment.
+    /// Lets go of the upstream and gives the client a moment. The flow has finished: what is ordered from here on
+    /// changes nothing about how.
     fn leave(&mut self, id: u64, how: Finish, now: BootInstant) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.leave(how);
+            let (key, bytes) = (entry.shared.key, entry.shared.bytes());
+            self.finished.finished(key, how, bytes);
             self.leaving.push_back((now.after(LEAVING), id));
             // The client may have closed already: no further event would say so.
             self.turn(id, now);
@@ -332,13 +341,16 @@ impl EventLoop {
         if !entry.is_clean() && (finish != Finish::Ended || entry.is_leaving()) {
             entry.sockets.reset();
         }
+        let told = entry.is_leaving();
         let Entry {
             sockets, shared, ..
         } = entry;
         // An ending thread may keep the sockets open a moment longer; their events find no entry. The kernel takes
         // them off the list when they close.
         drop(sockets);
-        self.finished.finished(shared.key, finish, shared.bytes());
+        if !told {
+            self.finished.finished(shared.key, finish, shared.bytes());
+        }
         self.population.leave();
     }
 }

@@ -195,7 +195,7 @@ pub struct Flow {
 impl Flow {
     /// Ends the flow now: when this returns, the relay writes no further byte, bytes that were
     /// queued in the kernel are discarded, and both peers have been sent a reset (invariant I1).
-    /// Callable from any thread, any number of times; false if it had ended before.
+    /// Callable from any thread, any number of times; false if it had ended before, or another thread is ending it.
     pub fn end(&self) -> bool {
         self.end_saying(&[]) != Ending::WasOver
     }

@@ -91,7 +91,8 @@ pub enum Finish {
     Shutdown,
 }
 
-/// Told of each flow that finished, once, after its sockets were closed.
+/// Told of each flow that finished, once: after its sockets were closed, or when its client has only its last words
+/// left to read.
 pub trait Finished: Send + Sync {
     /// Called on an event loop's thread: must not block.
     fn finished(&self, key: u64, how: Finish, bytes: Bytes);
@@ -144,6 +145,10 @@ impl Population {
         Ok(())
     }
 
+    fn is_closed(&self) -> bool {
+        self.state.lock().1
+    }
+
     fn leave(&self) {
         let mut state = self.state.lock();
         state.0 = state.0.saturating_sub(1);
@@ -158,6 +163,18 @@ impl Population {
         state.1 = true;
         self.changed
             .wait_while_for(&mut state, |state| state.0 > 0, drain);
+    }
+}
+
+/// Ends the process when its thread panics: the sessions of a loop that is gone would outlive their leases, while the
+/// kernel resets those of a process that is gone.
+struct Fatal;
+
+impl Drop for Fatal {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
@@ -210,7 +227,10 @@ impl Relay {
             )?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))
-                .spawn(move || event_loop.run())?;
+                .spawn(move || {
+                    let _fatal = Fatal;
+                    event_loop.run();
+                })?;
             relay.threads.push(thread);
         }
         Ok(relay)
@@ -230,6 +250,9 @@ impl Relay {
         mut make: impl FnMut(Seat, Home) -> io::Result<Box<dyn Guest>>,
     ) -> io::Result<()> {
         let loops = &self.anywhere.loops;
+        if loops.population.is_closed() {
+            return Err(io::Error::other(AdoptError::ShuttingDown));
+        }
         for (index, mailbox) in loops.mailboxes.iter().enumerate() {
             let (number, seat) = mailbox.seat();
             let home = Home {
@@ -316,11 +339,6 @@ impl Home {
         self.loops.tuning
     }
 
-    /// How many loops there are.
-    pub(crate) fn loops(&self) -> usize {
-        self.loops.mailboxes.len()
-    }
-
     /// Makes a flow that relays nothing until [`Prepared::start`]: its owner can note it, and end it, before the
     /// first byte. Its sockets do not block and are tuned.
     ///
@@ -404,7 +422,7 @@ impl Drop for Relay {
         self.shutdown(Duration::ZERO);
         self.helper.stop();
         for thread in self.threads.drain(..) {
-            // A loop that panicked has closed its sockets already.
+            // A loop does not panic, and the helper holds nothing.
             let _ = thread.join();
         }
     }

@@ -27,6 +27,8 @@ use crate::relay::{Guest, Home, Seat};
 /// The tokens of the desk and of the listening socket; connections count from one, two tokens each.
 const DESK: u64 = 0;
 const LISTENER: u64 = 1;
+/// What is watched of a client that is read.
+const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 /// Clients that are accepted in one turn, so that a flood starves no flow.
 const ACCEPTED: usize = 16;
 /// How long to leave the queue alone when descriptors or memory have run out.
@@ -50,8 +52,8 @@ pub(super) struct Front {
     pub(super) pending: BTreeMap<u64, Pending>,
     due: BTreeSet<(BootInstant, u64)>,
     next: u64,
-    /// This front's share of the clients that may wait.
-    max_waiting: usize,
+    /// Those of them that can be given up for a newcomer.
+    waiting: BTreeSet<u64>,
     pub(super) cancels: Cancels,
     pub(super) peers: Option<Peers>,
     stop_by: Option<BootInstant>,
@@ -70,7 +72,6 @@ impl Front {
     ) -> io::Result<Self> {
         seat.watch(desk.bell(), DESK, EventFlags::IN)?;
         let front = Self {
-            max_waiting: common.config.max_waiting.div_ceil(home.loops()),
             common,
             home,
             desk,
@@ -80,6 +81,7 @@ impl Front {
             pending: BTreeMap::new(),
             due: BTreeSet::new(),
             next: 1,
+            waiting: BTreeSet::new(),
             cancels: Cancels::default(),
             peers: Peers::open().ok(),
             stop_by: None,
@@ -170,6 +172,7 @@ impl Front {
             self.pending.retain(|_, pending| pending.is_cancel());
             let pending = &self.pending;
             self.due.retain(|(_, id)| pending.contains_key(id));
+            self.waiting.clear();
         }
     }
 
@@ -180,32 +183,27 @@ impl Front {
 
     pub(super) fn put(&mut self, id: u64, pending: Pending) {
         self.due.insert((pending.due, id));
+        if pending.can_make_room() {
+            self.waiting.insert(id);
+        }
         self.pending.insert(id, pending);
     }
 
     pub(super) fn take(&mut self, id: u64) -> Option<Pending> {
         let pending = self.pending.remove(&id)?;
         self.due.remove(&(pending.due, id));
+        self.waiting.remove(&id);
         Some(pending)
     }
 
     fn arrive(&mut self, client: Client) {
-        let waiting = self
-            .pending
-            .len()
-            .saturating_sub(self.cancels.started.len());
-        if waiting >= self.max_waiting && !self.make_room() {
-            self.note(
-                &client,
-                EndReason::Overloaded,
-                "no handshake can be given up",
-            );
-            return reset(client);
+        if self.waiting.len() >= self.config().max_waiting {
+            self.make_room();
         }
         let id = self.number();
         match self.config().protocol {
             Protocol::Tcp => self.admit(id, client, None),
-            Protocol::Postgres if self.watch_client(id, &client, EventFlags::IN) => {
+            Protocol::Postgres if self.watch_client(id, &client, READING) => {
                 let due = self.now().after(self.config().handshake_timeout);
                 let stage = Stage::Preamble(Preamble::default());
                 let client = Some(client);
@@ -216,16 +214,9 @@ impl Front {
     }
 
     /// Resets the oldest client that says nothing.
-    fn make_room(&mut self) -> bool {
-        let oldest = self
-            .pending
-            .iter()
-            .find(|(_, pending)| pending.can_make_room())
-            .map(|(id, _)| *id);
-        let Some(pending) = oldest.and_then(|id| self.take(id)) else {
-            return false;
-        };
-        if let Some(client) = pending.client {
+    fn make_room(&mut self) {
+        let oldest = self.waiting.first().copied();
+        if let Some(client) = oldest.and_then(|id| self.take(id)?.client) {
             self.note(
                 &client,
                 EndReason::Overloaded,
@@ -233,7 +224,6 @@ impl Front {
             );
             reset(client);
         }
-        true
     }
 
     fn look_at_due(&mut self, now: BootInstant) {
@@ -269,7 +259,7 @@ impl Front {
         let told = words.is_some_and(|words| {
             say(&client.socket, &words) && shutdown(&client.socket, Shutdown::Write).is_ok()
         });
-        if told && self.watch_client(id, &client, EventFlags::IN) {
+        if told && self.watch_client(id, &client, READING) {
             let due = self.now().after(LEAVING);
             let (client, stage) = (Some(client), Stage::Leaving);
             self.put(id, Pending { client, stage, due });
@@ -278,9 +268,8 @@ impl Front {
         }
     }
 
-    /// Watches a client, for its leaving too.
+    /// Watches a client; for its failure in any case.
     pub(super) fn watch_client(&self, id: u64, client: &Client, flags: EventFlags) -> bool {
-        let flags = flags | EventFlags::RDHUP;
         self.seat
             .watch(client.socket.as_fd(), id << 1, flags)
             .is_ok()

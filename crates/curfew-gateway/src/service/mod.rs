@@ -46,8 +46,8 @@ pub struct ServiceConfig {
     pub protocol: Protocol,
     /// Sessions that may be open at a time; more are refused `overloaded`.
     pub max_connections: usize,
-    /// Clients that may be in their handshake, or be told why they get nothing, at a time. Beyond it the oldest is
-    /// reset for a new one, so that clients that connect and say nothing keep nobody out.
+    /// Clients that may be in their handshake, or be told why they get nothing, at a time and at each of the relay's
+    /// loops. Beyond it the oldest is reset for a new one, so that clients that connect and say nothing keep nobody out.
     pub max_waiting: usize,
     /// How long connecting to the upstreams may take, all together.
     pub connect_timeout: Duration,

@@ -1,6 +1,7 @@
 //! The front's way to the upstreams: for sessions that were admitted, and for cancels. Handshakes may not live here.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::error::Error as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -100,7 +101,8 @@ impl Front {
                     && purpose.is_session()
                 {
                     // Without a watch its leaving is found when it is relayed.
-                    self.watch_client(id, client, EventFlags::empty());
+                    let flags = self.config().protocol.leaving();
+                    self.watch_client(id, client, flags);
                 }
                 let stage = Stage::Connecting(connecting, purpose);
                 self.put(id, Pending { client, stage, due });
@@ -112,7 +114,9 @@ impl Front {
                 let session = admitted.opening.id();
                 admitted.opening.fail(EndReason::UpstreamUnreachable);
                 if let Some(client) = client {
-                    self.note(&client, EndReason::UpstreamUnreachable, &error.to_string());
+                    let source = error.source().map(|source| format!(": {source}"));
+                    let detail = format!("{error}{}", source.unwrap_or_default());
+                    self.note(&client, EndReason::UpstreamUnreachable, &detail);
                     self.refuse(id, client, session, EndReason::UpstreamUnreachable);
                 }
             }
