@@ -281,9 +281,55 @@ fn orders_are_listed_shown_and_lifted_by_whom_they_belong_to() {
 }
 
 #[test]
+fn an_order_that_names_what_does_not_exist_is_made_with_a_warning() {
+    let world = World::start();
+    let set = json!({"sources": [{"path": "a.yaml", "text": "segment db"}]});
+    assert_eq!(world.admin().post("/v1/policies", &set).status, 200);
+    *world.fleet.outcomes.lock() = vec![outcome("gw-1", Answer::Done, 0)];
+    let session = world.fleet.open_session(1, "alice", "db").to_string();
+    let nobody = "018f0000-0000-7000-8000-000000000000";
+    let warned = |scope: &Value| {
+        let order = json!({"scope": scope, "reason": "drill"});
+        let answer = world.admin().post("/v1/revocations", &order);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()["warnings"].clone()
+    };
+    for (scope, warning) in [
+        (
+            json!({"segment": "dv"}),
+            "no segment `dv` in the policy in force",
+        ),
+        (
+            json!({"policy": "dba"}),
+            "no policy `dba` in the policy in force",
+        ),
+        (json!({"enforcer": "gw-9"}), "no enforcer `gw-9` is known"),
+        (
+            json!({"session": nobody}),
+            &format!("no session `{nobody}` is open, nor ended not long ago"),
+        ),
+    ] {
+        assert_eq!(warned(&scope), json!([warning]));
+    }
+    for scope in [
+        json!({"segment": "db"}),
+        json!({"enforcer": "gw-1"}),
+        json!({"session": session}),
+        json!("all"),
+        alice()["scope"].clone(),
+    ] {
+        assert_eq!(warned(&scope), json!([]), "{scope}");
+    }
+}
+
+#[test]
 fn what_makes_no_order_is_said() {
     let world = World::start();
     let before = world.store.read().revision;
+    let past =
+        json!({"scope": "all", "reason": "x", "block": {"until": "2020-01-01T00:00:00.000Z"}});
+    let refused = world.admin().post("/v1/revocations", &past);
+    assert!(is_problem(&refused, 400, "bad_request"), "{refused:?}");
     let bad = [
         (json!({"scope": "everything", "reason": "x"}), "invalid"),
         (json!({"scope": "all", "reason": " "}), "invalid"),

@@ -13,7 +13,7 @@ use crate::{
     client::{Call, Connect},
     outcomes,
     revocations::block_words,
-    show::{Output, Reading, clean, count, flag, scope, text},
+    show::{Output, Reading, clean, count, flag, items, scope, text},
 };
 
 /// End the sessions of a subject, device, segment, policy, enforcer or all, now
@@ -123,6 +123,10 @@ impl Revoke {
         let answer = client.send(&call)?;
         self.output
             .show(&answer, |answer| done(answer, &Reading::here()))?;
+        for warning in items(&answer, "warnings") {
+            let warning = warning.as_str().unwrap_or_default();
+            eprintln!("curfew: warning: {}", clean(warning));
+        }
         Ok(outcomes::exit_code(&answer))
     }
 

@@ -165,20 +165,24 @@ ENFORCER  ANSWER  MATCHED  CLOSED  AUDIT ONLY
 gw-1      done          4       3           1
 matched 4, closed 3, audit only 1, unreachable 0; enforced after 1.2 ms, on disk after 3.1 ms
 ";
-    assert_eq!((ran.code, ran.out.as_str()), (0, answer));
+    assert_eq!(
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (0, answer, "")
+    );
     let subject = json!({"kind": "user", "issuer": "https://idp", "id": "alice"});
     let asked = &server.asked()[0];
     assert_eq!(
         asked.json(),
         json!({"scope": {"subject": subject}, "reason": "left", "block": {"until": "2030-01-01T00:00:00.000Z"}})
     );
-    server.json(
-        request,
-        201,
-        &order(&[("gw-1", "done"), ("gw-2", "unreachable")]),
-    );
+    let mut partly = order(&[("gw-1", "done"), ("gw-2", "unreachable")]);
+    partly["warnings"] = json!(["no segment `x`"]);
+    server.json(request, 201, &partly);
     let ran = server.curfew(&revoke);
-    assert_eq!(ran.code, 4);
+    assert_eq!(
+        (ran.code, ran.err.as_str()),
+        (4, "curfew: warning: no segment `x`\n")
+    );
     assert!(
         ran.out.contains("gw-2 did not answer in time: it follows"),
         "{}",

@@ -29,6 +29,7 @@ mod enforcers;
 mod health;
 mod policies;
 mod revocations;
+mod revoke;
 mod sessions;
 mod subjects;
 mod tokens;
@@ -69,7 +70,7 @@ fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sessions::show, sessions::cancel))
         .routes(routes!(sessions::explain))
         .routes(routes!(sessions::renew))
-        .routes(routes!(revocations::list, revocations::create))
+        .routes(routes!(revocations::list, revoke::create))
         .routes(routes!(revocations::show))
         .routes(routes!(revocations::lift))
         .routes(routes!(watch::watch))

@@ -1,46 +1,23 @@
-//! Revocations: order, list, show, lift. The cut and the disk run side by side; the answer comes after both (I4).
+//! Orders looked back on: list, show, and lift their blocks. Giving them lives in `revoke`.
 
-use std::{ops::Bound, sync::Arc, time::Duration};
+use std::{ops::Bound, sync::Arc};
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, StatusCode},
-};
-use curfew_model::{
-    Block, BootInstant, EventKind, Now, Revision, Revocation, RevocationId, Scope, WallInstant,
-};
-use curfew_state::{Change, Commit, CommitError, Committed, Expected, Role};
+use axum::extract::State;
+use curfew_model::{Block, EventKind, Revision, Revocation, RevocationId, Scope, WallInstant};
+use curfew_state::{Change, Expected, Role};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
 
-use super::{Wait, page, words};
+use super::{Wait, page};
 use crate::{
-    Answer, Outcome,
+    Outcome,
     app::{App, Deed},
-    caller::{Caller, Operator, Viewer},
+    caller::{Operator, Viewer},
     extract::{Json, Path, Query},
-    metrics::Stage,
     orders,
     problem::{Answered, Code, Document, Problem},
     schema,
 };
-
-/// An order to end sessions.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NewRevocation {
-    /// Which sessions.
-    #[schema(value_type = schema::Scope)]
-    scope: Scope,
-    /// Why, in words.
-    reason: String,
-    /// What happens to new sessions; if left out, subjects and devices stay out until the block is lifted.
-    #[serde(default)]
-    #[schema(value_type = Option<schema::Block>)]
-    block: Option<Block>,
-}
 
 /// An order, and what enforcers did.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,7 +26,7 @@ pub(super) struct Shown {
     id: RevocationId,
     /// Which sessions.
     #[schema(value_type = schema::Scope)]
-    scope: Scope,
+    pub(super) scope: Scope,
     /// What happens to new ones.
     #[schema(value_type = schema::Block)]
     block: Block,
@@ -73,7 +50,11 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    fn new(order: &Revocation, enforcers: Option<Vec<Outcome>>, now: WallInstant) -> Self {
+    pub(super) fn new(
+        order: &Revocation,
+        enforcers: Option<Vec<Outcome>>,
+        now: WallInstant,
+    ) -> Self {
         let order = order.clone();
         let blocks = orders::blocks(&order, now);
         Self {
@@ -89,322 +70,6 @@ impl Shown {
             enforcers,
         }
     }
-}
-
-/// A carried out order: durable, on record, and done by every enforcer that answered.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Done {
-    #[serde(flatten)]
-    order: Shown,
-    /// Sessions that the order concerns.
-    matched: u64,
-    /// Of these, closed.
-    closed: u64,
-    /// Of these, only recorded, in audit mode.
-    audit_only: u64,
-    /// Enforcers that did not answer in time.
-    unreachable: usize,
-    /// Whether the idempotency key was known.
-    repeated: bool,
-    /// From the arrival of the request until the last session was closed; where an enforcer closed none or does not say
-    /// when, until it had answered. In milliseconds.
-    enforced_after_ms: f64,
-    /// From the arrival of the request until the order was on disk, in milliseconds.
-    durable_after_ms: f64,
-}
-
-/// Orders sessions to end. With an `Idempotency-Key`, sending the same again gives the order that was made.
-#[utoipa::path(post, path = "/v1/revocations", tag = "revocations", request_body = NewRevocation,
-    params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters")),
-    responses((status = 201, body = Done), (status = 200, description = "the key was known", body = Done),
-        (status = 503, description = "`not_durable` or `not_on_record`: the sessions are closed; `enforcers` says which", body = Document, content_type = "application/problem+json")))]
-pub(super) async fn create(
-    State(app): State<Arc<App>>,
-    Operator(by): Operator,
-    Query(wait): Query<Wait>,
-    headers: HeaderMap,
-    Json(new): Json<NewRevocation>,
-) -> Answered<(StatusCode, Json<Done>)> {
-    let wait = wait.read()?;
-    let key = idempotency_key(&headers, &by)?;
-    let reason = words("reason", &new.reason)?;
-    let start = app.parts.clock.now();
-    let order = Revocation {
-        id: RevocationId(uuid_v7(start.wall)?),
-        block: new.block.unwrap_or_else(|| new.scope.default_block()),
-        scope: new.scope,
-        reason,
-        source: by.source(),
-        created_at: start.wall,
-        revision: Revision(0),
-        lifted_at: None,
-    };
-    let issue = Issue {
-        app: Arc::clone(&app),
-        by,
-        wait,
-        start,
-    };
-    app.finish(async move {
-        let done = issue.carry_out(order, key).await?;
-        orders::start_forgetting(&issue.app);
-        let status = if done.repeated {
-            StatusCode::OK
-        } else {
-            StatusCode::CREATED
-        };
-        Ok((status, Json(done)))
-    })
-    .await
-}
-
-/// What one order needs on its way.
-struct Issue {
-    app: Arc<App>,
-    by: Caller,
-    wait: Duration,
-    start: Now,
-}
-
-/// What came of the cut.
-struct Cut {
-    outcomes: Vec<Outcome>,
-    after: Duration,
-    recorded: Answered<()>,
-}
-
-impl Issue {
-    async fn carry_out(&self, order: Revocation, key: Option<String>) -> Answered<Done> {
-        if let Some(known) = self.known(&order, key.as_deref()).await? {
-            return self.repeat(known).await;
-        }
-        let (accepted, told) = oneshot::channel();
-        let changes = [Change::Revoke(order.clone())];
-        let commit = {
-            let key = key.clone();
-            self.app.blocking(move |app| {
-                let accepted =
-                    Box::new(move |commit: &Arc<Commit>| drop(accepted.send(Arc::clone(commit))));
-                app.parts
-                    .store
-                    .commit_with(key.as_deref(), Expected::Nothing, &changes, accepted)
-            })
-        };
-        let commit = async {
-            let committed = commit.await;
-            (committed, self.took())
-        };
-        let cut = async {
-            match told.await {
-                Ok(commit) => {
-                    self.app.parts.metrics.stage(Stage::Accepted, self.took());
-                    Some(self.cut(&order, commit).await)
-                }
-                Err(_) => None,
-            }
-        };
-        let ((committed, durable), cut) = tokio::join!(commit, cut);
-        match (committed?, cut) {
-            (Ok(Committed { revision, .. }), Some(cut)) => {
-                self.app.parts.metrics.stage(Stage::Durable, durable);
-                let order = Revocation { revision, ..order };
-                self.answer(&order, cut, durable, false)
-            }
-            // The key came in twice at the same time, and the other was first.
-            (Err(CommitError::KeyReused(_)) | Ok(_), None) => {
-                match self.known(&order, key.as_deref()).await? {
-                    Some(known) => self.repeat(known).await,
-                    None => Err(Problem::new(
-                        Code::Internal,
-                        "the order was not told to enforcers",
-                    )),
-                }
-            }
-            (Err(error), None) => Err(error.into()),
-            (Err(error), Some(cut)) => {
-                self.withdraw(&order, &error).await?;
-                let detail = format!(
-                    "the sessions were closed, but the order is not on disk and keeps nobody out: {error}; give it again"
-                );
-                Err(Problem::new(Code::NotDurable, detail).with("enforcers", cut.outcomes))
-            }
-        }
-    }
-
-    /// Has enforcers let go of an order that the state did not take, and puts that on record. Its caller is not kept
-    /// waiting for the log: the disk takes nothing just now.
-    async fn withdraw(&self, order: &Revocation, error: &CommitError) -> Answered<()> {
-        let id = order.id;
-        self.app
-            .blocking(move |app| app.parts.fleet.withdraw(id))
-            .await?;
-        let deed = Deed {
-            event: EventKind::RevocationNotKept,
-            by: &self.by,
-            cause: format!("revocation {id}: {}: {error}", order.reason),
-        };
-        let revision = self.app.parts.store.read().revision;
-        let entry = deed.entry(self.app.wall(), revision);
-        drop(self.app.record(&entry.with("revocation", id)));
-        Ok(())
-    }
-
-    fn took(&self) -> Duration {
-        self.app.parts.clock.now().boot.since(self.start.boot)
-    }
-
-    /// Has enforcers carry the order out, and puts it on record meanwhile.
-    async fn cut(&self, order: &Revocation, commit: Arc<Commit>) -> Cut {
-        let (revision, wait) = (commit.revision, self.wait);
-        let applied = self
-            .app
-            .blocking(move |app| app.parts.fleet.apply(&commit, wait));
-        let applied = async { (applied.await, self.took()) };
-        let deed = Deed {
-            event: EventKind::RevocationCreated,
-            by: &self.by,
-            cause: format!("revocation {}: {}", order.id, order.reason),
-        };
-        let scope = serde_json::to_string(&order.scope).unwrap_or_default();
-        let entry = deed
-            .entry(order.created_at, revision)
-            .with("revocation", order.id)
-            .with("scope", scope);
-        let (recorded, (outcomes, answered)) = tokio::join!(self.app.record(&entry), applied);
-        let closed = outcomes
-            .as_ref()
-            .ok()
-            .and_then(|outcomes| last_closed(outcomes));
-        let after = closed.map_or(answered, |at| at.since(self.start.boot));
-        self.app.parts.metrics.stage(Stage::Enforced, after);
-        match outcomes {
-            Ok(outcomes) => {
-                self.app.outcomes.lock().keep(order.id, &outcomes);
-                Cut {
-                    outcomes,
-                    after,
-                    recorded,
-                }
-            }
-            Err(problem) => Cut {
-                outcomes: Vec::new(),
-                after,
-                recorded: Err(problem),
-            },
-        }
-    }
-
-    fn answer(
-        &self,
-        order: &Revocation,
-        cut: Cut,
-        durable: Duration,
-        repeated: bool,
-    ) -> Answered<Done> {
-        let Cut {
-            outcomes,
-            after,
-            recorded,
-        } = cut;
-        recorded.map_err(|problem| problem.with("enforcers", &outcomes))?;
-        self.app
-            .parts
-            .metrics
-            .stage(Stage::Acknowledged, self.took());
-        let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum();
-        let lost = |outcome: &&Outcome| outcome.answer == Answer::Unreachable;
-        Ok(Done {
-            matched: sum(|outcome| outcome.matched),
-            closed: sum(|outcome| outcome.closed),
-            audit_only: sum(|outcome| outcome.audit_only),
-            unreachable: outcomes.iter().filter(lost).count(),
-            repeated,
-            enforced_after_ms: after.as_secs_f64() * 1_000.0,
-            durable_after_ms: durable.as_secs_f64() * 1_000.0,
-            order: Shown::new(order, Some(outcomes), self.start.wall),
-        })
-    }
-
-    /// The order that this key made before.
-    async fn known(&self, order: &Revocation, key: Option<&str>) -> Answered<Option<Revocation>> {
-        let Some(key) = key.map(str::to_owned) else {
-            return Ok(None);
-        };
-        let revision = self
-            .app
-            .blocking(move |app| app.parts.store.revision_of(&key))
-            .await?
-            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        let Some(revision) = revision else {
-            return Ok(None);
-        };
-        let state = self.app.parts.store.read();
-        if state.revision < revision {
-            // It is being committed at this moment: asking the store the same waits for it.
-            return Ok(None);
-        }
-        let mut orders = state.revocations.values();
-        let known = orders.find(|known| known.revision == revision);
-        let reused = |detail: &str| Problem::new(Code::KeyReused, detail);
-        let known = known
-            .ok_or_else(|| reused("the order of this key is not kept any more: use a new key"))?;
-        let same = (&known.scope, known.block, &known.reason)
-            == (&order.scope, order.block, &order.reason);
-        if !same {
-            return Err(
-                reused("this key made another order: use a new key").with("revocation", known.id)
-            );
-        }
-        Ok(Some(known.clone()))
-    }
-
-    /// Answers for an order that is durable already, once enforcers have it and it is on record.
-    async fn repeat(&self, order: Revocation) -> Answered<Done> {
-        let before = self.app.outcomes.lock().get(order.id);
-        let commit = Arc::new(Commit {
-            revision: order.revision,
-            changes: vec![Change::Revoke(order.clone())],
-        });
-        let mut cut = self.cut(&order, commit).await;
-        if let Some(before) = before {
-            cut.outcomes = before;
-        }
-        self.answer(&order, cut, self.took(), true)
-    }
-}
-
-/// When the last door had closed its last session; none unless all that closed some say it.
-fn last_closed(outcomes: &[Outcome]) -> Option<BootInstant> {
-    let all = outcomes.iter().map(|outcome| outcome.closed_at);
-    all.collect::<Option<Vec<_>>>()?.into_iter().max()
-}
-
-/// The store's key for the caller's: callers do not see each other's.
-fn idempotency_key(headers: &HeaderMap, by: &Caller) -> Answered<Option<String>> {
-    let Some(key) = headers.get("idempotency-key") else {
-        return Ok(None);
-    };
-    let visible =
-        |key: &&str| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-    let key = key.to_str().ok().filter(visible).ok_or_else(|| {
-        Problem::new(
-            Code::BadRequest,
-            "Idempotency-Key: 1 to 200 visible ASCII characters",
-        )
-    })?;
-    let by = curfew_state::Hash::of(by.name.as_bytes()).to_string();
-    let by: String = by.chars().take(16).collect();
-    Ok(Some(format!("revocation {by} {key}")))
-}
-
-/// A UUIDv7 of our own clock.
-fn uuid_v7(now: WallInstant) -> Answered<Uuid> {
-    let mut random = [0; 10];
-    getrandom::fill(&mut random).map_err(|error| {
-        Problem::new(Code::Internal, format!("no randomness for an id: {error}"))
-    })?;
-    let millis = u64::try_from(now.0).unwrap_or(0);
-    Ok(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 
 /// Which orders.
