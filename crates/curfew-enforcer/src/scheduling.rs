@@ -28,7 +28,7 @@ impl fmt::Display for Scheduling {
             Self::RealTime => f.write_str("SCHED_FIFO"),
             Self::Ordinary { why } => write!(
                 f,
-                "ordinary: SCHED_FIFO was refused ({why}); grant CAP_SYS_NICE or RLIMIT_RTPRIO of {PRIORITY} \\
+                "ordinary: SCHED_FIFO was refused ({why}); grant CAP_SYS_NICE or RLIMIT_RTPRIO of {PRIORITY} \
                  or closes are late under load"
             ),
         }
@@ -51,5 +51,20 @@ pub fn ask_for_real_time() -> Scheduling {
     match asked {
         Ok(()) => Scheduling::RealTime,
         Err(why) => Scheduling::Ordinary { why },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_said_in_one_line() {
+        let why = "not permitted".to_owned();
+        let said = Scheduling::Ordinary { why }.to_string();
+        assert!(
+            said.ends_with("RLIMIT_RTPRIO of 1 or closes are late under load"),
+            "{said}"
+        );
     }
 }

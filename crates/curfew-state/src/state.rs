@@ -331,7 +331,7 @@ impl State {
                 Touched::Binding(key)
             }
             Change::Unbind(key) => {
-                remove("binding", &mut self.bindings, key, || format!("{key:?}"))?;
+                remove("binding", &mut self.bindings, key, || key.to_string())?;
                 Touched::Binding(key.clone())
             }
             Change::PutSubject(subject) => {

@@ -12,8 +12,10 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::{EndReason, Event, ServiceName};
+use curfew_model::{EndReason, Event, SegmentName, ServiceName};
 use tracing::{info, warn};
+
+use crate::show::clean;
 
 /// Lines that may wait to be written; what comes beyond is left out.
 const WAITING: usize = 16_384;
@@ -102,7 +104,7 @@ impl Teller {
     }
 }
 
-/// Texts from outside are escaped by being written as debug strings.
+/// Texts from outside are plain, but for what steers a terminal.
 fn write(line: Line) {
     match line {
         Line::Event(event) => {
@@ -113,10 +115,10 @@ fn write(line: Line) {
                 subject = event
                     .subject
                     .as_ref()
-                    .map(|subject| format!("{:?}", subject.to_string())),
-                segments = ?event.segments,
+                    .map(|subject| clean(&subject.to_string())),
+                segments = names(&event.segments),
                 reason = event.reason.map(EndReason::code),
-                cause = event.cause.as_ref().map(tracing::field::debug),
+                cause = event.cause.as_deref().map(clean),
             );
         }
         Line::TurnedAway {
@@ -124,7 +126,10 @@ fn write(line: Line) {
             client,
             reason,
             detail,
-        } => info!(%service, %client, reason = reason.code(), ?detail, "turned away"),
+        } => {
+            let detail = clean(&detail);
+            info!(%service, %client, reason = reason.code(), detail, "turned away");
+        }
         Line::Flush(written) => {
             // Whoever asked may have lost patience.
             let _ = written.send(());
@@ -132,9 +137,72 @@ fn write(line: Line) {
     }
 }
 
+/// Segments as one text; none without any.
+fn names(segments: &[SegmentName]) -> Option<String> {
+    let names: Vec<&str> = segments.iter().map(SegmentName::as_str).collect();
+    (!names.is_empty()).then(|| names.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_plain_text_and_steers_nothing() {
+        let identity = |id: &str| curfew_model::Identity {
+            proof: curfew_model::Proof::Bound,
+            kind: curfew_model::Kind::User,
+            issuer: curfew_model::Issuer::local(),
+            id: id.to_owned(),
+            display: None,
+        };
+        let written = |id: &str| {
+            let event = Event {
+                at: curfew_model::WallInstant(0),
+                event: curfew_model::EventKind::SessionOpened,
+                session: None,
+                subject: Some(identity(id)),
+                segments: vec![
+                    SegmentName::new("db").unwrap(),
+                    SegmentName::new("pci").unwrap(),
+                ],
+                reason: None,
+                revision: curfew_model::Revision(1),
+                cause: Some(format!("binding of {id}")),
+            };
+            let lines = Arc::new(parking_lot::Mutex::new(Vec::new()));
+            let into = Arc::clone(&lines);
+            let log = tracing_subscriber::fmt()
+                .json()
+                .with_writer(move || Lines(Arc::clone(&into)))
+                .finish();
+            tracing::subscriber::with_default(log, || write(Line::Event(event)));
+            String::from_utf8(lines.lock().clone()).unwrap()
+        };
+        let plain: serde_json::Value = serde_json::from_str(&written("alice")).unwrap();
+        let fields = &plain["fields"];
+        assert_eq!(fields["subject"], "user:alice");
+        assert_eq!(fields["segments"], "db,pci");
+        assert_eq!(fields["cause"], "binding of alice");
+        let hostile = written("a\u{1b}[2J\u{9b}m\u{202e}");
+        assert!(
+            !hostile.contains(['\u{1b}', '\u{9b}', '\u{202e}']),
+            "{hostile}"
+        );
+    }
+
+    struct Lines(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     fn line(number: u16) -> Line {
         Line::TurnedAway {
