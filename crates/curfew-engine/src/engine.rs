@@ -224,12 +224,15 @@ impl Engine {
             return;
         };
         let kept = self.classes.get(record.class);
+        // An order acts whatever the policy says: what it was decided on is the state that holds it.
+        let ordered = reason.is_some_and(|reason| reason <= EndReason::SessionCancelled);
+        let decided_on = kept.filter(|_| !ordered).map(|kept| kept.class.revision);
         let recorded = Recorded {
             at: self.now.wall,
             event,
             session: Some(record.id),
             reason,
-            revision: kept.map_or(self.revision, |kept| kept.class.revision),
+            revision: decided_on.unwrap_or(self.revision),
             cause,
             who: self.whos.get(record.who).cloned(),
             segments: kept.map(|kept| kept.names.clone()),

@@ -4,7 +4,7 @@
 
 mod support;
 
-use curfew_engine::{Engine, Input};
+use curfew_engine::{Action, Engine, Input};
 use curfew_model::*;
 use support::*;
 
@@ -65,6 +65,38 @@ fn a_block_keeps_new_sessions_out_until_it_is_lifted() {
     again.lifted_at = Some(at(6).wall);
     engine.handle(Input::Revoke(again), at(7)).unwrap();
     engine.open(open(4, "alice", "db", at(8)), at(8)).unwrap();
+}
+
+#[test]
+fn an_end_and_a_refusal_by_an_order_name_its_revision() {
+    let mut engine = engine(Rules::default());
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine
+        .handle(Input::Revoke(order(1, alice(), 4)), at(1))
+        .unwrap();
+    let reason = EndReason::SubjectRevoked;
+    engine
+        .handle(Input::Ended { id: id(1), reason }, at(1))
+        .unwrap();
+    engine
+        .open(open(2, "alice", "db", at(2)), at(2))
+        .unwrap_err();
+    let revisions: Vec<(EventKind, Revision)> = drain(&mut engine)
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Record(recorded) if recorded.reason == Some(reason) => {
+                Some((recorded.event, recorded.revision))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        revisions,
+        [
+            (EventKind::SessionEnded, Revision(4)),
+            (EventKind::SessionRefused, Revision(4))
+        ]
+    );
 }
 
 #[test]
