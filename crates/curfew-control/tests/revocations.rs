@@ -275,6 +275,11 @@ fn orders_are_listed_shown_and_lifted_by_whom_they_belong_to() {
         world.records().last().unwrap()["event"],
         "revocation.lifted"
     );
+    let before = (world.store.read().revision, world.records().len());
+    let again = lift(&operator, &mine);
+    assert_eq!((again.status, &again.body), (200, &lifted.body));
+    let after = (world.store.read().revision, world.records().len());
+    assert_eq!(after, before, "lifted twice");
     assert_eq!(lift(&world.admin(), &other).status, 200);
     let unknown = viewer.get("/v1/revocations/018f0000-0000-7000-8000-000000000000");
     assert!(is_problem(&unknown, 404, "not_found"), "{unknown:?}");

@@ -156,6 +156,11 @@ pub(super) async fn lift(
         );
         return Err(Problem::new(Code::Forbidden, detail));
     }
+    if order.lifted_at.is_some() {
+        // There is nothing to change: the answer says since when.
+        let outcomes = app.outcomes.lock().get(id);
+        return Ok(Json(Shown::new(order, outcomes, app.wall())));
+    }
     let working = Arc::clone(&app);
     app.finish(async move {
         let app = working;

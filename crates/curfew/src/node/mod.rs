@@ -229,10 +229,10 @@ impl Node {
             &checked.config,
             self.clock.now().wall,
         )? {
-            closed = self.desired.apply(&commit).closed;
             let cause = Some(checked.config.policy.display().to_string());
             self.recorder
                 .note(EventKind::PolicyApplied, commit.revision, cause);
+            closed = self.desired.apply(&commit).closed;
         }
         let enforcer = self.deadlines.enforcer();
         let kept: Vec<&BindingKey> = checked

@@ -214,10 +214,11 @@ impl Recorder {
 
 impl Sink for Recorder {
     fn record(&self, event: Event) {
-        // Who gave an order or lifted one is on record already, by the API, which knows more of it.
+        // Who gave an order, lifted one or applied a policy set is on record already, by whoever took it, who knows more
+        // of it.
         if matches!(
             event.event,
-            EventKind::RevocationCreated | EventKind::RevocationLifted
+            EventKind::RevocationCreated | EventKind::RevocationLifted | EventKind::PolicyApplied
         ) {
             return;
         }

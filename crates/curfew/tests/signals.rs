@@ -1,4 +1,4 @@
-//! SIGTERM: what is said and served while sessions finish.
+//! Signals: what SIGHUP puts on record, what SIGTERM says and serves while sessions finish.
 #![cfg(test)]
 
 mod support;
@@ -6,7 +6,10 @@ mod support;
 use curfew_model::Clock as _;
 use curfew_testkit::BootClock;
 
-use support::site::{PATIENCE, Site};
+use support::{
+    Ran, curfew,
+    site::{PATIENCE, Site, policy},
+};
 
 #[test]
 fn a_process_that_stops_is_not_ready_and_says_why_while_sessions_finish() {
@@ -29,4 +32,25 @@ fn a_process_that_stops_is_not_ready_and_says_why_while_sessions_finish() {
     assert!(ready.contains("the process stops"), "{ready}");
     drop(client);
     assert_eq!(site.ended(), Some(0));
+}
+
+#[test]
+fn a_reload_is_on_record_once() {
+    let site = Site::start("");
+    let audit = site.path("data/audit");
+    let applied = || {
+        let export = Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()])).out;
+        export.matches("policy.applied").count()
+    };
+    assert_eq!(applied(), 1);
+    std::fs::write(site.path("policy/p.yaml"), policy("20m")).unwrap();
+    site.signal("HUP");
+    site.logged("reloaded");
+    // What comes after it on record is there: so is the reload.
+    assert_eq!(
+        site.curfew(&["bindings", "set", "--uid", "4711", "--user", "carol"])
+            .code,
+        0
+    );
+    assert_eq!(applied(), 2);
 }
