@@ -87,6 +87,12 @@ fn sessions_are_filtered_and_paged() {
         [6]
     );
     assert_eq!(ids("?door=kernel"), [] as [u128; 0]);
+    for subject in ["alice", "users:alice", "user:", ""] {
+        for path in ["/v1/sessions", "/v1/sessions/watch"] {
+            let nameless = world.admin().get(&format!("{path}?subject={subject}"));
+            assert!(is_problem(&nameless, 400, "bad_request"), "{nameless:?}");
+        }
+    }
     assert_eq!(ids("?state=closing"), [] as [u128; 0]);
     let mut after = String::new();
     let mut seen = Vec::new();

@@ -79,6 +79,9 @@ fn a_session_is_listed_explained_and_cancelled() {
             .out,
         "no sessions\n"
     );
+    let nameless = site.curfew(&["sessions", "list", "--subject", "alice"]);
+    assert_eq!(nameless.code, 1, "{nameless:?}");
+    assert!(nameless.err.contains("like user:alice"), "{nameless:?}");
     let explained = site.curfew(&["sessions", "explain", id]).out;
     assert!(
         explained.contains("spec.limits.maxLifetime") && explained.contains("p.yaml:"),

@@ -166,6 +166,19 @@ fn page(limit: Option<usize>) -> Answered<usize> {
     }
 }
 
+/// A subject to look for. A name without its kind would find nothing, and look like an answer.
+fn subject_filter(text: Option<String>) -> Answered<Option<String>> {
+    let kinds = ["user", "workload", "device", "role"];
+    let kind = text.as_deref().map(|text| text.split_once(':'));
+    match kind {
+        Some(None) => {}
+        Some(Some((kind, id))) if !kinds.contains(&kind) || id.is_empty() => {}
+        _ => return Ok(text),
+    }
+    let detail = "subject: write KIND:ID or KIND:ISSUER#ID, like user:alice; kinds are user, workload, device and role";
+    Err(Problem::new(Code::BadRequest, detail))
+}
+
 /// The place in a list that a `next` of ours names.
 fn cursor<K: DeserializeOwned>(after: Option<&str>) -> Answered<Option<K>> {
     let unknown = |_| {

@@ -71,7 +71,7 @@ pub(super) async fn list(
 ) -> Answered<Json<Sessions>> {
     let limit = page(listing.limit)?;
     let filter = Filter {
-        subject: listing.subject,
+        subject: super::subject_filter(listing.subject)?,
         segment: listing.segment,
         service: listing.service,
         enforcer: listing.enforcer,

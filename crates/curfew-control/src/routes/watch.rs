@@ -60,8 +60,9 @@ impl Wanted {
 pub(super) async fn watch(
     State(app): State<Arc<App>>,
     Viewer(by): Viewer,
-    Query(wanted): Query<Wanted>,
+    Query(mut wanted): Query<Wanted>,
 ) -> Answered<Response> {
+    wanted.subject = super::subject_filter(wanted.subject)?;
     let Some((events, place)) = app.hub.watch() else {
         let detail = "too many are watching: close some";
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(30));
