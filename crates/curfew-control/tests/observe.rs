@@ -101,6 +101,12 @@ fn metrics_count_what_happened_and_name_no_subject() {
     world.fleet.sessions.lock().clear();
     let text = world.admin().get("/metrics").body;
     assert!(!text.contains("curfew_sessions_open{"), "{text}");
+    // A segment of the policy has a number also while none is open.
+    let set = json!({"sources": [{"path": "a.yaml", "text": "segment web"}]});
+    assert_eq!(world.admin().post("/v1/policies", &set).status, 200);
+    let text = world.admin().get("/metrics").body;
+    let none = r#"curfew_sessions_open{segment="web",door="gateway"} 0"#;
+    assert!(text.contains(none), "{text}");
 }
 
 #[test]

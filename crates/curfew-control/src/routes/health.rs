@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    Door, OpenCount,
     app::{App, Phase},
     caller::Viewer,
     extract::Json,
@@ -23,10 +24,29 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, _: Viewer) -> Answered<
     let text = app
         .blocking(|app| {
             let parts = &app.parts;
-            let (open, health) = (parts.fleet.open(), parts.journal.health());
-            parts
-                .metrics
-                .write(&open, parts.store.read().revision, &health)
+            let (mut open, health) = (parts.fleet.open(), parts.journal.health());
+            let state = parts.store.read();
+            // Of each segment of the policy there is a series, so that none open is a number too.
+            if let Ok(policy) = app.segments.of(&state, &*parts.compile) {
+                let doors: Vec<Door> = parts
+                    .fleet
+                    .enforcers()
+                    .into_iter()
+                    .flat_map(|known| known.doors)
+                    .collect();
+                let named = policy
+                    .segments
+                    .iter()
+                    .map(|segment| Some(segment.name.clone()));
+                open.extend(named.flat_map(|segment| {
+                    doors.iter().map(move |&door| OpenCount {
+                        segment: segment.clone(),
+                        door,
+                        open: 0,
+                    })
+                }));
+            }
+            parts.metrics.write(&open, state.revision, &health)
         })
         .await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
