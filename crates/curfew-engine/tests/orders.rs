@@ -76,7 +76,14 @@ fn an_end_and_a_refusal_by_an_order_name_its_revision() {
         .unwrap();
     let reason = EndReason::SubjectRevoked;
     engine
-        .handle(Input::Ended { id: id(1), reason }, at(1))
+        .handle(
+            Input::Ended {
+                id: id(1),
+                reason,
+                cause: None,
+            },
+            at(1),
+        )
         .unwrap();
     engine
         .open(open(2, "alice", "db", at(2)), at(2))
