@@ -18,5 +18,6 @@ pub use error::{AppendError, AuditError, DurableError};
 pub use head::Head;
 pub use read::{Lines, export, tail};
 pub use record::{Digest, Entry, LogEvent, MAX_RECORD, Record, RecordKind};
+pub use segment::is_log;
 pub use verify::{Finding, Place, Problem, Report, Truncation, verify};
 pub use writer::{Health, Log, Options, Ticket};

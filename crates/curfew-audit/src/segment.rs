@@ -38,6 +38,15 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, AuditError> {
 }
 
 /// Makes names in `dir` durable.
+/// Whether a directory holds an audit log, or what is left of one.
+///
+/// # Errors
+/// [`AuditError`] when it cannot be read.
+pub fn is_log(dir: &Path) -> Result<bool, AuditError> {
+    let left = [HEADS, ANCHOR].iter().any(|name| dir.join(name).exists());
+    Ok(left || !list(dir)?.is_empty())
+}
+
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), AuditError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())

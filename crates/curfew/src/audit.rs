@@ -3,7 +3,7 @@
 use std::{
     error::Error,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -57,12 +57,30 @@ impl Audit {
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         match self {
             Self::Tail { dir, lines } => {
+                there_is_a_log(&dir)?;
                 print_lines(curfew_audit::tail(&dir, lines)?.into_iter().map(Ok))
             }
-            Self::Export { dir, from } => print_lines(curfew_audit::export(&dir, from)?),
+            Self::Export { dir, from } => {
+                there_is_a_log(&dir)?;
+                print_lines(curfew_audit::export(&dir, from)?)
+            }
             Self::Verify(verify) => verify.run(),
         }
     }
+}
+
+/// An empty folder proves nothing.
+fn there_is_a_log(dir: &Path) -> Result<(), Box<dyn Error>> {
+    if curfew_audit::is_log(dir)? {
+        return Ok(());
+    }
+    let inside = dir.join("audit");
+    let help = if inside.is_dir() && curfew_audit::is_log(&inside)? {
+        format!("did you mean {}?", inside.display())
+    } else {
+        "name the folder `audit` in the data directory of the server".to_owned()
+    };
+    Err(format!("there is no audit log in {}; {help}", dir.display()).into())
 }
 
 fn print_lines(
@@ -85,6 +103,10 @@ fn print_lines(
 impl Verify {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let head = self.head.map(read_head).transpose()?;
+        if head.is_none() {
+            // With a head, a log that is gone is a finding.
+            there_is_a_log(&self.dir)?;
+        }
         let report = curfew_audit::verify(&self.dir, head.as_ref())?;
         self.output.show(&as_json(&report), |_| words(&report))?;
         Ok(if report.is_ok() {
@@ -115,7 +137,7 @@ fn words(report: &Report) -> String {
         "the log does NOT verify"
     };
     lines.push(format!("{} records: {verdict}", report.records));
-    lines.push(truncation(report.truncation));
+    lines.push(truncation(report));
     if report.lost > 0 {
         lines.push(format!(
             "the log itself says that {} records were lost before they could be written",
@@ -131,15 +153,18 @@ fn words(report: &Report) -> String {
     lines.join("\n") + "\n"
 }
 
-fn truncation(end: Truncation) -> String {
-    match end {
+fn truncation(report: &Report) -> String {
+    match report.truncation {
         Truncation::ExcludedThrough(seq) => {
             format!("nothing up to record {seq} was cut off: the given head names it")
         }
         Truncation::NotExcludedAfter(seq) => {
-            format!(
-                "truncation after record {seq} cannot be excluded: give a head exported earlier with --head"
-            )
+            // Of a log that does not verify a head helps no further.
+            let help = match report.is_ok() {
+                true => ": give a head exported earlier with --head",
+                false => "",
+            };
+            format!("truncation after record {seq} cannot be excluded{help}")
         }
     }
 }
@@ -161,7 +186,7 @@ fn as_json(report: &Report) -> serde_json::Value {
         "key": report.key,
         "findings": findings,
         "more": report.more,
-        "truncation": truncation(report.truncation),
+        "truncation": truncation(report),
         "lost": report.lost,
         "enforcer_gaps": report.enforcer_gaps,
     })

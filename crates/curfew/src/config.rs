@@ -30,7 +30,7 @@ use crate::sources::{self, SourceError};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("the configuration cannot be read; name the file with -c")]
+    #[error("there is no usable configuration, whose file -c names")]
     Read(#[from] SourceError),
     /// Something in it is an error; every problem, as it is shown.
     #[error("{0}")]

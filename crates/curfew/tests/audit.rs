@@ -85,3 +85,18 @@ fn a_missing_log_is_an_error_with_a_reason() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("/nonexistent/log"), "{text}");
 }
+
+#[test]
+fn a_folder_without_a_log_proves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder.path().join("audit"), 2);
+    let dir = folder.path().to_str().unwrap();
+    for command in ["verify", "tail", "export"] {
+        let (code, text) = curfew(&["audit", command, dir]);
+        assert_eq!(code, 1, "{text}");
+        assert!(
+            text.contains("there is no audit log in") && text.contains("/audit?"),
+            "{text}"
+        );
+    }
+}
