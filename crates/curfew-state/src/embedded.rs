@@ -47,8 +47,10 @@ struct Request {
 
 struct Published {
     state: Arc<State>,
-    /// The last commits, without gaps, up to `state`.
+    /// The last commits, each of them, up to `state`. Revisions of a batch that the disk refused are missing for ever.
     commits: VecDeque<Arc<Commit>>,
+    /// The revision of the state before the first of them.
+    since: Revision,
     closed: bool,
 }
 
@@ -108,6 +110,7 @@ impl EmbeddedStore {
         let reader = Mutex::new(Database::open_again(&path)?);
         let shared = Arc::new(Shared {
             published: Mutex::new(Published {
+                since: state.revision,
                 state,
                 commits: VecDeque::new(),
                 closed: false,
@@ -231,20 +234,13 @@ fn find(published: &Published, from: Revision) -> Result<Option<Arc<Commit>>, Wa
     if from > actual {
         return Err(WatchError::Ahead { from, actual });
     }
-    if from == actual {
-        return Ok(None);
+    if from < published.since {
+        return Err(WatchError::Behind { from });
     }
-    let index = published
+    let next = published
         .commits
-        .front()
-        .and_then(|first| (from.0 + 1).checked_sub(first.revision.0))
-        .and_then(|index| usize::try_from(index).ok())
-        .ok_or(WatchError::Behind { from })?;
-    let commit = published
-        .commits
-        .get(index)
-        .ok_or(WatchError::Behind { from })?;
-    Ok(Some(Arc::clone(commit)))
+        .partition_point(|commit| commit.revision <= from);
+    Ok(published.commits.get(next).cloned())
 }
 
 /// Marks the store closed however the writer ends, so that no watcher waits for ever.
@@ -260,12 +256,14 @@ impl Drop for Closed<'_> {
 /// The writer's thread.
 fn write(shared: &Shared, mut database: Database, incoming: &Receiver<Request>) {
     let _closed = Closed(shared);
+    let mut given = shared.published.lock().state.revision;
     while let Ok(first) = incoming.recv() {
         let mut requests = vec![first];
         requests.extend(incoming.try_iter().take(BATCH - 1));
         let before = Arc::clone(&shared.published.lock().state);
         let mut batch = Batch {
             state: State::clone(&before),
+            given,
             writes: Vec::new(),
             commits: Vec::new(),
             accepted: Vec::new(),
@@ -277,6 +275,7 @@ fn write(shared: &Shared, mut database: Database, incoming: &Receiver<Request>) 
                 (batch.add(&database, request), answer)
             })
             .collect();
+        given = batch.given;
         for (accepted, commit) in batch.accepted {
             accepted(&commit);
         }
@@ -287,7 +286,10 @@ fn write(shared: &Shared, mut database: Database, incoming: &Receiver<Request>) 
                     published.state = Arc::new(batch.state);
                     published.commits.extend(batch.commits);
                     let over = published.commits.len().saturating_sub(KEPT);
-                    published.commits.drain(..over);
+                    let dropped = published.commits.drain(..over).next_back();
+                    if let Some(dropped) = dropped {
+                        published.since = dropped.revision;
+                    }
                     drop(published);
                     shared.changed.notify_all();
                 }
@@ -314,6 +316,8 @@ fn write(shared: &Shared, mut database: Database, incoming: &Receiver<Request>) 
 /// What goes into one transaction.
 struct Batch {
     state: State,
+    /// The highest revision that was ever given out, whether or not the disk took it: none is given to two requests.
+    given: Revision,
     writes: Vec<Write>,
     commits: Vec<Arc<Commit>>,
     accepted: Vec<(Accepted, Arc<Commit>)>,
@@ -344,7 +348,7 @@ impl Batch {
             None => None,
         };
         expected.check(&self.state)?;
-        let revision = Revision(self.state.revision.0 + 1);
+        let revision = Revision(self.given.0 + 1);
         let mut state = self.state.clone();
         let mut write = Write {
             touched: Vec::new(),
@@ -360,6 +364,7 @@ impl Batch {
         }
         state.revision = revision;
         self.state = state;
+        self.given = revision;
         self.writes.push(write);
         let commit = Arc::new(Commit { revision, changes });
         self.accepted.push((accepted, Arc::clone(&commit)));
@@ -438,4 +443,56 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
         .map_err(|error| io("write", error))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_given_once_even_if_the_disk_refuses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        // Nothing can be written before it has its tables.
+        let database = Database::open_again(&path).unwrap();
+        let shared = Shared {
+            published: Mutex::new(Published {
+                state: Arc::default(),
+                commits: VecDeque::new(),
+                since: Revision(0),
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        };
+        let (requests, incoming) = sync_channel(QUEUE);
+        let (tell, told) = sync_channel(QUEUE);
+        let hand_in = move |number| {
+            let (answer, answered) = sync_channel(1);
+            let tell = tell.clone();
+            let request = Request {
+                key: None,
+                expected: Expected::Nothing,
+                changes: vec![Change::Revoke(crate::conformance::order(number))],
+                accepted: Box::new(move |commit| tell.send(commit.revision.0).unwrap()),
+                answer,
+            };
+            requests.send(request).unwrap();
+            answered
+        };
+        // Both wait before the writer starts, so they are one batch.
+        let refused = [hand_in(1), hand_in(2)];
+        std::thread::scope(|scope| {
+            let shared = &shared;
+            scope.spawn(move || write(shared, database, &incoming));
+            assert!(refused.iter().all(|order| order.recv().unwrap().is_err()));
+            Database::open(&path).unwrap();
+            let taken = hand_in(3).recv().unwrap().unwrap();
+            assert_eq!(taken.revision, Revision(3));
+            drop(hand_in);
+        });
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 2, 3]);
+        let after = |from| find(&shared.published.lock(), Revision(from)).unwrap();
+        let next = [0, 1, 2, 3].map(|from| after(from).map(|commit| commit.revision.0));
+        assert_eq!(next, [Some(3), Some(3), Some(3), None]);
+    }
 }

@@ -143,7 +143,8 @@ pub trait Store: Send + Sync {
 
     /// As [`Store::commit`], or with a key as [`Store::commit_once`], and calls `accepted` once as soon as the changes
     /// have their revision: what must not wait for the disk starts there (I4). It is not called for changes that are
-    /// refused or repeated, runs on the store's own thread, and has to be short.
+    /// refused or repeated, runs on the store's own thread, and has to be short. A revision that it was told is never
+    /// given to other changes, even if the disk refuses: revisions only grow, with gaps.
     ///
     /// # Errors
     /// As theirs. After [`CommitError::Storage`] what `accepted` started is not undone.
