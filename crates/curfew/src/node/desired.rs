@@ -102,28 +102,22 @@ impl Desired {
     /// Tells the engine the whole state again: for a watcher that fell behind.
     pub fn catch_up(&self, state: &State) {
         let mut applied = self.applied.lock();
+        let bindings = std::mem::take(&mut applied.bindings);
+        let subjects = std::mem::take(&mut applied.subjects);
+        // What admits comes before what asks for it, and goes after: whom both states admit is never without.
+        self.tell_all(&mut applied, state);
         applied.owners = owners(state);
         if let Err(error) = self.policies(&applied.owners, state.revision) {
             error!(%error, "the policy of the state does not compile; the one before stays in force");
         }
-        for gone in applied
-            .bindings
-            .clone()
-            .iter()
-            .filter(|key| !state.bindings.contains_key(key))
-        {
+        for gone in bindings.difference(&applied.bindings) {
             let _ = self
                 .enforcer
                 .handle(Input::BindingRemoved(Keeper::State, gone.clone()));
         }
-        for gone in applied
-            .subjects
-            .iter()
-            .filter(|key| !state.subjects.contains_key(key))
-        {
+        for gone in subjects.difference(&applied.subjects) {
             let _ = self.enforcer.handle(forgotten(gone));
         }
-        self.tell_all(&mut applied, state);
     }
 
     fn tell_all(&self, applied: &mut Applied, state: &State) {
@@ -246,4 +240,129 @@ fn add(total: &mut Report, report: Report) {
     total.audit_only += report.audit_only;
     total.visited += report.visited;
     total.closed_at = total.closed_at.max(report.closed_at);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Weak, time::Duration};
+
+    use curfew_enforcer::{Bounds, Deadlines, Engine, Open, Peer, Sink};
+    use curfew_gateway::door::GatewayDoor;
+    use curfew_model::{
+        Binding, Clock as _, EndReason, Event, Facts, Identity, Issuer, Kind, Proof, SessionId,
+        WallInstant,
+    };
+    use curfew_state::{EmbeddedStore, Expected, Store};
+    use curfew_testkit::{BootClock, alice};
+
+    use super::*;
+
+    struct Silent;
+
+    impl Sink for Silent {
+        fn record(&self, _event: Event) {}
+        fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
+    }
+
+    /// Admits a group into the only segment.
+    fn admit(group: &str) -> Change {
+        let text = format!(
+            "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: db}}\n\
+             spec: {{sensitivity: low, access: policy, members: [{{cidr: 10.1.0.0/16}}]}}\n---\n\
+             apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: p}}\n\
+             spec: {{from: {{groups: [{group}]}}, to: {{segments: [db]}}}}\n"
+        );
+        let source = curfew_control::Source {
+            path: "p.yaml".to_owned(),
+            text,
+        };
+        let content = curfew_control::pack(&[source]).unwrap();
+        let (at, by) = (WallInstant(1), "files".to_owned());
+        Change::ApplyPolicy {
+            owner: Owner::Files,
+            content: content.into(),
+            at,
+            by,
+        }
+    }
+
+    fn key(net: &str) -> BindingKey {
+        BindingKey::Address(net.parse().unwrap())
+    }
+
+    fn bind(net: &str, user: &str, groups: &[&str]) -> Change {
+        let identity = Identity {
+            proof: Proof::Bound,
+            kind: Kind::User,
+            issuer: Issuer::local(),
+            id: user.to_owned(),
+            display: None,
+        };
+        Change::Bind(Binding {
+            key: key(net),
+            identity,
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            until: None,
+            refreshed_at: None,
+        })
+    }
+
+    fn open(deadlines: &Deadlines, client: u8) -> SessionId {
+        let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
+        let id: SessionId = id.parse().unwrap();
+        let facts = Facts {
+            identities: Vec::new(),
+            ..alice(
+                ([127, 0, 0, client], 40_000).into(),
+                ([10, 1, 0, 1], 5432).into(),
+                BootClock.now().boot,
+            )
+        };
+        let open = Open {
+            id,
+            facts,
+            peer: Peer::default(),
+            decided_at: None,
+        };
+        deadlines.enforcer().open(open).unwrap();
+        id
+    }
+
+    #[test]
+    fn catching_up_ends_only_whom_the_new_state_does_not_admit() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).unwrap();
+        let commit = |changes: &[Change]| {
+            store.commit(Expected::Nothing, changes).unwrap();
+            store.read()
+        };
+        let before = commit(&[
+            admit("dba"),
+            bind("127.0.0.1/32", "alice", &["dba", "admins"]),
+            bind("127.0.0.2/32", "bob", &["dba", "admins"]),
+            bind("127.0.0.3/32", "carol", &["dba"]),
+        ]);
+        let set = compiler::union(&owners(&before), before.revision).unwrap();
+        let engine = Engine::new(Arc::new(set), Bounds::default(), BootClock.now());
+        let door = Weak::<GatewayDoor>::new();
+        let deadlines =
+            Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
+        let enforcer = Arc::clone(deadlines.enforcer());
+        let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), &before);
+        let sessions = [1, 2, 3].map(|client| open(&deadlines, client));
+        // Alice's key is written wider, bob's is gone, carol joins the group that is asked for from now on.
+        let after = commit(&[
+            admit("admins"),
+            Change::Unbind(key("127.0.0.1/32")),
+            bind("127.0.0.0/31", "alice", &["dba", "admins"]),
+            Change::Unbind(key("127.0.0.2/32")),
+            bind("127.0.0.3/32", "carol", &["dba", "admins"]),
+        ]);
+        desired.catch_up(&after);
+        let is_open = sessions.map(|id| {
+            let view = deadlines.enforcer().look(|engine| engine.session(id));
+            view.is_some_and(|view| view.state == curfew_enforcer::State::Open)
+        });
+        assert_eq!(is_open, [true, false, true]);
+    }
 }
