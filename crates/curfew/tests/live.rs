@@ -446,6 +446,25 @@ fn a_server_with_tls_has_to_be_vouched_for() {
 }
 
 #[test]
+fn a_key_that_is_written_wider_or_narrower_leaves_the_sessions_of_its_user_alone() {
+    let site = Site::start("");
+    let mut alice = site.open("127.0.0.1");
+    let mut bob = site.open("127.0.0.2");
+    let config = site.path("curfew.yaml");
+    let narrow = std::fs::read_to_string(&config).unwrap();
+    let wide = narrow.replace("address: 127.0.0.1,", "address: 127.0.0.0/31,");
+    assert_ne!(wide, narrow);
+    let nobody = wide.replace("address: 127.0.0.2,", "address: 127.0.0.9,");
+    for written in [&wide, &narrow, &nobody] {
+        std::fs::write(&config, written).unwrap();
+        site.signal("HUP");
+        site.logged("reloaded");
+        assert!(alice.echoes());
+    }
+    assert!(bob.is_ended(), "his key is gone");
+}
+
+#[test]
 fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = Ran::of(&mut curfew(&["completions", shell]));

@@ -235,6 +235,17 @@ impl Node {
             closed = self.desired.apply(&commit).closed;
         }
         let enforcer = self.deadlines.enforcer();
+        // What is new comes first, so that a key that is written wider or narrower leaves its sessions alone.
+        for changed in checked
+            .config
+            .bindings
+            .iter()
+            .filter(|binding| !self.config.bindings.contains(binding))
+        {
+            closed += enforcer
+                .handle(Input::BindingSet(KeptBy::Config, changed.clone()))?
+                .closed;
+        }
         let kept: Vec<&BindingKey> = checked
             .config
             .bindings
@@ -249,16 +260,6 @@ impl Node {
         {
             closed += enforcer
                 .handle(Input::BindingRemoved(KeptBy::Config, gone.key.clone()))?
-                .closed;
-        }
-        for changed in checked
-            .config
-            .bindings
-            .iter()
-            .filter(|binding| !self.config.bindings.contains(binding))
-        {
-            closed += enforcer
-                .handle(Input::BindingSet(KeptBy::Config, changed.clone()))?
                 .closed;
         }
         let restart_needed = checked.config.services != self.config.services
