@@ -24,7 +24,7 @@ const KEPT: usize = 50_000;
 /// What the engine calls a subject without identity.
 const ADDRESS: &str = "address";
 
-/// Tells the keeper that sessions ended.
+/// Tells the keeper that a session ended by its lifetime.
 #[derive(Default)]
 pub struct Bell {
     rung: Mutex<bool>,
@@ -37,7 +37,8 @@ impl Bell {
         self.heard.notify_one();
     }
 
-    fn wait(&self) -> bool {
+    /// Whether it was rung since the last time, after waiting a while for that.
+    pub fn wait(&self) -> bool {
         let mut rung = self.rung.lock();
         if !*rung {
             self.heard.wait_for(&mut rung, LOOK);

@@ -202,7 +202,10 @@ impl Recorder {
         match event.event {
             EventKind::SessionEnded => {
                 self.metrics.ended(&event.segments, Door::Gateway, reason);
-                self.bell.ring();
+                // No other end is kept.
+                if reason == EndReason::LifetimeExpired {
+                    self.bell.ring();
+                }
             }
             EventKind::SessionRefused => {
                 self.metrics.refused(&event.segments, Door::Gateway, reason)
@@ -347,5 +350,20 @@ mod tests {
         recorder.record(about(id(2), EventKind::SessionRefused));
         recorder.closed(id(1), reason, None);
         assert!(recorder.counted.lock().closes.is_empty());
+    }
+    #[test]
+    fn only_an_end_by_lifetime_rings_the_bell() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = recorder(folder.path());
+        let id = "019ac2f0-0000-7000-8000-000000000001".parse().unwrap();
+        let rings = |reason| {
+            let mut event = about(id, EventKind::SessionEnded);
+            event.reason = Some(reason);
+            recorder.record(event);
+            recorder.bell.wait()
+        };
+        assert!(rings(EndReason::LifetimeExpired));
+        assert!(!rings(EndReason::ClosedByClient));
+        assert!(!rings(EndReason::SubjectRevoked));
     }
 }
