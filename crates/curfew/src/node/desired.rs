@@ -118,6 +118,9 @@ impl Desired {
         for gone in subjects.difference(&applied.subjects) {
             let _ = self.enforcer.handle(forgotten(gone));
         }
+        // What was carried out before it was in this state is taken back by it: the watch brings it again.
+        let newest = state.revision;
+        applied.recent.retain(|(known, _)| known.revision <= newest);
     }
 
     fn tell_all(&self, applied: &mut Applied, state: &State) {
@@ -307,7 +310,18 @@ mod tests {
         })
     }
 
-    fn open(deadlines: &Deadlines, client: u8) -> SessionId {
+    fn start(state: &State) -> (Deadlines, Desired) {
+        let set = compiler::union(&owners(state), state.revision).unwrap();
+        let engine = Engine::new(Arc::new(set), Bounds::default(), BootClock.now());
+        let door = Weak::<GatewayDoor>::new();
+        let deadlines =
+            Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
+        let enforcer = Arc::clone(deadlines.enforcer());
+        let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), state);
+        (deadlines, desired)
+    }
+
+    fn open(deadlines: &Deadlines, client: u8) -> Option<SessionId> {
         let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
         let id: SessionId = id.parse().unwrap();
         let facts = Facts {
@@ -324,8 +338,26 @@ mod tests {
             peer: Peer::default(),
             decided_at: None,
         };
-        deadlines.enforcer().open(open).unwrap();
-        id
+        deadlines.enforcer().open(open).is_ok().then_some(id)
+    }
+
+    #[test]
+    fn what_catching_up_takes_back_is_carried_out_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).unwrap();
+        let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
+        store.commit(Expected::Nothing, &before).unwrap();
+        let state = store.read();
+        let (deadlines, desired) = start(&state);
+        let commit = Commit {
+            revision: Revision(state.revision.0 + 1),
+            changes: vec![Change::Unbind(key("127.0.0.1/32"))],
+        };
+        // The API has it carried out before the watch, which fell behind, reads a state without it, and then brings it.
+        desired.apply(&commit);
+        desired.catch_up(&state);
+        desired.apply(&commit);
+        assert_eq!(open(&deadlines, 1), None);
     }
 
     #[test]
@@ -342,14 +374,8 @@ mod tests {
             bind("127.0.0.2/32", "bob", &["dba", "admins"]),
             bind("127.0.0.3/32", "carol", &["dba"]),
         ]);
-        let set = compiler::union(&owners(&before), before.revision).unwrap();
-        let engine = Engine::new(Arc::new(set), Bounds::default(), BootClock.now());
-        let door = Weak::<GatewayDoor>::new();
-        let deadlines =
-            Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
-        let enforcer = Arc::clone(deadlines.enforcer());
-        let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), &before);
-        let sessions = [1, 2, 3].map(|client| open(&deadlines, client));
+        let (deadlines, desired) = start(&before);
+        let sessions = [1, 2, 3].map(|client| open(&deadlines, client).unwrap());
         // Alice's key is written wider, bob's is gone, carol joins the group that is asked for from now on.
         let after = commit(&[
             admit("admins"),

@@ -351,6 +351,7 @@ mod tests {
         recorder.closed(id(1), reason, None);
         assert!(recorder.counted.lock().closes.is_empty());
     }
+
     #[test]
     fn only_an_end_by_lifetime_rings_the_bell() {
         let folder = tempfile::tempdir().unwrap();
