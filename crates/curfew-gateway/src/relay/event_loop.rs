@@ -143,7 +143,7 @@ impl EventLoop {
             if let Some((number, token)) = guest::split(event.data.u64())
                 && let Some(guest) = self.guests.get_mut(&number)
             {
-                guest.event(token, event.flags);
+                guest.event(token);
                 called.insert(number);
             }
         }

@@ -17,7 +17,7 @@ const OWN: u64 = (1 << OWN_BITS) - 1;
 /// Someone who lives on an event loop's thread, and must not block it.
 pub(crate) trait Guest: Send {
     /// One of its descriptors, by its token, is ready.
-    fn event(&mut self, token: u64, flags: EventFlags);
+    fn event(&mut self, token: u64);
 
     /// Called after its events of a turn, and when something is due. False when it leaves: it is dropped then.
     fn turn(&mut self) -> bool;

@@ -15,11 +15,11 @@ use rustix::io::Errno;
 
 /// For how long the loop stays awake, and how fast events must come for it to be worth it.
 const AWAKE: Duration = Duration::from_micros(50);
+/// The most looks in that time, so that it ends where the clock stands still.
+const LOOKS: u32 = 200;
 /// A look that takes longer than this gave the processor to somebody else: it is not idle, and the kernel prefers
 /// threads that slept to those that look.
 const CONTENDED: Duration = Duration::from_micros(10);
-/// The most looks at that, so that it ends where the clock stands still.
-const LOOKS: u32 = 200;
 /// Waits that were short, less those that were not; from `WORTH` on the loop stays awake.
 const MOST: u8 = 16;
 const WORTH: u8 = 8;

@@ -51,9 +51,9 @@ pub(super) struct Front {
     /// By number of arrival: the oldest first.
     pub(super) pending: BTreeMap<u64, Pending>,
     due: BTreeSet<(BootInstant, u64)>,
-    next: u64,
-    /// Those of them that can be given up for a newcomer.
+    /// Of the pending those that can be given up for a newcomer.
     waiting: BTreeSet<u64>,
+    next: u64,
     pub(super) cancels: Cancels,
     pub(super) peers: Option<Peers>,
     stop_by: Option<BootInstant>,
@@ -286,7 +286,7 @@ impl Front {
 }
 
 impl Guest for Front {
-    fn event(&mut self, token: u64, _flags: EventFlags) {
+    fn event(&mut self, token: u64) {
         match token {
             DESK => self.read_mail(),
             LISTENER => self.accept(),
