@@ -4,9 +4,9 @@
 use crate::record::{List, NIL, Table};
 
 const BITS: u32 = 6;
-const LEVELS: usize = 8;
-/// A tick is 2^20 ns, about a millisecond; within a tick instants are compared exactly.
-const TICK: u32 = 20;
+const LEVELS: usize = 9;
+/// A tick is 2^14 ns, about 16 µs; within a tick instants are compared exactly, which costs a look at each of them.
+const TICK: u32 = 14;
 const NONE: u16 = u16::MAX;
 
 #[derive(Debug)]
