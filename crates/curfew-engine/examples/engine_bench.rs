@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
-use curfew_engine::{Activity, Bounds, Engine, Input, Open, Peer};
+use curfew_engine::{Action, Activity, Bounds, Engine, Input, Open, Peer};
 use curfew_model::{
     Block, BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode,
     Now, OnAdopt, PolicyName, Proof, Provenance, Reconnect, Revision, Revocation, RevocationId,
@@ -14,6 +14,8 @@ use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
 
 const SUBJECTS: u64 = 100_000;
 const SEGMENTS: u16 = 10_000;
+const IDLE: Duration = Duration::from_secs(900);
+const LIFETIME: Duration = Duration::from_secs(3_600);
 
 /// Ten thousand segments with three policies each, decided by the port of the target.
 struct Policies(Vec<(MatchedSegment, Vec<PolicyName>, Arc<Provenance>)>);
@@ -34,13 +36,13 @@ impl Decide for Policies {
                 look_again_at: None,
             };
         };
-        let at = facts.opened_at.after(Duration::from_secs(3_600));
+        let at = facts.opened_at.after(LIFETIME);
         let expires_at = Some(Bound {
             at,
             reason: EndReason::LifetimeExpired,
             by: by.clone(),
         });
-        let idle_timeout = Some((Duration::from_secs(900), by.clone()));
+        let idle_timeout = Some((IDLE, by.clone()));
         Decision {
             segments: vec![segment.clone()],
             policies: policies.clone(),
@@ -101,7 +103,7 @@ fn open(n: u64) -> Open {
             service: None,
             address: Some(([10, 1, 0, 1], port).into()),
         },
-        opened_at: BootInstant(n),
+        opened_at: opened_at(n),
         proved_at: None,
         credential_until: None,
         binding_until: None,
@@ -113,6 +115,11 @@ fn open(n: u64) -> Open {
         peer: Peer::default(),
         decided_at: None,
     }
+}
+
+/// One session opened every ten microseconds.
+fn opened_at(n: u64) -> BootInstant {
+    BootInstant(n * 10_000)
 }
 
 fn id(n: u64) -> SessionId {
@@ -176,6 +183,44 @@ fn timed(work: impl FnOnce()) -> Took {
     }
 }
 
+/// Everything reaches the end of its lifetime, looked at every hundred microseconds, and the door answers for it.
+fn end_all(engine: &mut Engine, mut now: Now) {
+    // Nothing is idle before that.
+    let ids: Vec<SessionId> = engine.ids().collect();
+    now.boot = BootInstant(0).after(LIFETIME);
+    for id in ids {
+        let _ = engine.handle(Input::Activity(moved(id, now.boot)), now);
+    }
+    while let Some(due) = engine.next_deadline() {
+        now.boot = due.after(Duration::from_micros(100));
+        engine.poll(now);
+        let mut answers = Vec::new();
+        while let Some(action) = engine.poll_action() {
+            if let Action::Close { id, reason, .. } = action {
+                answers.push(Input::Ended {
+                    id,
+                    reason,
+                    cause: None,
+                    moved: Some(moved(id, now.boot)),
+                    late: None,
+                });
+            }
+        }
+        for answer in answers {
+            let _ = engine.handle(answer, now);
+        }
+    }
+}
+
+fn moved(id: SessionId, last: BootInstant) -> Activity {
+    Activity {
+        id,
+        last,
+        bytes_in: 1,
+        bytes_out: 1,
+    }
+}
+
 fn main() -> ExitCode {
     let sessions = std::env::args()
         .nth(1)
@@ -185,7 +230,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let now = Now {
-        boot: BootInstant(sessions),
+        boot: opened_at(sessions),
         wall: WallInstant(0),
     };
     let mut engine = Engine::new(Arc::new(policies), Bounds::default(), now);
@@ -209,13 +254,7 @@ fn main() -> ExitCode {
     println!("  without inputs    {}", alone.rate(count));
     let activity = timed(|| {
         for n in 0..sessions {
-            let activity = Activity {
-                id: id(n),
-                last: BootInstant(n),
-                bytes_in: n,
-                bytes_out: n,
-            };
-            let _ = engine.handle(Input::Activity(activity), now);
+            let _ = engine.handle(Input::Activity(moved(id(n), opened_at(n))), now);
         }
     });
     println!("activity a second   {}", activity.rate(count));
@@ -242,5 +281,7 @@ fn main() -> ExitCode {
         }
     });
     println!("                    {:.1} us", revoking.clock * 1e6);
+    let ends = timed(|| end_all(&mut engine, now));
+    println!("ends a second       {}", ends.rate(count));
     ExitCode::SUCCESS
 }
