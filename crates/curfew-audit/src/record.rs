@@ -158,7 +158,7 @@ impl Entry {
             cause: event.cause,
             enforcer: None,
             enforcer_seq: None,
-            detail: BTreeMap::new(),
+            detail: event.detail,
         }
     }
 

@@ -31,14 +31,14 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn entry(n: u64) -> Entry {
     Entry::new(Event {
-        at: WallInstant(NOW.0 + i64::try_from(n).unwrap()),
-        event: EventKind::SessionEnded,
-        session: None,
-        subject: None,
         segments: vec!["payments-db".parse().unwrap()],
         reason: Some(curfew_model::EndReason::LifetimeExpired),
-        revision: Revision(n),
         cause: Some(format!("event {n} \"quoted\" \u{1b}[31m,\"hash\":\"x\"")),
+        ..Event::new(
+            EventKind::SessionEnded,
+            WallInstant(NOW.0 + i64::try_from(n).unwrap()),
+            Revision(n),
+        )
     })
     .by(EnforcerId::new("gw-1").unwrap(), n)
 }

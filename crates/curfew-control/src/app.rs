@@ -59,14 +59,8 @@ pub(crate) struct Deed<'a> {
 impl Deed<'_> {
     pub(crate) fn entry(&self, at: WallInstant, revision: Revision) -> Entry {
         let event = Event {
-            at,
-            event: self.event,
-            session: None,
-            subject: None,
-            segments: Vec::new(),
-            reason: None,
-            revision,
             cause: Some(self.cause.clone()),
+            ..Event::new(self.event, at, revision)
         };
         Entry::new(event).with("by", self.by.source())
     }

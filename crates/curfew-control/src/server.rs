@@ -152,14 +152,8 @@ fn first_token(settings: &Settings, parts: &Parts) -> Result<(), StartError> {
         return Ok(());
     };
     let event = Event {
-        at: now,
-        event: EventKind::TokenChanged,
-        session: None,
-        subject: None,
-        segments: Vec::new(),
-        reason: None,
-        revision: parts.store.read().revision,
         cause: Some(format!("the first token was made: {}", path.display())),
+        ..Event::new(EventKind::TokenChanged, now, parts.store.read().revision)
     };
     let not_on_record = |detail: String| StartError::NotOnRecord(detail);
     let ticket = parts

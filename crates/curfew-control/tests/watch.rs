@@ -13,8 +13,6 @@ use uuid::Uuid;
 
 fn event(world: &World, seq: u64, kind: EventKind, user: &str, segment: &str) {
     let event = Event {
-        at: WallInstant(1_700_000_000_000),
-        event: kind,
         session: Some(SessionId(Uuid::from_u128(u128::from(seq)))),
         subject: Some(Identity {
             proof: Proof::Bound,
@@ -25,8 +23,7 @@ fn event(world: &World, seq: u64, kind: EventKind, user: &str, segment: &str) {
         }),
         segments: vec![segment.parse().unwrap()],
         reason: Some(EndReason::IdleTimeout),
-        revision: Revision(7),
-        cause: None,
+        ..Event::new(kind, WallInstant(1_700_000_000_000), Revision(7))
     };
     let enforcer = "gw-1".parse().unwrap();
     world.bus.publish(Message::Event(EnforcerEvent {

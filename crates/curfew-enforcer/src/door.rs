@@ -15,6 +15,7 @@
 //! A door decides about new sessions by the upcall [`crate::Enforcer::open`], inline, or on its own copy of the
 //! decision; then it names the revision that it decided on, and the engine looks again.
 
+use curfew_engine::Activity;
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 
 /// What a door can do, for `explain` and for choosing a door by sensitivity.
@@ -59,10 +60,10 @@ pub enum Order {
 /// What became of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done: for `Close`, no byte passes any more.
+    /// Done; of a close, this says what was closed.
     Done,
-    /// As `Done`, but the client of a door that says goodbye could not be told why: `goodbye: skipped` on record.
-    DoneUntold,
+    /// Closed: no byte passes any more.
+    Closed(Closed),
     /// On its way; the door reports the end by upcall.
     Started,
     /// The door has no such session (it ended at the same moment).
@@ -71,17 +72,13 @@ pub enum Outcome {
     Unsupported,
 }
 
-/// What a session moved.
+/// How the door closed a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Activity {
-    /// Which.
-    pub session: SessionId,
-    /// The last payload in either direction.
-    pub last: BootInstant,
-    /// Payload from the client.
-    pub bytes_in: u64,
-    /// Payload to the client.
-    pub bytes_out: u64,
+pub struct Closed {
+    /// What it moved; none where it had not come so far.
+    pub moved: Option<Activity>,
+    /// Whether its client could not be told why, though its protocol has words for it: `goodbye: skipped` on record.
+    pub untold: bool,
 }
 
 /// A session that has no socket any more, by the door's word.
@@ -89,16 +86,12 @@ pub struct Activity {
 pub struct Gone {
     /// Which.
     pub session: SessionId,
-    /// Payload from the client, in bytes.
-    pub bytes_in: u64,
-    /// Payload to the client, in bytes.
-    pub bytes_out: u64,
+    /// How it ended at the door.
+    pub closed: Closed,
     /// Why, if nobody ordered it.
     pub reason: EndReason,
     /// What the door knows beyond that, in words for operators.
     pub cause: Option<&'static str>,
-    /// Whether its client could not be told, though its protocol has words for it.
-    pub untold: bool,
 }
 
 /// One enforcement point.
@@ -106,9 +99,9 @@ pub trait Door: Send + Sync {
     /// What it can do.
     fn caps(&self) -> Caps;
 
-    /// Starts `orders`, and calls `answer` once with each as soon as it is done or started, so that the answer's
-    /// instant is the order's own. `answer` takes no lock and makes no system call.
-    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome));
+    /// Starts `orders`, and calls `answer` once with the index of each as soon as it is done or started, so that the
+    /// answer's instant is the order's own. `answer` takes no lock and makes no system call.
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(usize, Outcome));
 
     /// What these sessions moved; sessions that are gone are left out.
     fn activity(&self, sessions: &[SessionId]) -> Vec<Activity>;

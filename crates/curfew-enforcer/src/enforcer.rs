@@ -2,7 +2,7 @@
 //! or any other system call.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     sync::{
         Arc, Weak,
@@ -10,48 +10,23 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use curfew_engine::{
-    Action, Activity, Admitted, Engine, EngineError, Input, Open, Refused, Report,
+    Action, Admitted, Engine, EngineError, Input, Open, Recorded, Refused, Report,
 };
-use curfew_model::{BootInstant, Clock, EndReason, Event, SessionId};
+use curfew_model::{BootInstant, Clock, SessionId};
 use parking_lot::Mutex;
 
 use crate::{
     door::{Door, Gone, Order, Outcome},
     scheduling::{self, Scheduling},
+    sink::{Close, Record, Sink},
     timer::Timer,
 };
 
-impl From<crate::door::Activity> for Activity {
-    fn from(seen: crate::door::Activity) -> Self {
-        Self {
-            id: seen.session,
-            last: seen.last,
-            bytes_in: seen.bytes_in,
-            bytes_out: seen.bytes_out,
-        }
-    }
-}
-
 /// What [`Enforcer::armed`] holds when the timer is not set.
 const UNARMED: u64 = u64::MAX;
-
-/// What the enforcer tells the world. Called on the deadline thread: an implementation hands over and returns.
-pub trait Sink: Send + Sync {
-    /// Something that belongs on record.
-    fn record(&self, event: Event);
-
-    /// A session was ordered to close at the door. `late` counts from its deadline until the door had done it;
-    /// none for an end without a deadline.
-    fn closed(&self, session: SessionId, reason: EndReason, late: Option<Duration>);
-
-    /// A session that is closed now, and whose end comes on record next, was not told why: its client was inside a
-    /// message or did not read. Recorded as `goodbye: skipped`.
-    fn goodbye_skipped(&self, _session: SessionId) {}
-}
 
 /// The engine between its door and its timer.
 pub struct Enforcer {
@@ -62,7 +37,16 @@ pub struct Enforcer {
     timer: Timer,
     /// When the deadline thread wakes, on CLOCK_BOOTTIME in nanoseconds; written under the engine's lock.
     armed: AtomicU64,
+    /// Records so far; written under the engine's lock.
+    records: AtomicU64,
     stopping: AtomicBool,
+}
+
+/// What the engine orders, taken out under its lock.
+struct Orders {
+    actions: VecDeque<Action>,
+    /// The number of the first record among them.
+    first_record: u64,
 }
 
 impl std::fmt::Debug for Enforcer {
@@ -98,6 +82,7 @@ impl Enforcer {
             sink,
             timer: Timer::new()?,
             armed: AtomicU64::new(UNARMED),
+            records: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         });
         let run = Arc::clone(&enforcer);
@@ -136,7 +121,7 @@ impl Enforcer {
             .door
             .upgrade()
             .is_some_and(|door| door.caps().decides_inline);
-        let (answer, closed_at) = self.timed_step(|engine| {
+        let (answer, closed_at) = self.timed_step(HashMap::new(), |engine| {
             let now = self.clock.now();
             let before = engine.revision();
             let answer = engine.handle(input, now);
@@ -157,27 +142,21 @@ impl Enforcer {
     pub fn finished(&self, gone: Gone) {
         let Gone {
             session: id,
-            bytes_in,
-            bytes_out,
+            closed,
             reason,
             cause,
-            untold,
         } = gone;
-        if untold {
-            self.sink.goodbye_skipped(id);
-        }
-        self.step(|engine| {
-            let now = self.clock.now();
-            let last = Activity {
+        let close = Close { closed, late: None };
+        // Refused only where the engine had ended the session at the same moment.
+        self.timed_step(HashMap::from([(id, close)]), |engine| {
+            let ended = Input::Ended {
                 id,
-                last: now.boot,
-                bytes_in,
-                bytes_out,
+                reason,
+                cause: cause.map(str::to_owned),
+                moved: closed.moved,
+                late: None,
             };
-            // Either is refused only where the engine had ended the session at the same moment.
-            let _ = engine.handle(Input::Activity(last), now);
-            let cause = cause.map(str::to_owned);
-            let _ = engine.handle(Input::Ended { id, reason, cause }, now);
+            let _ = engine.handle(ended, self.clock.now());
         });
     }
 
@@ -195,7 +174,7 @@ impl Enforcer {
         self.step(|engine| {
             for seen in seen {
                 // A session that ended meanwhile is no error.
-                let _ = engine.handle(Input::Activity(seen.into()), self.clock.now());
+                let _ = engine.handle(Input::Activity(seen), self.clock.now());
             }
         });
     }
@@ -215,35 +194,43 @@ impl Enforcer {
 
     /// One step of the engine under the lock, then its actions without it, until none is left.
     fn step<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> T {
-        self.timed_step(change).0
+        self.timed_step(HashMap::new(), change).0
     }
 
-    /// A step, and when the door had closed the last of what it closed.
-    fn timed_step<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, Option<BootInstant>) {
-        let (answer, mut actions) = self.locked(change);
+    /// A step that tells the engine of what the door has closed already, and when the door had closed the last of what
+    /// the step closes.
+    fn timed_step<T>(
+        &self,
+        mut closes: HashMap<SessionId, Close>,
+        change: impl FnOnce(&mut Engine) -> T,
+    ) -> (T, Option<BootInstant>) {
+        let (answer, mut orders) = self.locked(change);
         let mut closed_at = None;
-        while !actions.is_empty() {
-            let (answers, last) = self.carry_out(actions);
+        while !orders.actions.is_empty() {
+            let (answers, last) = self.carry_out(orders, &mut closes);
             closed_at = closed_at.max(last);
-            actions = if answers.is_empty() {
-                Vec::new()
-            } else {
-                self.locked(|engine| {
+            if answers.is_empty() {
+                break;
+            }
+            orders = self
+                .locked(|engine| {
                     for input in answers {
                         // A session that ended meanwhile is no error: the answer came late.
                         let _ = engine.handle(input, self.clock.now());
                     }
                 })
-                .1
-            };
+                .1;
         }
         (answer, closed_at)
     }
 
-    fn locked<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, Vec<Action>) {
+    fn locked<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, Orders) {
         let mut engine = self.engine.lock();
         let answer = change(&mut engine);
-        let actions = std::iter::from_fn(|| engine.poll_action()).collect();
+        let actions = engine.take_actions();
+        let is_record = |action: &&Action| matches!(action, Action::Record(_));
+        let records = actions.iter().filter(is_record).count() as u64;
+        let first_record = self.records.fetch_add(records, Ordering::AcqRel);
         let next = if self.stopping.load(Ordering::Acquire) {
             Some(BootInstant(0))
         } else {
@@ -258,7 +245,11 @@ impl Enforcer {
         if earlier {
             self.arm();
         }
-        (answer, actions)
+        let orders = Orders {
+            actions,
+            first_record,
+        };
+        (answer, orders)
     }
 
     /// Sets the timer to what is armed. Whoever comes last, of several threads, has seen the last value.
@@ -276,103 +267,103 @@ impl Enforcer {
     }
 
     /// Carries actions out at the door, closes first, and returns what the door had to say, and when it had closed the
-    /// last.
-    fn carry_out(&self, actions: Vec<Action>) -> (Vec<Input>, Option<BootInstant>) {
-        let mut orders = Vec::new();
-        let mut closing = Vec::new();
+    /// last. What goes on record of an end takes how it was closed out of `closes`.
+    fn carry_out(
+        &self,
+        orders: Orders,
+        closes: &mut HashMap<SessionId, Close>,
+    ) -> (Vec<Input>, Option<BootInstant>) {
+        let (mut closing, mut deadlines) = (Vec::new(), Vec::new());
+        let mut others = Vec::new();
         let mut probed = Vec::new();
-        let mut events = Vec::new();
-        for action in actions {
+        let mut recorded = Vec::new();
+        for action in orders.actions {
             match action {
                 Action::Close {
-                    id,
+                    id: session,
                     reason,
                     deadline,
                 } => {
-                    closing.push((id, reason, deadline));
+                    closing.push(Order::Close { session, reason });
+                    deadlines.push(deadline);
                 }
-                Action::Warn { id, deadline } => orders.push(Order::Warn {
+                Action::Warn { id, deadline } => others.push(Order::Warn {
                     session: id,
                     deadline,
                 }),
                 Action::SetLease { id, until } => {
-                    orders.push(Order::SetLease { session: id, until })
+                    others.push(Order::SetLease { session: id, until })
                 }
                 Action::Probe(ids) => probed.extend(ids),
-                Action::Record(recorded) => events.push(recorded.into_event()),
+                Action::Record(record) => recorded.push(record),
             }
         }
         let (mut answers, mut closed_at) = (Vec::new(), None);
         if let Some(door) = self.door.upgrade() {
-            (answers, closed_at) = self.close(&*door, &closing);
-            if !orders.is_empty() {
+            (answers, closed_at) = self.close(&*door, &closing, &deadlines, closes);
+            if !others.is_empty() {
                 // Only of a close does the engine wait for an answer.
-                door.apply(&orders, &mut |_, _| ());
+                door.apply(&others, &mut |_, _| ());
             }
-            let seen = door.activity(&probed).into_iter();
-            answers.extend(seen.map(|seen| Input::Activity(seen.into())));
+            if !probed.is_empty() {
+                answers.extend(door.activity(&probed).into_iter().map(Input::Activity));
+            }
         }
-        for event in events {
-            self.sink.record(event);
+        if !recorded.is_empty() {
+            let record = |(number, recorded): (u64, Recorded)| Record {
+                number,
+                close: recorded
+                    .session
+                    .filter(|_| recorded.event.is_over())
+                    .and_then(|session| closes.remove(&session)),
+                recorded,
+            };
+            let numbered = (orders.first_record..).zip(recorded);
+            self.sink.record(numbered.map(record).collect());
         }
         (answers, closed_at)
     }
 
+    /// Closes at the door; `deadlines` are those of the orders. What the door had to say, and when it had closed the last.
     fn close(
         &self,
         door: &dyn Door,
-        closing: &[(SessionId, EndReason, Option<BootInstant>)],
+        closing: &[Order],
+        deadlines: &[Option<BootInstant>],
+        closes: &mut HashMap<SessionId, Close>,
     ) -> (Vec<Input>, Option<BootInstant>) {
-        let orders: Vec<Order> = closing
-            .iter()
-            .map(|&(session, reason, _)| Order::Close { session, reason })
-            .collect();
-        if orders.is_empty() {
-            return (Vec::new(), None);
-        }
         let mut closed_at = None;
-        let mut gone = Vec::with_capacity(orders.len());
-        let mut closed = Vec::with_capacity(orders.len());
-        let mut untold = Vec::new();
-        let deadlines: HashMap<SessionId, Option<BootInstant>> = closing
-            .iter()
-            .map(|&(id, _, deadline)| (id, deadline))
-            .collect();
-        door.apply(&orders, &mut |order, outcome| {
+        let mut answers = Vec::with_capacity(closing.len());
+        if closing.is_empty() {
+            return (answers, closed_at);
+        }
+        door.apply(closing, &mut |index, outcome| {
             let done = self.clock.now().boot;
-            let Order::Close { session, reason } = *order else {
+            let Some(&Order::Close { session, reason }) = closing.get(index) else {
                 return;
             };
-            let deadline = deadlines.get(&session).copied().flatten();
-            closed.push((
-                session,
-                reason,
-                deadline.map(|deadline| done.since(deadline)),
-            ));
-            if outcome == Outcome::DoneUntold {
-                untold.push(session);
-            }
-            if matches!(outcome, Outcome::Done | Outcome::DoneUntold) {
-                closed_at = Some(done);
-            }
-            if matches!(
-                outcome,
-                Outcome::Done | Outcome::DoneUntold | Outcome::Unknown
-            ) {
-                gone.push(Input::Ended {
+            let mut ended = |moved, late| {
+                answers.push(Input::Ended {
                     id: session,
                     reason,
                     cause: None,
+                    moved,
+                    late,
                 });
+            };
+            match outcome {
+                Outcome::Closed(closed) => {
+                    let deadline = deadlines.get(index).copied().flatten();
+                    let late = deadline.map(|deadline| done.since(deadline));
+                    closes.insert(session, Close { closed, late });
+                    closed_at = Some(done);
+                    ended(closed.moved, late);
+                }
+                Outcome::Unknown => ended(None, None),
+                Outcome::Done | Outcome::Started | Outcome::Unsupported => {}
             }
         });
-        for session in untold {
-            self.sink.goodbye_skipped(session);
-        }
-        for (session, reason, late) in closed {
-            self.sink.closed(session, reason, late);
-        }
-        (gone, closed_at)
+        (answers, closed_at)
     }
 }
 

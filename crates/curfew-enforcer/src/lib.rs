@@ -5,12 +5,14 @@
 mod door;
 mod enforcer;
 mod scheduling;
+mod sink;
 mod timer;
 
 pub use curfew_engine::{
-    Admitted, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, LastEnd, Open, Peer,
-    Refused, Report, SessionView, State, Subject,
+    Activity, Admitted, AuditLog, Bounds, Concerns, Engine, EngineError, Input, Keeper, LastEnd,
+    Open, Peer, Recorded, Refused, Report, SessionView, State, Subject,
 };
-pub use door::{Activity, Caps, Door, Gone, Order, Outcome};
-pub use enforcer::{Deadlines, Enforcer, Sink};
+pub use door::{Caps, Closed, Door, Gone, Order, Outcome};
+pub use enforcer::{Deadlines, Enforcer};
 pub use scheduling::{Scheduling, ask_for_real_time};
+pub use sink::{Close, Record, Sink};

@@ -11,10 +11,11 @@ use std::{
 };
 
 use curfew_enforcer::{
-    Activity, Caps, Deadlines, Door, Enforcer, Order, Outcome, Scheduling, Sink,
+    Activity, Caps, Close, Closed, Deadlines, Door, Enforcer, Gone, Order, Outcome, Record,
+    Scheduling, Sink,
 };
 use curfew_engine::{Bounds, Engine, Input, Open, Peer};
-use curfew_model::{Clock, EndReason, Event, EventKind, Now, SessionId};
+use curfew_model::{Clock, EndReason, EventKind, Now, SessionId};
 use curfew_testkit::{BootClock, Lifetime, alice};
 use parking_lot::Mutex;
 
@@ -34,10 +35,10 @@ impl Door for NotingDoor {
         }
     }
 
-    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome)) {
-        for order in orders {
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(usize, Outcome)) {
+        for (index, order) in orders.iter().enumerate() {
             self.0.lock().push(*order);
-            answer(order, Outcome::Done);
+            answer(index, done(order));
         }
     }
 
@@ -50,27 +51,35 @@ impl Door for NotingDoor {
     }
 }
 
-enum Told {
-    Record(Event),
-    Closed(SessionId, EndReason, Option<Duration>),
+fn done(order: &Order) -> Outcome {
+    match *order {
+        Order::Close { session, .. } => Outcome::Closed(Closed {
+            moved: Some(Activity {
+                id: session,
+                last: BootClock.now().boot,
+                bytes_in: 7,
+                bytes_out: 8,
+            }),
+            untold: false,
+        }),
+        _ => Outcome::Done,
+    }
 }
 
-struct Telling(Mutex<mpsc::Sender<Told>>);
+struct Telling(Mutex<mpsc::Sender<Record>>);
 
 impl Sink for Telling {
-    fn record(&self, event: Event) {
-        let _ = self.0.lock().send(Told::Record(event));
-    }
-
-    fn closed(&self, session: SessionId, reason: EndReason, late: Option<Duration>) {
-        let _ = self.0.lock().send(Told::Closed(session, reason, late));
+    fn record(&self, records: Vec<Record>) {
+        for record in records {
+            let _ = self.0.lock().send(record);
+        }
     }
 }
 
 struct Lab {
     door: Arc<NotingDoor>,
     deadlines: Deadlines,
-    told: mpsc::Receiver<Told>,
+    told: mpsc::Receiver<Record>,
 }
 
 impl Lab {
@@ -115,18 +124,17 @@ impl Lab {
         id
     }
 
-    /// What became of a session, and the events until then.
-    fn closed(&self) -> (SessionId, EndReason, Option<Duration>, Vec<EventKind>) {
-        let mut events = Vec::new();
-        loop {
-            match self
-                .told
-                .recv_timeout(PATIENCE)
-                .expect("nothing closed in time")
-            {
-                Told::Record(event) => events.push(event.event),
-                Told::Closed(id, reason, late) => return (id, reason, late, events),
-            }
+    /// The next end on record.
+    fn ended(&self) -> Record {
+        next_end(&self.told)
+    }
+}
+
+fn next_end(told: &mpsc::Receiver<Record>) -> Record {
+    loop {
+        let record = told.recv_timeout(PATIENCE).expect("nothing ended in time");
+        if record.recorded.event == EventKind::SessionEnded {
+            return record;
         }
     }
 }
@@ -136,10 +144,19 @@ fn a_session_closes_at_its_deadline_and_not_before() {
     let lab = Lab::new(Duration::from_millis(30));
     let before = BootClock.now().boot;
     let id = lab.open(1);
-    let (closed, reason, late, _) = lab.closed();
+    let Record {
+        number,
+        recorded,
+        close,
+    } = lab.ended();
+    // The opening was the first.
+    assert_eq!(number, 1);
     assert!(BootClock.now().boot.since(before) >= Duration::from_millis(30));
-    assert_eq!((closed, reason), (id, EndReason::LifetimeExpired));
-    assert!(late.is_some());
+    assert_eq!(recorded.session, Some(id));
+    assert_eq!(recorded.reason, Some(EndReason::LifetimeExpired));
+    let close = close.unwrap();
+    assert!(close.late.is_some());
+    assert_eq!(close.closed.moved.unwrap().bytes_in, 7);
     let orders = lab.door.0.lock().clone();
     assert!(orders.contains(&Order::Close {
         session: id,
@@ -207,12 +224,12 @@ impl Door for SlowDoor {
         NotingDoor::default().caps()
     }
 
-    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome)) {
-        for order in orders {
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(usize, Outcome)) {
+        for (index, order) in orders.iter().enumerate() {
             if matches!(order, Order::Close { .. }) {
                 self.0.fetch_add(1, Ordering::AcqRel);
             }
-            answer(order, Outcome::Done);
+            answer(index, done(order));
         }
     }
 
@@ -252,11 +269,46 @@ fn a_close_is_as_late_as_its_own_end_and_not_as_the_last_of_its_batch() {
     }
     let mut late = Vec::new();
     while late.len() < 2 {
-        if let Told::Closed(_, _, Some(by)) = told.recv_timeout(PATIENCE).unwrap() {
-            late.push(by.as_secs() / SLOW.as_secs());
-        }
+        let by = next_end(&told).close.unwrap().late.unwrap();
+        late.push(by.as_secs() / SLOW.as_secs());
     }
     assert_eq!(late, [1, 2]);
+}
+
+#[test]
+fn what_the_door_says_of_an_end_of_its_own_is_on_record_with_it() {
+    let lab = Lab::new(Duration::from_secs(3600));
+    let id = lab.open(4);
+    let closed = Closed {
+        moved: Some(Activity {
+            id,
+            last: BootClock.now().boot,
+            bytes_in: 3,
+            bytes_out: 4,
+        }),
+        untold: true,
+    };
+    lab.deadlines.enforcer().finished(Gone {
+        session: id,
+        closed,
+        reason: EndReason::ProtocolError,
+        cause: Some("rubbish"),
+    });
+    let Record {
+        number,
+        recorded,
+        close,
+    } = lab.ended();
+    // The opening was the first.
+    assert_eq!(number, 1);
+    assert_eq!(recorded.cause.as_deref(), Some("rubbish"));
+    assert_eq!(close, Some(Close { closed, late: None }));
+    let view = lab
+        .deadlines
+        .enforcer()
+        .look(|engine| engine.ended(id))
+        .unwrap();
+    assert_eq!((view.bytes_in, view.bytes_out), (3, 4));
 }
 
 #[test]

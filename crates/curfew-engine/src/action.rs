@@ -1,13 +1,13 @@
 //! What the engine answers and orders. How a door carries it out may not live here.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use curfew_model::{
     BootInstant, Deadline, EndReason, Event, EventKind, Lease, Revision, SegmentName, SessionId,
-    WallInstant,
+    Target, WallInstant,
 };
 
-use crate::who::{self, Encoded};
+use crate::who::{self, Encoded, Who};
 
 /// One order to the shell, in the order of the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,22 +62,58 @@ pub struct Recorded {
     pub cause: Option<String>,
     pub(crate) who: Option<Encoded>,
     pub(crate) segments: Option<Arc<[SegmentName]>>,
+    pub(crate) coming: Option<Box<Coming>>,
+}
+
+/// More of a session that comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Coming {
+    pub(crate) target: Target,
+    /// The client's port.
+    pub(crate) port: u16,
+    pub(crate) expires_at: Option<WallInstant>,
+}
+
+impl Coming {
+    /// For the record, by name.
+    fn told(&self, who: &Who) -> BTreeMap<String, String> {
+        let identities: Vec<String> = who.identities().iter().map(ToString::to_string).collect();
+        let client = SocketAddr::new(who.client, self.port);
+        let told = [
+            ("client", Some(client.to_string())),
+            (
+                "service",
+                self.target.service.as_ref().map(ToString::to_string),
+            ),
+            (
+                "upstream",
+                self.target.address.map(|address| address.to_string()),
+            ),
+            ("expires_at", self.expires_at.map(|at| at.to_string())),
+            (
+                "identities",
+                (identities.len() > 1).then(|| identities.join(" ")),
+            ),
+        ];
+        let named = |(name, value): (&str, Option<String>)| Some((name.to_owned(), value?));
+        told.into_iter().filter_map(named).collect()
+    }
 }
 
 impl Recorded {
-    /// The event with its subject and segments.
+    /// The event with its subject and segments, and what is known of a session that comes.
     #[must_use]
     pub fn into_event(self) -> Event {
         let who = self.who.and_then(|bytes| who::decode(&bytes));
+        let coming = self.coming.zip(who.as_ref());
         Event {
-            at: self.at,
-            event: self.event,
             session: self.session,
-            subject: who.and_then(|who| who.subject().cloned()),
             segments: self.segments.map_or_else(Vec::new, |names| names.to_vec()),
             reason: self.reason,
-            revision: self.revision,
             cause: self.cause,
+            detail: coming.map_or_else(BTreeMap::new, |(coming, who)| coming.told(who)),
+            subject: who.and_then(|who| who.subject().cloned()),
+            ..Event::new(self.event, self.at, self.revision)
         }
     }
 }

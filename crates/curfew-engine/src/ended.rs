@@ -1,6 +1,6 @@
 //! Sessions that ended not long ago, for whoever asks what became of one. The living may not live here.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use curfew_model::{EndReason, SessionId, Target};
 use hashbrown::HashMap;
@@ -26,30 +26,70 @@ struct Ended {
 }
 
 /// The last ones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EndedSessions {
-    by_id: HashMap<SessionId, Ended>,
-    /// In the order of their ends.
-    order: VecDeque<SessionId>,
+    /// In the order of their ends, with the number of the first.
+    kept: VecDeque<Ended>,
+    first: u64,
+    /// Numbers.
+    by_id: HashMap<SessionId, u64>,
+    bound: usize,
 }
 
 impl EndedSessions {
-    fn keep(&mut self, ended: Ended, bound: usize) {
-        let id = ended.record.id;
-        if self.by_id.insert(id, ended).is_none() {
-            self.order.push_back(id);
+    /// Room for `bound` from the start: when many end at one deadline, none waits for room to be made.
+    pub(crate) fn new(bound: usize) -> Self {
+        Self {
+            kept: VecDeque::with_capacity(bound),
+            first: 0,
+            by_id: HashMap::with_capacity(bound),
+            bound,
         }
-        while self.order.len() > bound {
-            if let Some(oldest) = self.order.pop_front() {
-                self.by_id.remove(&oldest);
+    }
+
+    fn keep(&mut self, ended: Ended) {
+        if self.kept.len() >= self.bound
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            let id = oldest.record.id;
+            // Unless it came back and ended again.
+            if self.by_id.get(&id) == Some(&self.first) {
+                self.by_id.remove(&id);
             }
+            self.first += 1;
         }
+        let number = self.first + self.kept.len() as u64;
+        self.by_id.insert(ended.record.id, number);
+        self.kept.push_back(ended);
+    }
+
+    /// Their ids, the last end of each in order.
+    fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
+        let numbered = (self.first..).zip(self.kept.iter().map(|ended| ended.record.id));
+        numbered.filter_map(|(number, id)| (self.by_id.get(&id) == Some(&number)).then_some(id))
+    }
+
+    fn get(&self, id: SessionId) -> Option<&Ended> {
+        let number = self.by_id.get(&id)? - self.first;
+        self.kept.get(usize::try_from(number).ok()?)
+    }
+
+    fn get_mut(&mut self, id: SessionId) -> Option<&mut Ended> {
+        let number = self.by_id.get(&id)? - self.first;
+        self.kept.get_mut(usize::try_from(number).ok()?)
     }
 
     /// The last word on what a session moved; it may come after the end.
     pub(crate) fn moved(&mut self, activity: Activity) {
-        if let Some(ended) = self.by_id.get_mut(&activity.id) {
+        if let Some(ended) = self.get_mut(activity.id) {
             ended.record.moved(activity);
+        }
+    }
+
+    /// How late the door closed it.
+    pub(crate) fn settle(&mut self, id: SessionId, late: Option<Duration>) {
+        if let Some(ended) = self.get_mut(id) {
+            ended.end.late = late.or(ended.end.late);
         }
     }
 }
@@ -70,15 +110,16 @@ impl Engine {
             end: End {
                 at: self.now.wall,
                 cause,
+                late: None,
             },
         };
-        self.ended_sessions.keep(ended, self.bounds.ended);
+        self.ended_sessions.keep(ended);
     }
 
     /// A session that ended not long ago, and is at the door no more.
     #[must_use]
     pub fn ended(&self, id: SessionId) -> Option<SessionView> {
-        let ended = self.ended_sessions.by_id.get(&id)?;
+        let ended = self.ended_sessions.get(id)?;
         if self.table.find(id).is_some() {
             return None;
         }
@@ -96,6 +137,6 @@ impl Engine {
     /// The ids of all that [`Engine::ended`] knows.
     pub fn ended_ids(&self) -> impl Iterator<Item = SessionId> + '_ {
         let gone = |id: &SessionId| self.table.find(*id).is_none();
-        self.ended_sessions.order.iter().copied().filter(gone)
+        self.ended_sessions.ids().filter(gone)
     }
 }

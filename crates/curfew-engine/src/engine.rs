@@ -14,8 +14,8 @@ use curfew_policy::Decide;
 use hashbrown::HashMap;
 
 use crate::{
-    Action, Activity, AuditLog, EngineError, Input, Recorded, Report,
-    action::Fate,
+    Action, AuditLog, EngineError, Input, Recorded, Report,
+    action::{Coming, Fate},
     binding::Bindings,
     class::{Class, Kept, Ties},
     ended::EndedSessions,
@@ -116,7 +116,7 @@ impl Engine {
             subjects: Subjects::default(),
             orders: Orders::default(),
             last_ends: HashMap::new(),
-            ended_sessions: EndedSessions::default(),
+            ended_sessions: EndedSessions::new(bounds.ended),
             contact: now.boot,
             loss_done: None,
             closers: BTreeSet::new(),
@@ -146,7 +146,20 @@ impl Engine {
                 self.activity(activity);
                 Ok(Report::default())
             }
-            Input::Ended { id, reason, cause } => Ok(self.end_reported(id, reason, cause)),
+            Input::Ended {
+                id,
+                reason,
+                cause,
+                moved,
+                late,
+            } => {
+                if let Some(moved) = moved {
+                    self.moved(moved);
+                }
+                let report = self.end_reported(id, reason, cause);
+                self.ended_sessions.settle(id, late);
+                Ok(report)
+            }
             Input::Cancel { id, cause } => self.cancel(id, cause),
             Input::Renew(id) => self.renew(id),
             Input::Snapshot { taken_at, sockets } => Ok(self.reconcile(taken_at, sockets)),
@@ -168,6 +181,11 @@ impl Engine {
         };
         self.flush_probes();
         answer
+    }
+
+    /// All actions that wait, in order: as [`Engine::poll_action`] until it gives none.
+    pub fn take_actions(&mut self) -> VecDeque<Action> {
+        std::mem::take(&mut self.out)
     }
 
     /// The next action, in order.
@@ -227,6 +245,9 @@ impl Engine {
         // An order acts whatever the policy says: what it was decided on is the state that holds it.
         let ordered = reason.is_some_and(|reason| reason <= EndReason::SessionCancelled);
         let decided_on = kept.filter(|_| !ordered).map(|kept| kept.class.revision);
+        let comes = [EventKind::SessionOpened, EventKind::SessionRefused].contains(&event);
+        let target = self.targets.get(record.target).filter(|_| comes);
+        let expires_at = Some(record.expires).filter(|at| *at != NEVER);
         let recorded = Recorded {
             at: self.now.wall,
             event,
@@ -236,6 +257,13 @@ impl Engine {
             cause,
             who: self.whos.get(record.who).cloned(),
             segments: kept.map(|kept| kept.names.clone()),
+            coming: target.map(|target| {
+                Box::new(Coming {
+                    target: target.clone(),
+                    port: record.port,
+                    expires_at: expires_at.map(|at| self.now.wall_at(BootInstant(at))),
+                })
+            }),
         };
         self.out.push_back(Action::Record(recorded));
     }
@@ -256,6 +284,7 @@ impl Engine {
             cause: Some(cause),
             who: None,
             segments: None,
+            coming: None,
         }));
     }
 
@@ -321,12 +350,7 @@ impl Engine {
         let Some(record) = self.table.remove(slot) else {
             return;
         };
-        self.ended_sessions.moved(Activity {
-            id: record.id,
-            last: BootInstant(record.last),
-            bytes_in: record.bytes_in,
-            bytes_out: record.bytes_out,
-        });
+        self.ended_sessions.moved(record.activity());
         self.release_class(record.class);
         self.release_who(record.who);
         self.targets.release(record.target);

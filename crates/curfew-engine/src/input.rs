@@ -1,6 +1,6 @@
 //! What the engine is told. Fetching any of it may not live here.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use curfew_model::{
     Binding, BindingKey, BootInstant, EndReason, Facts, Issuer, Kind, PolicyName, Revision,
@@ -40,6 +40,10 @@ pub enum Input {
         reason: EndReason,
         /// What the door knows beyond that, in words for operators.
         cause: Option<String>,
+        /// The last word on what it moved; none where the door does not know.
+        moved: Option<Activity>,
+        /// How long after its deadline it was closed; none where no deadline ended it.
+        late: Option<Duration>,
     },
     /// An operator ends one session; acts in audit mode too.
     Cancel {

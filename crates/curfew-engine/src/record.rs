@@ -1,6 +1,6 @@
 //! The compact record of one session, the slab of them, and the intrusive lists through it. Meaning may not live here.
 
-use curfew_model::{EndReason, Lease, SessionId};
+use curfew_model::{BootInstant, EndReason, Lease, SessionId};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::{
@@ -107,6 +107,16 @@ impl Record {
     pub(crate) fn set_bounds(&mut self, lease: &Lease) {
         self.expires = bound_at(&lease.expires_at);
         self.reauth = bound_at(&lease.reauth_by);
+    }
+
+    /// What is known of what it moved.
+    pub(crate) fn activity(&self) -> Activity {
+        Activity {
+            id: self.id,
+            last: BootInstant(self.last),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        }
     }
 
     /// Takes over what a session moved: of two answers, the later.

@@ -1,6 +1,6 @@
 //! One session as inventory and `explain` see it. Keeping it may not live here.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_model::{
     BootInstant, EndReason, Facts, Lease, PolicyName, Revision, SegmentName, SessionId, Target,
@@ -61,6 +61,8 @@ pub struct End {
     pub at: WallInstant,
     /// What set it off, in words.
     pub cause: Option<String>,
+    /// How long after its deadline it was closed; none where no deadline ended it, or the door has not said so yet.
+    pub late: Option<Duration>,
 }
 
 /// What a session consists of, with what it shares.

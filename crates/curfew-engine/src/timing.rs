@@ -213,17 +213,25 @@ impl Engine {
         self.record(slot, EventKind::SessionWarned, Some(deadline.reason), cause);
     }
 
-    pub(crate) fn activity(&mut self, mut activity: Activity) {
-        let now = self.now.boot;
-        activity.last = activity.last.min(now);
+    /// Takes over what a session moved, living or ended; its slot, while it is at the door.
+    pub(crate) fn moved(&mut self, mut activity: Activity) -> Option<u32> {
+        activity.last = activity.last.min(self.now.boot);
         let Some(slot) = self.table.find(activity.id) else {
             self.ended_sessions.moved(activity);
+            return None;
+        };
+        self.table.get_mut(slot)?.moved(activity);
+        Some(slot)
+    }
+
+    pub(crate) fn activity(&mut self, activity: Activity) {
+        let now = self.now.boot;
+        let Some(slot) = self.moved(activity) else {
             return;
         };
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
-        record.moved(activity);
         if !record.probing || record.closing.is_some() {
             return;
         }

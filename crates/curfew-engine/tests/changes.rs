@@ -279,6 +279,8 @@ fn concurrency_counts_the_subject_wherever_it_comes_from() {
                 id: id(1),
                 reason,
                 cause: None,
+                moved: None,
+                late: None,
             },
             at(8),
         )

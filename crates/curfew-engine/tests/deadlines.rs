@@ -28,6 +28,8 @@ fn a_session_ends_at_its_lifetime_and_not_before() {
                 id: id(1),
                 reason: EndReason::ClosedByClient,
                 cause: None,
+                moved: None,
+                late: None,
             },
             at(101),
         )

@@ -4,17 +4,23 @@
 
 mod support;
 
+use std::time::Duration;
+
 use curfew_engine::{Activity, Bounds, Engine, Input, State};
 use curfew_model::*;
 use support::*;
 
-fn moved(n: u64, bytes: u64) -> Input {
-    Input::Activity(Activity {
+fn activity(n: u64, bytes: u64) -> Activity {
+    Activity {
         id: id(n),
         last: at(1).boot,
         bytes_in: bytes,
         bytes_out: 2 * bytes,
-    })
+    }
+}
+
+fn moved(n: u64, bytes: u64) -> Input {
+    Input::Activity(activity(n, bytes))
 }
 
 fn ended(n: u64) -> Input {
@@ -22,6 +28,8 @@ fn ended(n: u64) -> Input {
         id: id(n),
         reason: EndReason::ClosedByClient,
         cause: None,
+        moved: None,
+        late: None,
     }
 }
 
@@ -35,8 +43,18 @@ fn an_ended_session_is_known_as_it_was_with_the_doors_last_word() {
     // At the door it is still closing: it is one session, not two.
     assert_eq!((engine.ended(id(1)), engine.ended_ids().count()), (None, 0));
     engine.handle(moved(1, 6), at(101)).unwrap();
-    engine.handle(ended(1), at(102)).unwrap();
-    engine.handle(moved(1, 7), at(103)).unwrap();
+    let late = Some(Duration::from_micros(5));
+    let closed = Input::Ended {
+        id: id(1),
+        reason: EndReason::LifetimeExpired,
+        cause: None,
+        moved: Some(activity(1, 7)),
+        late,
+    };
+    engine.handle(closed, at(102)).unwrap();
+    // A duplicate, or a word from before.
+    engine.handle(ended(1), at(103)).unwrap();
+    engine.handle(moved(1, 6), at(103)).unwrap();
     drain(&mut engine);
     assert!(engine.session(id(1)).is_none());
     assert_eq!((engine.len(), engine.ids().count()), (0, 0));
@@ -45,6 +63,7 @@ fn an_ended_session_is_known_as_it_was_with_the_doors_last_word() {
     let end = view.end.unwrap();
     assert_eq!(end.at, at(100).wall);
     assert_eq!(end.cause.as_deref(), Some("SessionPolicy/p limits"));
+    assert_eq!(end.late, late);
     let state = State::Ended(EndReason::LifetimeExpired);
     assert_eq!(view.state, state);
     assert_eq!((view.bytes_in, view.bytes_out), (7, 14));

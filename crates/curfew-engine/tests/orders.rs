@@ -81,6 +81,8 @@ fn an_end_and_a_refusal_by_an_order_name_its_revision() {
                 id: id(1),
                 reason,
                 cause: None,
+                moved: None,
+                late: None,
             },
             at(1),
         )

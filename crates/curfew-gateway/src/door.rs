@@ -13,7 +13,7 @@ use std::{
 };
 
 use curfew_enforcer::{
-    Activity, Admitted, Caps, Door, Enforcer, Gone, Input, Open, Order, Outcome, Refused,
+    Activity, Admitted, Caps, Closed, Door, Enforcer, Gone, Input, Open, Order, Outcome, Refused,
 };
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
@@ -97,6 +97,21 @@ impl Carried {
 struct Sessions {
     by_id: HashMap<SessionId, Carried>,
     by_key: HashMap<u64, SessionId>,
+}
+
+/// Of a session that never had a flow.
+const NOTHING_MOVED: Closed = Closed {
+    moved: None,
+    untold: false,
+};
+
+fn moved(session: SessionId, bytes: Bytes, last: BootInstant) -> Activity {
+    Activity {
+        id: session,
+        last,
+        bytes_in: bytes.inbound,
+        bytes_out: bytes.outbound,
+    }
 }
 
 /// The sessions of a gateway.
@@ -205,8 +220,16 @@ impl GatewayDoor {
         }
     }
 
-    /// Takes a session off the table, so that what is listed has sockets (I5); its name in the relay stays until the
-    /// relay has cleared it away. One that is being opened stays, marked as ended.
+    /// Takes the session of this name in the relay off the table.
+    fn forget_key(&self, key: u64) -> Option<SessionId> {
+        let mut sessions = self.sessions.lock();
+        let id = sessions.by_key.remove(&key)?;
+        sessions.by_id.remove(&id);
+        Some(id)
+    }
+
+    /// Takes a session off the table, so that what is listed has sockets (I5). One that is being opened stays, marked as
+    /// ended.
     fn take(&self, id: SessionId, reason: EndReason) -> Taken {
         let mut sessions = self.sessions.lock();
         if let Some(Carried::Opening { ended, nudge, .. }) = sessions.by_id.get_mut(&id) {
@@ -219,6 +242,7 @@ impl GatewayDoor {
         let Some(carried) = sessions.by_id.remove(&id) else {
             return Taken::Nothing;
         };
+        sessions.by_key.remove(&carried.key());
         match carried {
             Carried::Flowing { flow, protocol, .. } => Taken::Flow(flow, protocol),
             Carried::Opening { .. } => Taken::Opening,
@@ -349,6 +373,8 @@ impl Opening {
                 id: self.id,
                 reason,
                 cause: None,
+                moved: None,
+                late: None,
             });
         }
     }
@@ -373,31 +399,31 @@ impl Door for GatewayDoor {
         }
     }
 
-    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(&Order, Outcome)) {
+    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(usize, Outcome)) {
         let (mut closing, mut flows) = (Vec::new(), Vec::new());
-        for order in orders {
+        for (index, order) in orders.iter().enumerate() {
             match *order {
                 Order::Close { session, reason } => match self.take(session, reason) {
-                    Taken::Nothing => answer(order, Outcome::Unknown),
-                    Taken::Opening => answer(order, Outcome::Done),
+                    Taken::Nothing => answer(index, Outcome::Unknown),
+                    Taken::Opening => answer(index, Outcome::Closed(NOTHING_MOVED)),
                     Taken::Flow(flow, protocol) => {
                         let goodbye = protocol.goodbye(session, reason);
-                        closing.push((order, goodbye.is_some()));
+                        closing.push((index, session, goodbye.is_some()));
                         flows.push((flow, goodbye.unwrap_or_default()));
                     }
                 },
-                Order::Warn { session, deadline } => answer(order, self.warn(session, deadline)),
+                Order::Warn { session, deadline } => answer(index, self.warn(session, deadline)),
                 // The engine holds the truth while it lives, and this door does not outlive it.
-                Order::SetLease { .. } => answer(order, Outcome::Done),
+                Order::SetLease { .. } => answer(index, Outcome::Done),
             }
         }
-        end_all(flows, |index, how| {
-            if let Some((order, has_words)) = closing.get(index) {
-                let outcome = match how {
-                    Ending::Reset if *has_words => Outcome::DoneUntold,
-                    _ => Outcome::Done,
+        end_all(flows, |flow, over| {
+            if let Some(&(order, session, has_words)) = closing.get(flow) {
+                let closed = Closed {
+                    moved: Some(moved(session, over.bytes, over.last)),
+                    untold: has_words && over.how == Ending::Reset,
                 };
-                answer(order, outcome);
+                answer(order, Outcome::Closed(closed));
             }
         });
     }
@@ -408,13 +434,7 @@ impl Door for GatewayDoor {
             .iter()
             .filter_map(|id| match sessions.by_id.get(id)? {
                 Carried::Flowing { flow, .. } => {
-                    let Bytes { inbound, outbound } = flow.bytes();
-                    Some(Activity {
-                        session: *id,
-                        last: flow.last_activity(),
-                        bytes_in: inbound,
-                        bytes_out: outbound,
-                    })
+                    Some(moved(*id, flow.bytes(), flow.last_activity()))
                 }
                 Carried::Opening { .. } => None,
             })
@@ -428,31 +448,9 @@ impl Door for GatewayDoor {
 
 impl Finished for GatewayDoor {
     fn finished(&self, key: u64, how: Finish, bytes: Bytes) {
-        let Some(id) = ({
-            let mut sessions = self.sessions.lock();
-            let id = sessions.by_key.remove(&key);
-            if let Some(id) = id {
-                sessions.by_id.remove(&id);
-            }
-            id
-        }) else {
-            return;
-        };
-        let Some(enforcer) = self.enforcer() else {
-            return;
-        };
         let (reason, cause, untold) = match how {
-            // The enforcer ordered it and was answered: only what it moved is news.
-            Finish::Ended => {
-                let moved = Activity {
-                    session: id,
-                    last: BootInstant(0),
-                    bytes_in: bytes.inbound,
-                    bytes_out: bytes.outbound,
-                };
-                let _ = enforcer.handle(Input::Activity(moved.into()));
-                return;
-            }
+            // By order: the enforcer has had its answer, and the session is off the table.
+            Finish::Ended => return,
             Finish::ClosedByClient => (EndReason::ClosedByClient, None, false),
             Finish::ClosedByServer => (EndReason::ClosedByServer, None, false),
             Finish::NetworkError => (EndReason::NetworkError, None, false),
@@ -465,13 +463,19 @@ impl Finished for GatewayDoor {
             }
             Finish::Shutdown => (EndReason::Shutdown, None, false),
         };
-        enforcer.finished(Gone {
-            session: id,
-            bytes_in: bytes.inbound,
-            bytes_out: bytes.outbound,
-            reason,
-            cause,
-            untold,
-        });
+        let Some(session) = self.forget_key(key) else {
+            return;
+        };
+        if let Some(enforcer) = self.enforcer() {
+            enforcer.finished(Gone {
+                session,
+                closed: Closed {
+                    moved: Some(moved(session, bytes, BootInstant(0))),
+                    untold,
+                },
+                reason,
+                cause,
+            });
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Open, Peer, Sink};
+use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Open, Peer, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
     door::GatewayDoor,
@@ -25,11 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Recording(Mutex<mpsc::Sender<Event>>);
 
 impl Sink for Recording {
-    fn record(&self, event: Event) {
-        let _ = self.0.lock().send(event);
+    fn record(&self, records: Vec<Record>) {
+        for record in records {
+            let _ = self.0.lock().send(record.recorded.into_event());
+        }
     }
-
-    fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
 }
 
 struct Lab {

@@ -1,5 +1,7 @@
 //! What happened, as the audit log, the bus and the API tell it. Field names are a contract.
 
+use std::{collections::BTreeMap, fmt};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{EndReason, Identity, Revision, SegmentName, SessionId, WallInstant};
@@ -60,6 +62,14 @@ pub enum EventKind {
     EnforcerStopped,
 }
 
+impl EventKind {
+    /// Whether it is the last that is heard of a session.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::SessionEnded | Self::SessionRefused)
+    }
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -84,4 +94,32 @@ pub struct Event {
     /// What set it off: a rule, a signal, an order, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// More, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+impl Event {
+    /// An event of which nothing more is known yet.
+    #[must_use]
+    pub fn new(event: EventKind, at: WallInstant, revision: Revision) -> Self {
+        Self {
+            at,
+            event,
+            session: None,
+            subject: None,
+            segments: Vec::new(),
+            reason: None,
+            revision,
+            cause: None,
+            detail: BTreeMap::new(),
+        }
+    }
+
+    /// The event with one more detail.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.detail.insert(name.to_owned(), value.to_string());
+        self
+    }
 }

@@ -442,16 +442,7 @@ fn many_writers(open: Open<'_>) -> Result<(), String> {
 pub fn bus(bus: &dyn Bus) -> Result<(), String> {
     let enforcer = EnforcerId::new("gw-1").map_err(text)?;
     let message = |seq| {
-        let event = Event {
-            at: WallInstant(1),
-            event: EventKind::EnforcerStarted,
-            session: None,
-            subject: None,
-            segments: Vec::new(),
-            reason: None,
-            revision: Revision(0),
-            cause: None,
-        };
+        let event = Event::new(EventKind::EnforcerStarted, WallInstant(1), Revision(0));
         Message::Event(EnforcerEvent {
             enforcer: enforcer.clone(),
             seq,

@@ -10,14 +10,8 @@ use curfew_model::{Event, EventKind, Revision, WallInstant};
 fn write_log(dir: &Path, records: u64) -> String {
     let log = Log::open(Options::new(dir), WallInstant(0)).unwrap();
     let event = Event {
-        at: WallInstant(1_000),
-        event: EventKind::PolicyApplied,
-        session: None,
-        subject: None,
-        segments: Vec::new(),
-        reason: None,
-        revision: Revision(1),
         cause: Some("alice".to_owned()),
+        ..Event::new(EventKind::PolicyApplied, WallInstant(1_000), Revision(1))
     };
     for _ in 1..records {
         log.append(&Entry::new(event.clone())).unwrap();

@@ -76,7 +76,19 @@ fn an_ended_session_says_when_why_and_how_late() {
     let record = record(&site, "session.ended");
     assert_eq!(record["at"], session["ended_at"]);
     assert_eq!(record["cause"], session["cause"]);
-    assert_eq!(record["detail"]["late_us"], session["late_us"].to_string());
+    let detail = &record["detail"];
+    for figure in ["late_us", "bytes_in", "bytes_out"] {
+        assert_eq!(detail[figure], session[figure].to_string(), "{figure}");
+    }
+    // The record of the opening says who came from where, and where to.
+    let opened = self::record(&site, "session.opened");
+    for fact in ["client", "service", "upstream"] {
+        assert_eq!(opened["detail"][fact], session[fact], "{fact}");
+    }
+    // To the second: instants on the wall clock are made anew for each answer.
+    let second = |value: &Value| value.as_str().unwrap()[..19].to_owned();
+    let expires = second(&opened["detail"]["expires_at"]);
+    assert!(expires <= second(&record["at"]), "{opened}");
 }
 
 #[test]

@@ -229,6 +229,8 @@ impl World {
                 id,
                 reason,
                 cause: None,
+                moved: None,
+                late: None,
             });
         }
     }

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Deadlines, Door, Enforcer, Sink};
+use curfew_enforcer::{Deadlines, Door, Enforcer, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
     connect::UpstreamAddress,
@@ -35,8 +35,7 @@ use curfew_gateway::{
     service::{Gateway, Service, ServiceConfig, TurnedAway},
 };
 use curfew_model::{
-    BootInstant, Bound, Clock, EndReason, Event, Facts, Lease, Now, Provenance, Revision,
-    ServiceName, SessionId,
+    BootInstant, Bound, Clock, EndReason, Facts, Lease, Now, Provenance, Revision, ServiceName,
 };
 use curfew_policy::{Decide, Decision, Verdict};
 use curfew_testkit::{BootClock, Lifetime};
@@ -87,13 +86,13 @@ impl Decide for OneAfterTheOther {
     }
 }
 
-struct Late(mpsc::Sender<(SessionId, Duration)>);
+struct Late(mpsc::Sender<Duration>);
 
 impl Sink for Late {
-    fn record(&self, _event: Event) {}
-
-    fn closed(&self, session: SessionId, _reason: EndReason, late: Option<Duration>) {
-        let _ = self.0.send((session, late.unwrap_or_default()));
+    fn record(&self, records: Vec<Record>) {
+        for late in records.iter().filter_map(|record| record.close?.late) {
+            let _ = self.0.send(late);
+        }
     }
 }
 
@@ -165,7 +164,7 @@ fn round(mode: &str) {
     assert!(child.wait().unwrap().success());
     let mut own: Vec<Duration> = Vec::new();
     while own.len() < SESSIONS {
-        own.push(closed.recv_timeout(PATIENCE).unwrap().1);
+        own.push(closed.recv_timeout(PATIENCE).unwrap());
     }
     let mut ends = Vec::new();
     let mut bytes = Vec::new();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Door, Enforcer, Sink};
+use curfew_enforcer::{Door, Enforcer, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
     connect::UpstreamAddress,
@@ -16,7 +16,7 @@ use curfew_gateway::{
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig, TurnedAway},
 };
-use curfew_model::{Clock, EndReason, Event, ServiceName, SessionId};
+use curfew_model::{Clock, EndReason, ServiceName};
 use curfew_testkit::{BootClock, Lifetime};
 
 use crate::relays::{ECHO, SOURCE};
@@ -24,9 +24,7 @@ use crate::relays::{ECHO, SOURCE};
 struct Quiet;
 
 impl Sink for Quiet {
-    fn record(&self, _event: Event) {}
-
-    fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
+    fn record(&self, _records: Vec<Record>) {}
 }
 
 impl TurnedAway for Quiet {

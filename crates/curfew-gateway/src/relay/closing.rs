@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use curfew_enforcer::ask_for_real_time;
+use curfew_model::BootInstant;
 use parking_lot::{Condvar, Mutex};
 
-use super::flow::{Ending, Flow, Shared, Sockets, reset};
+use super::flow::{Bytes, Ending, Flow, Shared, Sockets, reset};
 use super::mailbox::Mailbox;
 
 /// From so many flows on, waking the helper costs less than it saves.
@@ -40,13 +41,20 @@ impl Ended {
     }
 }
 
+/// How an order to end a flow was carried out, and what it had moved by then.
+pub(crate) struct Over {
+    pub(crate) how: Ending,
+    pub(crate) bytes: Bytes,
+    pub(crate) last: BootInstant,
+}
+
 /// Ends flows as [`Flow::end_saying`] does, each with its goodbye, and calls `done` with the index of each as soon as
 /// both its peers have been told, in order. Their loops are told once.
 ///
 /// Every flow is flagged before the first is reset: from here on the relay begins no write of theirs. One to the
 /// upstream that raced past the flag meets a disconnected socket; one to the client of a framed flow holds the wire, and
 /// none follows it.
-pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, Ending)) {
+pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, Over)) {
     let mailbox = |(flow, _): &(Flow, Vec<u8>)| Arc::clone(&flow.mailbox);
     let mailboxes: Vec<Arc<Mailbox>> = flows.iter().map(mailbox).collect();
     let mut lasts: Vec<Last> = flows.into_iter().map(Last::new).collect();
@@ -60,7 +68,7 @@ pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, E
         {
             mailbox.helper().hand(Arc::clone(&job));
         }
-        job.run(|index, how| done(from + index, how));
+        job.run(|index, over| done(from + index, over));
         from += mailboxes.len();
         for (mailbox, last) in mailboxes.iter().zip(&job.lasts) {
             let Some(ended) = last.letter() else { continue };
@@ -128,6 +136,14 @@ impl Last {
         })
     }
 
+    fn over(&self) -> Option<Over> {
+        Some(Over {
+            how: self.ending()?,
+            bytes: self.shared.bytes(),
+            last: BootInstant(self.shared.last_activity.load(Ordering::Relaxed)),
+        })
+    }
+
     /// What its loop is told.
     fn letter(&self) -> Option<Ended> {
         let sockets = self.sockets.as_ref()?;
@@ -169,14 +185,14 @@ impl Job {
     }
 
     /// The caller's part.
-    fn run(&self, mut done: impl FnMut(usize, Ending)) {
-        let mut over = self.lasts.iter().enumerate().peekable();
+    fn run(&self, mut done: impl FnMut(usize, Over)) {
+        let mut lasts = self.lasts.iter().enumerate().peekable();
         let mut report = || {
-            while let Some((index, how)) = over
+            while let Some((index, over)) = lasts
                 .next_if(|(_, last)| last.ending().is_some())
-                .and_then(|(index, last)| Some((index, last.ending()?)))
+                .and_then(|(index, last)| Some((index, last.over()?)))
             {
-                done(index, how);
+                done(index, over);
             }
         };
         while self.tell_one() {

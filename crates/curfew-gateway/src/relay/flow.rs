@@ -204,8 +204,8 @@ impl Flow {
     /// at a boundary and none of them is still queued. Waits for no peer; no byte of the application passes after it.
     pub fn end_saying(&self, goodbye: &[u8]) -> Ending {
         let mut how = Ending::WasOver;
-        end_all(vec![(self.clone(), goodbye.to_vec())], |_, ending| {
-            how = ending
+        end_all(vec![(self.clone(), goodbye.to_vec())], |_, over| {
+            how = over.how
         });
         how
     }

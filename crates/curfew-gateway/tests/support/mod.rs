@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Sink};
+use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
     connect::UpstreamAddress,
@@ -45,14 +45,15 @@ pub enum Heard {
 struct Ear(Mutex<mpsc::Sender<Heard>>);
 
 impl Sink for Ear {
-    fn record(&self, event: Event) {
-        let _ = self.0.lock().send(Heard::Event(event));
-    }
-
-    fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
-
-    fn goodbye_skipped(&self, session: SessionId) {
-        let _ = self.0.lock().send(Heard::GoodbyeSkipped(session));
+    fn record(&self, records: Vec<Record>) {
+        for record in records {
+            let untold = record.close.is_some_and(|close| close.closed.untold);
+            let event = record.recorded.into_event();
+            if let Some(session) = event.session.filter(|_| untold) {
+                let _ = self.0.lock().send(Heard::GoodbyeSkipped(session));
+            }
+            let _ = self.0.lock().send(Heard::Event(event));
+        }
     }
 }
 

@@ -247,13 +247,12 @@ fn add(total: &mut Report, report: Report) {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Weak, time::Duration};
+    use std::sync::Weak;
 
-    use curfew_enforcer::{Bounds, Deadlines, Engine, Open, Peer, Sink};
+    use curfew_enforcer::{Bounds, Deadlines, Engine, Open, Peer, Record, Sink};
     use curfew_gateway::door::GatewayDoor;
     use curfew_model::{
-        Binding, Clock as _, EndReason, Event, Facts, Identity, Issuer, Kind, Proof, SessionId,
-        WallInstant,
+        Binding, Clock as _, Facts, Identity, Issuer, Kind, Proof, SessionId, WallInstant,
     };
     use curfew_state::{EmbeddedStore, Expected, Store};
     use curfew_testkit::{BootClock, alice};
@@ -263,8 +262,7 @@ mod tests {
     struct Silent;
 
     impl Sink for Silent {
-        fn record(&self, _event: Event) {}
-        fn closed(&self, _session: SessionId, _reason: EndReason, _late: Option<Duration>) {}
+        fn record(&self, _records: Vec<Record>) {}
     }
 
     /// Admits a group into the only segment.

@@ -12,10 +12,13 @@ use curfew_model::{
 };
 use curfew_state::Commit;
 
-use super::{desired::Desired, record::Recorder};
+use super::{desired::Desired, scribe::Scribe};
 
 /// Sessions that are looked at under one hold of the engine's lock.
 const AT_ONCE: usize = 256;
+
+/// How long an answer waits for what was done to come on record.
+const ON_RECORD: Duration = Duration::from_secs(2);
 
 /// The enforcer of this process.
 pub struct LocalFleet {
@@ -23,7 +26,7 @@ pub struct LocalFleet {
     pub desired: Arc<Desired>,
     pub id: EnforcerId,
     pub clock: Arc<dyn Clock>,
-    pub recorder: Arc<Recorder>,
+    pub scribe: Arc<Scribe>,
 }
 
 /// A session, living or ended not long ago.
@@ -60,10 +63,9 @@ impl LocalFleet {
             State::Closing(reason) => (SessionState::Closing, Some(reason)),
             State::Ended(reason) => (SessionState::Ended, Some(reason)),
         };
-        let (ended_at, cause) = view
-            .end
-            .map_or((None, None), |end| (Some(end.at), end.cause));
-        let late = ended_at.and_then(|_| self.recorder.late(view.id));
+        let (ended_at, cause, late) = view.end.map_or((None, None, None), |end| {
+            (Some(end.at), end.cause, end.late)
+        });
         Session {
             id: view.id,
             subject: view.facts.subject().cloned(),
@@ -135,10 +137,9 @@ impl Fleet for LocalFleet {
             id,
             cause: cause.to_owned(),
         };
-        self.enforcer
-            .handle(input)
-            .map(drop)
-            .map_err(|error| fleet_error(id, &error))
+        let done = self.enforcer.handle(input);
+        self.scribe.settle(ON_RECORD);
+        done.map(drop).map_err(|error| fleet_error(id, &error))
     }
 
     fn renew(&self, id: SessionId) -> Result<Session, FleetError> {
@@ -151,6 +152,7 @@ impl Fleet for LocalFleet {
     fn apply(&self, commit: &Commit, _wait: Duration) -> Vec<Outcome> {
         // In this process there is nobody to wait for: what it closes is closed when this returns.
         let report = self.desired.apply(commit);
+        self.scribe.settle(ON_RECORD);
         vec![Outcome {
             enforcer: self.id.clone(),
             answer: Answer::Done,

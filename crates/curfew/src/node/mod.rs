@@ -12,6 +12,7 @@ mod keeper;
 mod log_watch;
 mod past;
 mod record;
+mod scribe;
 mod teller;
 
 use std::{
@@ -40,6 +41,7 @@ use fleet::LocalFleet;
 use keeper::{Bell, Keeper};
 use log_watch::LogWatch;
 use record::Recorder;
+use scribe::Scribe;
 use teller::Teller;
 
 pub use check::{Checked, NodeError, check};
@@ -61,6 +63,7 @@ pub struct Node {
     // The relay and the enforcer only refer to it.
     _door: Arc<GatewayDoor>,
     recorder: Arc<Recorder>,
+    scribe: Arc<Scribe>,
     store: Arc<dyn Store>,
     desired: Arc<Desired>,
     clock: Arc<dyn Clock>,
@@ -139,7 +142,10 @@ impl Node {
         let relay = Arc::new(relay.map_err(NodeError::Resources)?);
         let as_door: Arc<dyn Door> = door.clone();
         let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
-        let deadlines = Enforcer::start(engine, weak, Arc::clone(&clock), recorder.clone());
+        let keeps = Arc::clone(&recorder);
+        let scribe =
+            Scribe::start(move |record| keeps.keep(record)).map_err(NodeError::Resources)?;
+        let deadlines = Enforcer::start(engine, weak, Arc::clone(&clock), scribe.clone());
         let deadlines = deadlines.map_err(NodeError::Resources)?;
         let enforcer = Arc::clone(deadlines.enforcer());
         door.attach(Arc::downgrade(&enforcer));
@@ -154,7 +160,7 @@ impl Node {
             desired: Arc::clone(&desired),
             id,
             clock: Arc::clone(&clock),
-            recorder: Arc::clone(&recorder),
+            scribe: Arc::clone(&scribe),
         };
         let parts = Parts {
             store: Arc::clone(&store),
@@ -188,6 +194,7 @@ impl Node {
             services,
             _door: door,
             recorder,
+            scribe,
             store,
             desired,
             clock,
@@ -336,6 +343,7 @@ impl Node {
         self.relay.shutdown(FAREWELL);
         self.services.clear();
         self.stop_control();
+        self.scribe.settle(FINISH);
         self.recorder.count_the_crowd(BootInstant::NEVER);
         self.recorder
             .note(EventKind::EnforcerStopped, self.desired.revision(), None);

@@ -1,18 +1,13 @@
-//! What happens, put on record and into the log for operators: the enforcer's sink. Nothing is decided here.
+//! What happens, put on record and into the log for operators. Nothing is decided here.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_audit::{Entry, Log, Ticket};
 use curfew_control::{Door, Metrics};
-use curfew_enforcer::{Bounds, Sink};
+use curfew_enforcer::{Close, Record};
 use curfew_gateway::service::TurnedAway;
 use curfew_model::{
-    BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
+    BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName,
 };
 use curfew_state::{Bus, EnforcerEvent, Message, Store};
 use parking_lot::Mutex;
@@ -42,76 +37,22 @@ pub struct Recorder {
     pub crowd: Mutex<Crowd>,
 }
 
-/// What is counted and remembered between events.
+/// What is counted between events.
 #[derive(Default)]
 pub struct Counted {
     /// This enforcer's own count of its events.
     seq: u64,
     last: Option<Ticket>,
-    /// What is known of a close before its end or refusal comes on record, which follows at once. A close that tells
-    /// nothing has no entry: one of a session whose end is on record already tells nothing.
-    closes: HashMap<SessionId, Close>,
-    lateness: Lateness,
-}
-
-impl Counted {
-    /// What is known of the close of a session whose end or refusal comes on record now.
-    fn close_of(&mut self, session: SessionId) -> Option<Close> {
-        let close = self.closes.remove(&session)?;
-        if let Some(late) = close.late {
-            self.lateness.keep(session, late, Bounds::default().ended);
-        }
-        Some(close)
-    }
-}
-
-/// How late the sessions ended that ended last at a deadline; as many as the engine remembers sessions.
-#[derive(Default)]
-struct Lateness {
-    by_id: HashMap<SessionId, Duration>,
-    /// In the order of their ends.
-    order: VecDeque<SessionId>,
-}
-
-impl Lateness {
-    fn keep(&mut self, session: SessionId, late: Duration, bound: usize) {
-        if self.by_id.insert(session, late).is_none() {
-            self.order.push_back(session);
-        }
-        while self.order.len() > bound {
-            if let Some(oldest) = self.order.pop_front() {
-                self.by_id.remove(&oldest);
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct Close {
-    late: Option<Duration>,
-    untold: bool,
 }
 
 impl Recorder {
-    /// How late a session ended that ended not long ago at a deadline.
-    pub fn late(&self, session: SessionId) -> Option<Duration> {
-        self.counted.lock().lateness.by_id.get(&session).copied()
-    }
-
     /// Something about the process, not a session.
     pub fn note(&self, event: EventKind, revision: Revision, cause: Option<String>) {
-        let at = self.clock.now().wall;
         let event = Event {
-            at,
-            event,
-            session: None,
-            subject: None,
-            segments: Vec::new(),
-            reason: None,
-            revision,
             cause,
+            ..Event::new(event, self.clock.now().wall, revision)
         };
-        self.put(event, Entry::new);
+        self.put(event);
     }
 
     /// Puts the number of the clients that were not recorded one by one on record, for every span that is over at `now`.
@@ -119,32 +60,20 @@ impl Recorder {
         let over = self.crowd.lock().over(now);
         for over in over {
             let words = "more clients were turned away, and are counted here";
-            let count = |entry: Entry| entry.with("clients", over.clients);
-            self.put_refusal(&over.service, over.reason, words, count);
+            let event = self.refusal(&over.service, over.reason, words);
+            self.put(event.with("clients", over.clients));
         }
     }
 
     /// A refusal that the engine does not know of.
-    fn put_refusal(
-        &self,
-        service: &ServiceName,
-        reason: EndReason,
-        cause: &str,
-        more: impl FnOnce(Entry) -> Entry,
-    ) {
+    fn refusal(&self, service: &ServiceName, reason: EndReason, cause: &str) -> Event {
+        let refused = EventKind::SessionRefused;
         let event = Event {
-            at: self.clock.now().wall,
-            event: EventKind::SessionRefused,
-            session: None,
-            subject: None,
-            segments: Vec::new(),
             reason: Some(reason),
-            revision: self.store.read().revision,
             cause: Some(cause.to_owned()),
+            ..Event::new(refused, self.clock.now().wall, self.store.read().revision)
         };
-        self.put(event, |event| {
-            more(Entry::new(event).with("service", service))
-        });
+        event.with("service", service)
     }
 
     /// Ends the sessions of a process that died, on record.
@@ -157,17 +86,15 @@ impl Recorder {
         }
         for opening in openings {
             let event = Event {
-                at: self.clock.now().wall,
-                event: EventKind::SessionEnded,
                 session: opening.session,
                 subject: opening.subject,
                 segments: opening.segments,
                 reason: Some(EndReason::EnforcerLost),
-                revision,
                 cause: Some("the process before this one died".to_owned()),
+                ..Event::new(EventKind::SessionEnded, self.clock.now().wall, revision)
             };
             self.count(&event);
-            self.put(event, Entry::new);
+            self.put(event);
         }
     }
 
@@ -181,11 +108,11 @@ impl Recorder {
     }
 
     /// On record, and to whoever watches, under one number.
-    fn put(&self, event: Event, entry: impl FnOnce(Event) -> Entry) {
+    fn put(&self, event: Event) {
         let mut counted = self.counted.lock();
         counted.seq += 1;
         let (enforcer, seq) = (self.enforcer.clone(), counted.seq);
-        let entry = entry(event.clone()).by(enforcer.clone(), seq);
+        let entry = Entry::new(event.clone()).by(enforcer.clone(), seq);
         // A record that is not taken is counted by the log, and its gap comes on record.
         if let Ok(ticket) = self.log.append(&entry) {
             counted.last = Some(ticket);
@@ -215,53 +142,43 @@ impl Recorder {
     }
 }
 
-impl Sink for Recorder {
-    fn record(&self, event: Event) {
+impl Recorder {
+    /// One record of the enforcer.
+    pub fn keep(&self, record: Record) {
+        let Record {
+            recorded, close, ..
+        } = record;
         // Who gave an order, lifted one or applied a policy set is on record already, by whoever took it, who knows more
         // of it.
         if matches!(
-            event.event,
+            recorded.event,
             EventKind::RevocationCreated | EventKind::RevocationLifted | EventKind::PolicyApplied
         ) {
             return;
         }
-        let over = matches!(
-            event.event,
-            EventKind::SessionEnded | EventKind::SessionRefused
-        );
-        let close = event
-            .session
-            .filter(|_| over)
-            .and_then(|session| self.counted.lock().close_of(session));
+        let mut event = recorded.into_event();
+        if let Some(Close { closed, late }) = close {
+            if let Some(late) = late {
+                self.metrics.closed(Door::Gateway, late);
+                event = event.with("late_us", late.as_micros());
+            }
+            if let Some(moved) = closed.moved {
+                event = event
+                    .with("bytes_in", moved.bytes_in)
+                    .with("bytes_out", moved.bytes_out);
+            }
+            if closed.untold {
+                event = event.with("goodbye", "skipped");
+            }
+        }
+        self.tell(event);
+    }
+
+    /// Counted, in the log for operators, on record.
+    fn tell(&self, event: Event) {
         self.teller.tell(Line::Event(event.clone()));
         self.count(&event);
-        self.put(event, |event| {
-            let mut entry = Entry::new(event);
-            let Some(close) = close else { return entry };
-            if let Some(late) = close.late {
-                entry = entry.with("late_us", late.as_micros());
-            }
-            if close.untold {
-                entry = entry.with("goodbye", "skipped");
-            }
-            entry
-        });
-    }
-
-    fn closed(&self, session: SessionId, _reason: EndReason, late: Option<Duration>) {
-        if let Some(late) = late {
-            self.metrics.closed(Door::Gateway, late);
-            self.counted.lock().closes.entry(session).or_default().late = Some(late);
-        }
-    }
-
-    fn goodbye_skipped(&self, session: SessionId) {
-        self.counted
-            .lock()
-            .closes
-            .entry(session)
-            .or_default()
-            .untold = true;
+        self.put(event);
     }
 }
 
@@ -278,8 +195,8 @@ impl TurnedAway for Recorder {
             self.metrics.refused(&[], Door::Gateway, reason);
             let now = self.clock.now().boot;
             if self.crowd.lock().takes(service, reason, now) {
-                let named = |entry: Entry| entry.with("client", client);
-                self.put_refusal(service, reason, detail, named);
+                let event = self.refusal(service, reason, detail);
+                self.put(event.with("client", client));
             }
         }
         self.teller.tell(Line::TurnedAway {
@@ -317,50 +234,19 @@ mod tests {
         }
     }
 
-    fn about(session: SessionId, event: EventKind) -> Event {
+    fn end(reason: EndReason) -> Event {
         Event {
-            at: WallInstant(1),
-            event,
-            session: Some(session),
-            subject: None,
-            segments: Vec::new(),
-            reason: Some(EndReason::LifetimeExpired),
-            revision: Revision(1),
-            cause: None,
+            reason: Some(reason),
+            ..Event::new(EventKind::SessionEnded, WallInstant(1), Revision(1))
         }
-    }
-
-    #[test]
-    fn nothing_is_kept_of_a_close_once_its_session_is_on_record() {
-        let folder = tempfile::tempdir().unwrap();
-        let recorder = recorder(folder.path());
-        let late = Some(Duration::from_micros(7));
-        let id = |number: u8| -> SessionId {
-            let text = format!("019ac2f0-0000-7000-8000-00000000000{number}");
-            text.parse().unwrap()
-        };
-        let reason = EndReason::LifetimeExpired;
-        recorder.goodbye_skipped(id(1));
-        recorder.closed(id(1), reason, late);
-        recorder.record(about(id(1), EventKind::SessionEnded));
-        assert_eq!((recorder.late(id(1)), recorder.late(id(2))), (late, None));
-        // One that was adopted and refused, and one that is closed again.
-        recorder.goodbye_skipped(id(2));
-        recorder.closed(id(2), reason, None);
-        recorder.record(about(id(2), EventKind::SessionRefused));
-        recorder.closed(id(1), reason, None);
-        assert!(recorder.counted.lock().closes.is_empty());
     }
 
     #[test]
     fn only_an_end_by_lifetime_rings_the_bell() {
         let folder = tempfile::tempdir().unwrap();
         let recorder = recorder(folder.path());
-        let id = "019ac2f0-0000-7000-8000-000000000001".parse().unwrap();
         let rings = |reason| {
-            let mut event = about(id, EventKind::SessionEnded);
-            event.reason = Some(reason);
-            recorder.record(event);
+            recorder.tell(end(reason));
             recorder.bell.wait()
         };
         assert!(rings(EndReason::LifetimeExpired));

@@ -158,17 +158,17 @@ mod tests {
         };
         let written = |id: &str| {
             let event = Event {
-                at: curfew_model::WallInstant(0),
-                event: curfew_model::EventKind::SessionOpened,
-                session: None,
                 subject: Some(identity(id)),
                 segments: vec![
                     SegmentName::new("db").unwrap(),
                     SegmentName::new("pci").unwrap(),
                 ],
-                reason: None,
-                revision: curfew_model::Revision(1),
                 cause: Some(format!("binding of {id}")),
+                ..Event::new(
+                    curfew_model::EventKind::SessionOpened,
+                    curfew_model::WallInstant(0),
+                    curfew_model::Revision(1),
+                )
             };
             let lines = Arc::new(parking_lot::Mutex::new(Vec::new()));
             let into = Arc::clone(&lines);

@@ -115,6 +115,8 @@ impl World {
             id,
             reason,
             cause: None,
+            moved: None,
+            late: None,
         });
     }
 
