@@ -22,6 +22,8 @@ pub enum SessionState {
     Closing,
     /// It has ended.
     Ended,
+    /// It was refused, and never passed anything.
+    Refused,
 }
 
 /// Which sessions a list shows by where they stand.
@@ -37,7 +39,9 @@ pub enum Standing {
     Closing,
     /// Only those that ended not long ago.
     Ended,
-    /// All of these.
+    /// Only those that were refused not long ago.
+    Refused,
+    /// All that were admitted: open, closing and ended.
     All,
 }
 
@@ -46,11 +50,12 @@ impl Standing {
     #[must_use]
     pub fn shows(self, state: SessionState) -> bool {
         match self {
-            Self::Living => state != SessionState::Ended,
+            Self::Living => matches!(state, SessionState::Open | SessionState::Closing),
             Self::Open => state == SessionState::Open,
             Self::Closing => state == SessionState::Closing,
             Self::Ended => state == SessionState::Ended,
-            Self::All => true,
+            Self::Refused => state == SessionState::Refused,
+            Self::All => state != SessionState::Refused,
         }
     }
 }
@@ -130,13 +135,18 @@ impl Session {
         let Some(at) = self.ended_at else {
             return format!("The session ends with {reason}: {}.", reason.text());
         };
+        let happened = if self.state == SessionState::Refused {
+            "was refused"
+        } else {
+            "ended"
+        };
         let late = self.late_us.map_or_else(String::new, |late| {
             format!(", {late} µs after its deadline")
         });
         let cause = self.cause.as_ref();
         let cause = cause.map_or_else(String::new, |cause| format!("; what set it off: {cause}"));
         let why = reason.text();
-        format!("The session ended at {at} with {reason}{late}: {why}{cause}.")
+        format!("The session {happened} at {at} with {reason}{late}: {why}{cause}.")
     }
 }
 

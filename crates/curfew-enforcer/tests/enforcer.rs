@@ -306,7 +306,7 @@ fn what_the_door_says_of_an_end_of_its_own_is_on_record_with_it() {
     let view = lab
         .deadlines
         .enforcer()
-        .look(|engine| engine.ended(id))
+        .look(|engine| engine.past(id))
         .unwrap();
     assert_eq!((view.bytes_in, view.bytes_out), (3, 4));
 }

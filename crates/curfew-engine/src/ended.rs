@@ -1,4 +1,4 @@
-//! Sessions that ended not long ago, for whoever asks what became of one. The living may not live here.
+//! Sessions that ended or were refused not long ago, for whoever asks what became of one. The living may not live here.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ struct Ended {
     who: Encoded,
     target: Target,
     ties: Ties,
-    reason: EndReason,
+    state: State,
     end: End,
 }
 
@@ -97,29 +97,40 @@ impl EndedSessions {
 impl Engine {
     /// Keeps what is known of a session whose end goes on record now.
     pub(crate) fn keep_ended(&mut self, slot: u32, reason: EndReason, cause: Option<String>) {
-        let Some(parts) = self.parts(slot) else {
-            return;
-        };
-        let ended = Ended {
+        if let Some(ended) = self.as_it_was(slot, State::Ended(reason), cause) {
+            self.ended_sessions.keep(ended);
+        }
+    }
+
+    /// The same for one that is refused.
+    pub(crate) fn keep_refused(&mut self, slot: u32, reason: EndReason, cause: String) {
+        if let Some(refused) = self.as_it_was(slot, State::Refused(reason), Some(cause)) {
+            self.refused_sessions.keep(refused);
+        }
+    }
+
+    fn as_it_was(&self, slot: u32, state: State, cause: Option<String>) -> Option<Ended> {
+        let parts = self.parts(slot)?;
+        Some(Ended {
             record: parts.record.clone(),
             kept: Arc::clone(parts.kept),
             who: Arc::clone(parts.who),
             target: parts.target.clone(),
             ties: *parts.ties,
-            reason,
+            state,
             end: End {
                 at: self.now.wall,
                 cause,
                 late: None,
             },
-        };
-        self.ended_sessions.keep(ended);
+        })
     }
 
-    /// A session that ended not long ago, and is at the door no more.
+    /// A session that ended or was refused not long ago, and is at the door no more.
     #[must_use]
-    pub fn ended(&self, id: SessionId) -> Option<SessionView> {
-        let ended = self.ended_sessions.get(id)?;
+    pub fn past(&self, id: SessionId) -> Option<SessionView> {
+        let ended = self.ended_sessions.get(id);
+        let ended = ended.or_else(|| self.refused_sessions.get(id))?;
         if self.table.find(id).is_some() {
             return None;
         }
@@ -130,13 +141,18 @@ impl Engine {
             target: &ended.target,
             ties: &ended.ties,
         };
-        let state = State::Ended(ended.reason);
-        self.view(&parts, state, Some(ended.end.clone()))
+        self.view(&parts, ended.state, Some(ended.end.clone()))
     }
 
-    /// The ids of all that [`Engine::ended`] knows.
+    /// The ids of those that ended and that [`Engine::past`] knows.
     pub fn ended_ids(&self) -> impl Iterator<Item = SessionId> + '_ {
         let gone = |id: &SessionId| self.table.find(*id).is_none();
         self.ended_sessions.ids().filter(gone)
+    }
+
+    /// The ids of those that were refused and that [`Engine::past`] knows.
+    pub fn refused_ids(&self) -> impl Iterator<Item = SessionId> + '_ {
+        let gone = |id: &SessionId| self.table.find(*id).is_none();
+        self.refused_sessions.ids().filter(gone)
     }
 }

@@ -43,6 +43,8 @@ pub struct Bounds {
     pub last_ends: usize,
     /// Sessions that ended; over it the one whose end is the oldest is forgotten.
     pub ended: usize,
+    /// Sessions that were refused; over it the one that was refused first is forgotten.
+    pub refused: usize,
 }
 
 impl Default for Bounds {
@@ -54,6 +56,7 @@ impl Default for Bounds {
             subjects: 1_000_000,
             last_ends: 1_000_000,
             ended: 10_000,
+            refused: 1_000,
         }
     }
 }
@@ -82,6 +85,7 @@ pub struct Engine {
     pub(crate) orders: Orders,
     pub(crate) last_ends: HashMap<(String, SegmentName), u64>,
     pub(crate) ended_sessions: EndedSessions,
+    pub(crate) refused_sessions: EndedSessions,
     pub(crate) contact: BootInstant,
     pub(crate) loss_done: Option<Duration>,
     pub(crate) closers: BTreeSet<(Duration, u32)>,
@@ -117,6 +121,7 @@ impl Engine {
             orders: Orders::default(),
             last_ends: HashMap::new(),
             ended_sessions: EndedSessions::new(bounds.ended),
+            refused_sessions: EndedSessions::new(bounds.refused),
             contact: now.boot,
             loss_done: None,
             closers: BTreeSet::new(),

@@ -122,6 +122,7 @@ impl Engine {
         if let Some(refusing) = refusing {
             let (reason, cause, _) = objections.swap_remove(refusing);
             let told = Some(cause.clone());
+            self.keep_refused(slot, reason, cause.clone());
             self.record(slot, EventKind::SessionRefused, Some(reason), told);
             self.forget(slot);
             if decided_at.is_some() || entry == Entry::Found {

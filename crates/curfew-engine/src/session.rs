@@ -23,6 +23,8 @@ pub enum State {
     Closing(EndReason),
     /// It ended for this reason.
     Ended(EndReason),
+    /// It was refused for this reason, and never passed anything.
+    Refused(EndReason),
 }
 
 /// One session, for inventory and `explain`.
@@ -32,7 +34,7 @@ pub struct SessionView {
     pub id: SessionId,
     /// Where it stands.
     pub state: State,
-    /// Its end, if it has ended.
+    /// Its end, if it has ended, or its refusal.
     pub end: Option<End>,
     /// What is known of it, as `decide` sees it.
     pub facts: Facts,

@@ -41,7 +41,7 @@ fn an_ended_session_is_known_as_it_was_with_the_doors_last_word() {
     engine.handle(moved(1, 5), at(1)).unwrap();
     engine.poll(at(100));
     // At the door it is still closing: it is one session, not two.
-    assert_eq!((engine.ended(id(1)), engine.ended_ids().count()), (None, 0));
+    assert_eq!((engine.past(id(1)), engine.ended_ids().count()), (None, 0));
     engine.handle(moved(1, 6), at(101)).unwrap();
     let late = Some(Duration::from_micros(5));
     let closed = Input::Ended {
@@ -59,7 +59,7 @@ fn an_ended_session_is_known_as_it_was_with_the_doors_last_word() {
     assert!(engine.session(id(1)).is_none());
     assert_eq!((engine.len(), engine.ids().count()), (0, 0));
     assert_eq!(engine.ended_ids().collect::<Vec<_>>(), [id(1)]);
-    let view = engine.ended(id(1)).unwrap();
+    let view = engine.past(id(1)).unwrap();
     let end = view.end.unwrap();
     assert_eq!(end.at, at(100).wall);
     assert_eq!(end.cause.as_deref(), Some("SessionPolicy/p limits"));
@@ -88,11 +88,11 @@ fn what_the_door_reports_is_kept_and_the_oldest_end_is_forgotten_first() {
     }
     drain(&mut engine);
     assert_eq!(engine.ended_ids().collect::<Vec<_>>(), [id(3), id(1)]);
-    assert!(engine.ended(id(2)).is_none());
-    let view = engine.ended(id(3)).unwrap();
+    assert!(engine.past(id(2)).is_none());
+    let view = engine.past(id(3)).unwrap();
     let state = State::Ended(EndReason::ClosedByClient);
     assert_eq!((view.state, view.end.unwrap().cause), (state, None));
-    // A refused one never was a session.
+    // A refused one never was a session, and is known as that.
     engine
         .handle(
             policies(
@@ -106,5 +106,17 @@ fn what_the_door_reports_is_kept_and_the_oldest_end_is_forgotten_first() {
         )
         .unwrap();
     assert!(engine.open(open(4, "alice", "db", at(2)), at(2)).is_err());
-    assert!(engine.ended(id(4)).is_none());
+    let refused = engine.past(id(4)).unwrap();
+    assert_eq!(refused.state, State::Refused(EndReason::AccessDenied));
+    assert!(refused.end.unwrap().cause.is_some());
+    assert_eq!(engine.ended_ids().collect::<Vec<_>>(), [id(3), id(1)]);
+    assert_eq!(engine.refused_ids().collect::<Vec<_>>(), [id(4)]);
+    // One that comes with the same id and is admitted is a session.
+    let admitting = policies(3, Rules::default());
+    engine.handle(admitting, at(3)).unwrap();
+    engine.open(open(4, "alice", "db", at(3)), at(3)).unwrap();
+    assert_eq!(
+        (engine.past(id(4)), engine.refused_ids().count()),
+        (None, 0)
+    );
 }

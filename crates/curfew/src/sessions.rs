@@ -73,7 +73,7 @@ struct List {
     /// Only those at this door
     #[arg(long, value_enum)]
     door: Option<Door>,
-    /// Those that stand there: the living if nobody says, `ended` for those that ended last
+    /// Those that stand there: the living if nobody says, `ended` or `refused` for the last ones
     #[arg(long, value_enum)]
     state: Option<Standing>,
     /// Only those that this policy matched
@@ -97,6 +97,7 @@ enum Standing {
     Open,
     Closing,
     Ended,
+    Refused,
     All,
 }
 
@@ -256,12 +257,17 @@ pub fn table(sessions: &Value, reading: &Reading) -> String {
     table.written("no sessions")
 }
 
+/// Whether it ended or was refused.
+fn is_past(session: &Value) -> bool {
+    ["ended", "refused"].contains(&text(session, "state").as_str())
+}
+
 fn details(session: &Value, reading: &Reading) -> String {
     let identities: Vec<String> = items(session, "identities")
         .iter()
         .map(|identity| format!("{} ({})", name(identity), text(identity, "proof")))
         .collect();
-    let has_ended = text(session, "state") == "ended";
+    let has_ended = is_past(session);
     let deadline = |field: &str| {
         if has_ended {
             reading.local(session, field)
@@ -302,7 +308,7 @@ fn details(session: &Value, reading: &Reading) -> String {
 fn explained(answer: &Value, reading: &Reading) -> String {
     let mut words = format!("{}\n\n", in_words(answer, reading));
     let session = answer.get("session");
-    let has_ended = session.is_some_and(|session| text(session, "state") == "ended");
+    let has_ended = session.is_some_and(is_past);
     if let Some(session) = session {
         words.push_str(&details(session, reading));
         words.push('\n');

@@ -121,6 +121,31 @@ fn what_ended_counts_as_open_nowhere() {
 }
 
 #[test]
+fn the_id_that_a_refused_client_was_told_says_why() {
+    let site = Site::start("");
+    let order = ["revoke", "--user", "alice", "--reason", "left the company"];
+    assert_eq!(site.curfew(&order).code, 0);
+    assert!(!site.connect("127.0.0.1").echoes());
+    let list = ["sessions", "list", "--state", "refused", "--output", "json"];
+    let refused = &site.curfew(&list).json()[0];
+    assert_eq!(
+        (&refused["state"], &refused["reason"]),
+        (&json!("refused"), &json!("subject_revoked"))
+    );
+    let explain = ["sessions", "explain", refused["id"].as_str().unwrap()];
+    let explained = site.curfew(&explain).out;
+    assert!(
+        explained.starts_with("The session was refused at ")
+            && explained.contains("with subject_revoked")
+            && explained.contains("left the company"),
+        "{explained}"
+    );
+    // It never was one.
+    let all = ["sessions", "list", "--state", "all", "--output", "json"];
+    assert_eq!(site.curfew(&all).json(), json!([]));
+}
+
+#[test]
 fn who_has_no_identity_waits_after_an_end_by_lifetime_though_the_process_is_killed() {
     let mut site = Site::start("");
     let anyone = policy("1s, reconnect: 60s").replace("{groups: [dba]}", "{anyone: true}");

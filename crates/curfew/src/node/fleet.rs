@@ -29,20 +29,22 @@ pub struct LocalFleet {
     pub scribe: Arc<Scribe>,
 }
 
-/// A session, living or ended not long ago.
+/// A session, living, or ended or refused not long ago.
 fn known(engine: &Engine, id: SessionId) -> Option<SessionView> {
-    engine.session(id).or_else(|| engine.ended(id))
+    engine.session(id).or_else(|| engine.past(id))
 }
 
 impl LocalFleet {
     /// The ids of the sessions that may stand there, sorted.
     fn ids(&self, standing: Standing) -> Vec<SessionId> {
-        let living = standing != Standing::Ended;
+        let living = standing.shows(SessionState::Open) || standing.shows(SessionState::Closing);
         let ended = standing.shows(SessionState::Ended);
+        let refused = standing.shows(SessionState::Refused);
         let mut ids: Vec<SessionId> = self.enforcer.look(|engine| {
             let living = living.then(|| engine.ids()).into_iter().flatten();
             let ended = ended.then(|| engine.ended_ids()).into_iter().flatten();
-            living.chain(ended).collect()
+            let refused = refused.then(|| engine.refused_ids()).into_iter().flatten();
+            living.chain(ended).chain(refused).collect()
         });
         ids.sort_unstable();
         ids
@@ -62,6 +64,7 @@ impl LocalFleet {
             State::Open => (SessionState::Open, None),
             State::Closing(reason) => (SessionState::Closing, Some(reason)),
             State::Ended(reason) => (SessionState::Ended, Some(reason)),
+            State::Refused(reason) => (SessionState::Refused, Some(reason)),
         };
         let (ended_at, cause, late) = view.end.map_or((None, None, None), |end| {
             (Some(end.at), end.cause, end.late)
