@@ -1,10 +1,11 @@
 //! What control needs of the running enforcers, as a trait that the binary implements. No enforcer, door or network
 //! type may appear here.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use curfew_model::{
-    BootInstant, EnforcerId, Revision, RevocationId, SegmentName, SessionId, WallInstant,
+    Binding, BindingKey, BootInstant, EnforcerId, Revision, RevocationId, SegmentName, SessionId,
+    WallInstant,
 };
 use curfew_state::Commit;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,9 @@ pub trait Fleet: Send + Sync {
 
     /// Every enforcer that is known.
     fn enforcers(&self) -> Vec<Enforcer>;
+
+    /// The bindings that `curfew.yaml` holds, by key. They come and go with it, and not through the API.
+    fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>>;
 }
 
 /// Why a session could not be cancelled or renewed.

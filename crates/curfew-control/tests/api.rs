@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use curfew_model::BindingKey;
 use curfew_state::{Change, Owner, Store as _};
 use serde_json::{Value, json};
@@ -366,6 +368,48 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
     assert_eq!(binder.delete("/v1/bindings?address=10.1.2.3").status, 200);
     let gone = binder.delete("/v1/bindings?address=10.1.2.3");
     assert!(is_problem(&gone, 404, "not_found"), "{gone:?}");
+}
+
+#[test]
+fn bindings_of_the_configuration_are_listed_and_left_alone() {
+    let world = World::start();
+    let admin = world.admin();
+    for uid in [1, 2] {
+        let set = admin.put("/v1/bindings", &json!({"uid": uid, "user": "alice"}));
+        assert_eq!(set.status, 200, "{set:?}");
+    }
+    let mut binding = world.store.read().bindings[&BindingKey::Uid(2)].clone();
+    let mut configured = BTreeMap::new();
+    for uid in [2, 3] {
+        binding.key = BindingKey::Uid(uid);
+        configured.insert(binding.key.clone(), binding.clone());
+    }
+    *world.fleet.configured.lock() = Arc::new(configured);
+    let mut listed = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = admin.get(&format!("/v1/bindings?limit=1{after}")).json();
+        let found = page["bindings"].as_array().unwrap();
+        listed.extend(found.iter().map(|one| {
+            let source = one["source"].as_str().unwrap();
+            format!("{} {source}", one["uid"])
+        }));
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        let encoded: String = next.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        after = format!("&after={encoded}");
+    }
+    assert_eq!(listed, ["1 state", "2 config", "2 state", "3 config"]);
+    assert_eq!(admin.delete("/v1/bindings?uid=2").status, 200);
+    for uid in [2, 3] {
+        let kept = admin.delete(&format!("/v1/bindings?uid={uid}"));
+        assert!(is_problem(&kept, 409, "conflict"), "{kept:?}");
+        let detail = kept.json()["detail"].to_string();
+        assert!(detail.contains("curfew.yaml") && detail.contains("SIGHUP"));
+    }
+    let refused = world.role("binder").delete("/v1/bindings?uid=3");
+    assert!(is_problem(&refused, 403, "forbidden"), "{refused:?}");
 }
 
 #[test]

@@ -24,7 +24,8 @@ const LISTED: u32 = 100_000;
   curfew bindings set --uid 1001 --workload backup
   curfew bindings remove --address 100.64.0.7
 
-A binding that is set again is refreshed: its subject has proved itself now. When one is removed, its sessions end.")]
+A binding that is set again is refreshed: its subject has proved itself now. When one is removed, its sessions end.
+Those with the source `config` are kept in curfew.yaml: change them there, and send the server SIGHUP.")]
 pub struct Bindings {
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -164,6 +165,7 @@ fn table(bindings: &Value, reading: &Reading) -> String {
         ("GROUPS", Side::Left),
         ("UNTIL", Side::Left),
         ("REFRESHED", Side::Left),
+        ("SOURCE", Side::Left),
     ]);
     for binding in bindings.as_array().into_iter().flatten() {
         let keys = ["address", "uid", "cgroup"];
@@ -177,6 +179,7 @@ fn table(bindings: &Value, reading: &Reading) -> String {
             list(binding, "groups"),
             reading.deadline(binding, "until"),
             reading.local(binding, "refreshed_at"),
+            text(binding, "source"),
         ]);
     }
     table.written("no bindings")

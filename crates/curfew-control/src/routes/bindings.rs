@@ -1,6 +1,6 @@
 //! Bindings: list, make or refresh, remove. A binder touches only addresses within its networks.
 
-use std::{ops::Bound, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use axum::extract::State;
 use curfew_model::{
@@ -169,11 +169,23 @@ fn issuer_and_id(name: &str) -> (Issuer, String) {
     }
 }
 
-/// One binding.
+/// Where a binding is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kept {
+    /// In `curfew.yaml`: only read here.
+    Config,
+    /// In the state: set and removed here.
+    State,
+}
+
+/// One binding. Both sources may bind the same.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Shown {
     #[serde(flatten)]
     key: Key,
+    /// Where it is kept: one of `config` is changed in `curfew.yaml`, and taken anew on SIGHUP.
+    source: Kept,
     #[schema(value_type = schema::Identity)]
     identity: Identity,
     groups: Vec<String>,
@@ -185,10 +197,11 @@ pub(super) struct Shown {
     refreshed_at: Option<WallInstant>,
 }
 
-impl From<&Binding> for Shown {
-    fn from(binding: &Binding) -> Self {
+impl From<(&Binding, Kept)> for Shown {
+    fn from((binding, source): (&Binding, Kept)) -> Self {
         Self {
             key: Key::from(&binding.key),
+            source,
             identity: binding.identity.clone(),
             groups: binding.groups.clone(),
             until: binding.until,
@@ -216,7 +229,23 @@ pub(super) struct Bindings {
     next: Option<String>,
 }
 
-/// Lists bindings.
+/// The first bindings of one source behind a place in the list of both.
+fn first<'b>(
+    all: &'b BTreeMap<BindingKey, Binding>,
+    kept: Kept,
+    after: Option<&(BindingKey, Kept)>,
+    limit: usize,
+) -> Vec<(&'b Binding, Kept)> {
+    let start = match after {
+        None => Bound::Unbounded,
+        Some((key, last)) if kept > *last => Bound::Included(key),
+        Some((key, _)) => Bound::Excluded(key),
+    };
+    let found = all.range((start, Bound::Unbounded)).take(limit);
+    found.map(|(_, binding)| (binding, kept)).collect()
+}
+
+/// Lists bindings, those of `curfew.yaml` too.
 #[utoipa::path(get, path = "/v1/bindings", tag = "bindings", params(Listing), responses((status = 200, body = Bindings)))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
@@ -224,21 +253,18 @@ pub(super) async fn list(
     Query(listing): Query<Listing>,
 ) -> Answered<Json<Bindings>> {
     let limit = page(listing.limit)?;
-    let after: Option<BindingKey> = super::cursor(listing.after.as_deref())?;
-    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let state = app.parts.store.read();
-    let mut found: Vec<&Binding> = state
-        .bindings
-        .range((from, Bound::Unbounded))
-        .map(|(_, binding)| binding)
-        .take(limit + 1)
-        .collect();
+    let after: Option<(BindingKey, Kept)> = super::cursor(listing.after.as_deref())?;
+    let (state, configured) = (app.parts.store.read(), app.parts.fleet.configured());
+    let after = after.as_ref();
+    let mut found = first(&configured, Kept::Config, after, limit + 1);
+    found.extend(first(&state.bindings, Kept::State, after, limit + 1));
+    found.sort_by(|(a, one), (b, other)| (&a.key, one).cmp(&(&b.key, other)));
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found
         .last()
         .filter(|_| more)
-        .map(|last| super::as_cursor(&last.key));
+        .map(|(last, kept)| super::as_cursor(&(&last.key, kept)));
     let bindings = found.into_iter().map(Shown::from).collect();
     Ok(Json(Bindings { bindings, next }))
 }
@@ -264,7 +290,7 @@ pub(super) async fn bind(
     let wait = wait.read()?;
     let binding = new.read(app.wall())?;
     let key = binding.key.clone();
-    let cause = format!("{} is bound to {}", name(&key), binding.identity);
+    let cause = format!("{key} is bound to {}", binding.identity);
     change(app, by, key, Change::Bind(binding), cause, wait).await
 }
 
@@ -283,9 +309,10 @@ pub(super) struct Removal {
     wait: Option<String>,
 }
 
-/// Removes a binding; its sessions end now.
+/// Removes a binding; its sessions end now. One of `curfew.yaml` is a 409.
 #[utoipa::path(delete, path = "/v1/bindings", tag = "bindings", params(Removal),
-    responses((status = 200, body = Changed), (status = 404, body = Document, content_type = "application/problem+json")))]
+    responses((status = 200, body = Changed), (status = 404, body = Document, content_type = "application/problem+json"),
+        (status = 409, body = Document, content_type = "application/problem+json")))]
 pub(super) async fn unbind(
     State(app): State<Arc<App>>,
     Binder(by): Binder,
@@ -304,8 +331,19 @@ pub(super) async fn unbind(
         cgroup,
     }
     .read()?;
-    let cause = format!("{} is bound no more", name(&key));
-    change(app, by, key.clone(), Change::Unbind(key), cause, wait).await
+    let cause = format!("{key} is bound no more");
+    let (unbind, fleet) = (Change::Unbind(key.clone()), Arc::clone(&app.parts.fleet));
+    let removed = change(app, by, key.clone(), unbind, cause, wait).await;
+    removed.map_err(|problem| {
+        let unknown = problem.code() == Code::NotFound;
+        if !unknown || !fleet.configured().contains_key(&key.clone().canonical()) {
+            return problem;
+        }
+        let detail = format!(
+            "the binding of {key} is kept in curfew.yaml: take it out there, and send the server SIGHUP"
+        );
+        Problem::new(Code::Conflict, detail)
+    })
 }
 
 async fn change(
@@ -318,8 +356,7 @@ async fn change(
 ) -> Answered<Json<Changed>> {
     if !by.may_bind(&key) {
         let detail = format!(
-            "{} is not within the networks of the token {:?}",
-            name(&key),
+            "{key} is not within the networks of the token {:?}",
             by.name
         );
         return Err(Problem::new(Code::Forbidden, detail));
@@ -341,12 +378,4 @@ async fn change(
         }))
     })
     .await
-}
-
-fn name(key: &BindingKey) -> String {
-    match key {
-        BindingKey::Address(net) => format!("address {net}"),
-        BindingKey::Uid(uid) => format!("uid {uid}"),
-        BindingKey::Cgroup(path) => format!("cgroup {path}"),
-    }
 }

@@ -10,8 +10,8 @@ use curfew_control::{
     Journal, Level, OpenCount, Outcome, Segment, Session, SessionState, Source, Valid, WhenDurable,
 };
 use curfew_model::{
-    Access, BootInstant, Bound, Clock as _, EndReason, Identity, Issuer, Kind, Lease, Mode, Proof,
-    Provenance, Revision, RevocationId, Sensitivity, SessionId, WallInstant,
+    Access, Binding, BindingKey, BootInstant, Bound, Clock as _, EndReason, Identity, Issuer, Kind,
+    Lease, Mode, Proof, Provenance, Revision, RevocationId, Sensitivity, SessionId, WallInstant,
 };
 use curfew_state::{
     Accepted, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner, State,
@@ -196,6 +196,8 @@ pub struct FakeFleet {
     pub outcomes: Mutex<Vec<Outcome>>,
     /// Sessions whose subject has fresh proof.
     pub proved: Mutex<Vec<SessionId>>,
+    /// The bindings of the configuration.
+    pub configured: Mutex<Arc<BTreeMap<BindingKey, Binding>>>,
 }
 
 impl FakeFleet {
@@ -210,6 +212,7 @@ impl FakeFleet {
                 outcome("gw-2", Answer::Unreachable, 0),
             ]),
             proved: Mutex::default(),
+            configured: Mutex::default(),
         }
     }
 
@@ -370,6 +373,10 @@ impl Fleet for FakeFleet {
             open: u64::try_from(self.sessions.lock().len()).unwrap(),
             heard_at: WallInstant(1),
         }]
+    }
+
+    fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>> {
+        Arc::clone(&self.configured.lock())
     }
 }
 

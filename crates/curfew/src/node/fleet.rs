@@ -1,6 +1,6 @@
 //! The one enforcer of this process as the API's fleet: inventory, explain, cancel, renew, commits.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use curfew_control::{
     Answer, Door, Enforcer as Known, Explanation, Filter, Fleet, FleetError, OpenCount, Outcome,
@@ -8,11 +8,12 @@ use curfew_control::{
 };
 use curfew_enforcer::{Enforcer, Engine, EngineError, Input, SessionView, State};
 use curfew_model::{
-    BootInstant, Bound, Clock, EnforcerId, Now, RevocationId, SegmentName, SessionId,
+    Binding, BindingKey, BootInstant, Bound, Clock, EnforcerId, Now, RevocationId, SegmentName,
+    SessionId,
 };
 use curfew_state::Commit;
 
-use super::{desired::Desired, scribe::Scribe};
+use super::{configured::Configured, desired::Desired, scribe::Scribe};
 
 /// Sessions that are looked at under one hold of the engine's lock.
 const AT_ONCE: usize = 256;
@@ -24,6 +25,7 @@ const ON_RECORD: Duration = Duration::from_secs(2);
 pub struct LocalFleet {
     pub enforcer: Arc<Enforcer>,
     pub desired: Arc<Desired>,
+    pub configured: Arc<Configured>,
     pub id: EnforcerId,
     pub clock: Arc<dyn Clock>,
     pub scribe: Arc<Scribe>,
@@ -171,8 +173,7 @@ impl Fleet for LocalFleet {
     }
 
     fn open(&self) -> Vec<OpenCount> {
-        let mut counts: std::collections::BTreeMap<Option<SegmentName>, u64> =
-            std::collections::BTreeMap::new();
+        let mut counts: BTreeMap<Option<SegmentName>, u64> = BTreeMap::new();
         for chunk in self.ids(Standing::Living).chunks(AT_ONCE) {
             let first = |id: &SessionId, engine: &Engine| {
                 engine
@@ -206,6 +207,10 @@ impl Fleet for LocalFleet {
                 .look(|engine| u64::try_from(engine.len()).unwrap_or(u64::MAX)),
             heard_at: self.clock.now().wall,
         }]
+    }
+
+    fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>> {
+        self.configured.bindings()
     }
 }
 

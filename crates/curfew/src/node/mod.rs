@@ -4,6 +4,7 @@
 
 mod check;
 mod compiler;
+mod configured;
 mod crowd;
 mod desired;
 mod fleet;
@@ -24,18 +25,18 @@ use std::{
 use curfew_audit::Log;
 use curfew_control::{Metrics, Parts, Server, Settings};
 use curfew_enforcer::{
-    AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Keeper as KeptBy, Scheduling,
-    SessionView,
+    AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Scheduling, SessionView,
 };
 use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
     service::{Gateway, Service},
 };
-use curfew_model::{BindingKey, BootInstant, Clock, EventKind, Revision, SessionId};
+use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId};
 use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, Owner, Store};
 
 use crate::config::Config;
+use configured::Configured;
 use desired::Desired;
 use fleet::LocalFleet;
 use keeper::{Bell, Keeper};
@@ -66,6 +67,7 @@ pub struct Node {
     scribe: Arc<Scribe>,
     store: Arc<dyn Store>,
     desired: Arc<Desired>,
+    configured: Arc<Configured>,
     clock: Arc<dyn Clock>,
     config: Config,
     /// The policy's files as they were read last.
@@ -150,14 +152,14 @@ impl Node {
         let enforcer = Arc::clone(deadlines.enforcer());
         door.attach(Arc::downgrade(&enforcer));
         let desired = Arc::new(Desired::new(Arc::clone(&enforcer), id.clone(), &state));
-        for binding in &config.bindings {
-            enforcer.handle(Input::BindingSet(KeptBy::Config, binding.clone()))?;
-        }
+        let configured = Arc::new(Configured::new(Arc::clone(&enforcer)));
+        configured.take(&config.bindings)?;
         let keeper = Keeper::start(&store, &desired, &enforcer, &bell, &clock)
             .map_err(NodeError::Resources)?;
         let fleet = LocalFleet {
             enforcer,
             desired: Arc::clone(&desired),
+            configured: Arc::clone(&configured),
             id,
             clock: Arc::clone(&clock),
             scribe: Arc::clone(&scribe),
@@ -197,6 +199,7 @@ impl Node {
             scribe,
             store,
             desired,
+            configured,
             clock,
             config,
             seen: Ok(policy),
@@ -241,38 +244,10 @@ impl Node {
                 .note(EventKind::PolicyApplied, commit.revision, cause);
             closed = self.desired.apply(&commit).closed;
         }
-        let enforcer = self.deadlines.enforcer();
-        // What is new comes first, so that a key that is written wider or narrower leaves its sessions alone.
-        for changed in checked
-            .config
-            .bindings
-            .iter()
-            .filter(|binding| !self.config.bindings.contains(binding))
-        {
-            closed += enforcer
-                .handle(Input::BindingSet(KeptBy::Config, changed.clone()))?
-                .closed;
-        }
-        let kept: Vec<&BindingKey> = checked
-            .config
-            .bindings
-            .iter()
-            .map(|binding| &binding.key)
-            .collect();
-        for gone in self
-            .config
-            .bindings
-            .iter()
-            .filter(|binding| !kept.contains(&&binding.key))
-        {
-            closed += enforcer
-                .handle(Input::BindingRemoved(KeptBy::Config, gone.key.clone()))?
-                .closed;
-        }
+        closed += self.configured.take(&checked.config.bindings)?;
         let restart_needed = checked.config.services != self.config.services
             || checked.config.control != self.config.control
             || checked.config.audit != self.config.audit;
-        self.config.bindings = checked.config.bindings;
         self.config.policy = checked.config.policy;
         self.config.watch = checked.config.watch;
         self.seen = Ok(checked.policy);
