@@ -41,6 +41,12 @@ pub trait Compile: Send + Sync {
     /// # Errors
     /// Every finding, when at least one is an error.
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>>;
+
+    /// Checks an attribute that somebody sets of a subject: that conditions of policies can name it, and read its value.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write.
+    fn check_attribute(&self, name: &str, value: &str) -> Result<(), String>;
 }
 
 /// A set that compiles.

@@ -434,4 +434,10 @@ fn subjects_are_set_listed_and_forgotten() {
         .admin()
         .put("/v1/subjects", &json!({"kind": "user", "id": ""}));
     assert!(is_problem(&bad, 422, "invalid"), "{bad:?}");
+    let subject = json!({"kind": "user", "id": "alice", "attributes": {"subject.bogus": "1"}});
+    let bad = world.admin().put("/v1/subjects", &subject);
+    assert!(is_problem(&bad, 422, "invalid"), "{bad:?}");
+    let detail = bad.json()["detail"].clone();
+    assert_eq!(detail, "attributes: subject.bogus is no attribute");
+    assert!(world.store.read().subjects.is_empty());
 }

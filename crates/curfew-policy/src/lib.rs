@@ -31,3 +31,4 @@ pub use load::{Loaded, load};
 pub use problem::{Place, Problem, Severity};
 pub use read::{Map, Source, read};
 pub use tree::{Node, Value};
+pub use when::check_statement;

@@ -27,21 +27,42 @@ enum Type {
     Texts,
 }
 
+impl Type {
+    /// How a value of it is written.
+    fn form(self) -> &'static str {
+        match self {
+            Self::Text => "a text",
+            Self::Flag => "true or false",
+            Self::Number => "a whole number",
+            Self::Texts => "a list of texts",
+        }
+    }
+}
+
+/// Who says what an attribute is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The session itself.
+    Session,
+    /// Whoever knows the subject or its device.
+    Statement,
+}
+
 /// Every attribute that a condition may name.
-const ATTRIBUTES: [(&str, &str, Type); 13] = [
-    ("subject", "kind", Type::Text),
-    ("subject", "issuer", Type::Text),
-    ("subject", "id", Type::Text),
-    ("subject", "proof", Type::Text),
-    ("subject", "groups", Type::Texts),
-    ("subject", "risk", Type::Text),
-    ("subject", "assurance", Type::Text),
-    ("device", "id", Type::Text),
-    ("device", "compliant", Type::Flag),
-    ("device", "risk", Type::Text),
-    ("client", "address", Type::Text),
-    ("target", "service", Type::Text),
-    ("target", "port", Type::Number),
+const ATTRIBUTES: [(&str, &str, Type, By); 13] = [
+    ("subject", "kind", Type::Text, By::Session),
+    ("subject", "issuer", Type::Text, By::Session),
+    ("subject", "id", Type::Text, By::Session),
+    ("subject", "proof", Type::Text, By::Session),
+    ("subject", "groups", Type::Texts, By::Session),
+    ("subject", "risk", Type::Text, By::Statement),
+    ("subject", "assurance", Type::Text, By::Statement),
+    ("device", "id", Type::Text, By::Session),
+    ("device", "compliant", Type::Flag, By::Statement),
+    ("device", "risk", Type::Text, By::Statement),
+    ("client", "address", Type::Text, By::Session),
+    ("target", "service", Type::Text, By::Session),
+    ("target", "port", Type::Number, By::Session),
 ];
 
 const FUNCTIONS: [&str; 5] = ["size", "startsWith", "endsWith", "contains", "matches"];
@@ -161,18 +182,65 @@ fn check(node: &IdedExpr, depth: usize, bound: &mut Vec<String>, wrong: &mut Vec
 }
 
 fn check_attribute(root: &str, field: &str, wrong: &mut Vec<String>) {
-    if ATTRIBUTES.iter().any(|(r, f, _)| *r == root && *f == field) {
-        return;
-    }
-    let names: Vec<String> = ATTRIBUTES
+    if !ATTRIBUTES
         .iter()
-        .map(|(root, field, _)| format!("{root}.{field}"))
-        .collect();
-    let name = format!("{root}.{field}");
-    wrong.push(match nearest(&name, names.iter().map(String::as_str)) {
+        .any(|(r, f, _, _)| *r == root && *f == field)
+    {
+        let all = ATTRIBUTES.iter();
+        let names = all.map(|(root, field, _, _)| format!("{root}.{field}"));
+        wrong.push(unknown(
+            &format!("{root}.{field}"),
+            &names.collect::<Vec<_>>(),
+        ));
+    }
+}
+
+/// What is said of a name that is none of `names`.
+fn unknown(name: &str, names: &[String]) -> String {
+    match nearest(name, names.iter().map(String::as_str)) {
         Some(near) => format!("unknown attribute `{name}`: did you mean `{near}`?"),
         None => format!("unknown attribute `{name}`: there are {}", names.join(", ")),
-    });
+    }
+}
+
+/// Checks what somebody states of a subject or its device: that conditions can name it, and read its value.
+///
+/// # Errors
+/// What is wrong, and what to write.
+pub fn check_statement(name: &str, value: &str) -> Result<(), String> {
+    let named =
+        |(root, field, kind, by): (&str, &str, Type, By)| (format!("{root}.{field}"), kind, by);
+    let (stated, told): (Vec<_>, Vec<_>) = ATTRIBUTES
+        .into_iter()
+        .map(named)
+        .partition(|(_, _, by)| *by == By::Statement);
+    let names: Vec<String> = stated.iter().map(|(name, _, _)| name.clone()).collect();
+    if told.iter().any(|(known, _, _)| known == name) {
+        return Err(format!(
+            "`{name}` cannot be stated, the session itself says it: there are {}",
+            names.join(", ")
+        ));
+    }
+    let Some((_, kind, _)) = stated.iter().find(|(known, _, _)| known == name) else {
+        return Err(unknown(name, &names));
+    };
+    match read(value, *kind) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "`{name}` is {value:?}: it has to be {}",
+            kind.form()
+        )),
+    }
+}
+
+/// A stated value as a condition sees it; what is of another type is absent, as it must not grant.
+fn read(stated: &str, kind: Type) -> Option<Value> {
+    match kind {
+        Type::Flag => stated.parse().ok().map(Value::Bool),
+        Type::Number => stated.parse().ok().map(Value::Int),
+        Type::Text => Some(Value::from(stated.to_owned())),
+        Type::Texts => None,
+    }
 }
 
 /// The attributes of one session, built once a decision.
@@ -181,7 +249,7 @@ pub(crate) struct Attributes(Context<'static, 'static>);
 impl Attributes {
     pub(crate) fn of(facts: &Facts) -> Self {
         let mut roots: BTreeMap<&str, HashMap<String, Value>> = BTreeMap::new();
-        for (root, field, kind) in ATTRIBUTES {
+        for (root, field, kind, _) in ATTRIBUTES {
             let fields = roots.entry(root).or_default();
             if let Some(value) = attribute(facts, root, field, kind) {
                 fields.insert(field.to_owned(), value);
@@ -212,13 +280,7 @@ fn attribute(facts: &Facts, root: &str, field: &str, kind: Type) -> Option<Value
         ("target", "port") => Some(Value::Int(facts.target.address?.port().into())),
         _ => {
             let stated = facts.attributes.get(&format!("{root}.{field}"))?;
-            match kind {
-                // What is neither is absent: it must not grant.
-                Type::Flag => stated.parse().ok().map(Value::Bool),
-                Type::Number => stated.parse().ok().map(Value::Int),
-                Type::Text => text(stated.clone()),
-                Type::Texts => None,
-            }
+            read(stated, kind)
         }
     }
 }
@@ -230,6 +292,36 @@ mod tests {
 
     fn compiled(text: String) -> Result<Condition, Vec<String>> {
         with_room(move || Condition::compile(&text)).unwrap()
+    }
+
+    #[test]
+    fn what_conditions_cannot_read_is_not_stated() {
+        assert_eq!(check_statement("subject.risk", "low"), Ok(()));
+        assert_eq!(check_statement("device.compliant", "true"), Ok(()));
+        for (name, value, says) in [
+            (
+                "subject.rsik",
+                "low",
+                "unknown attribute `subject.rsik`: did you mean `subject.risk`?",
+            ),
+            (
+                "bogus",
+                "1",
+                "unknown attribute `bogus`: there are subject.risk, subject.assurance, device.compliant, device.risk",
+            ),
+            (
+                "subject.id",
+                "bob",
+                "`subject.id` cannot be stated, the session itself says it: there are subject.risk, subject.assurance, device.compliant, device.risk",
+            ),
+            (
+                "device.compliant",
+                "yes",
+                "`device.compliant` is \"yes\": it has to be true or false",
+            ),
+        ] {
+            assert_eq!(check_statement(name, value), Err(says.to_owned()));
+        }
     }
 
     #[test]

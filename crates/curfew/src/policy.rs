@@ -7,7 +7,7 @@ use curfew_model::{
     Clock, DeviceId, Facts, Identity, Issuer, Kind, Now, Proof, Revision, ServiceName, Target,
     WallInstant,
 };
-use curfew_policy::{PolicySet, Problem, Severity, compile, load};
+use curfew_policy::{PolicySet, Problem, Severity, check_statement, compile, load};
 use serde_json::json;
 
 use crate::{applied, cli::FINDINGS, clock::SystemClock, show::Output, sources};
@@ -65,7 +65,7 @@ pub struct Explain {
     #[arg(long, value_name = "NAME")]
     device: Option<DeviceId>,
     /// An attribute for `when`, like subject.risk=low; may be given several times
-    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = known_attribute)]
     attributes: Vec<(String, String)>,
     /// The time, like 2026-11-24T12:00:00Z; now, if it is left out
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
@@ -84,11 +84,18 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "is no address: write it like 192.0.2.1 or [2001:db8::1]:4000".to_owned())
 }
 
-fn attribute(text: &str) -> Result<(String, String), String> {
+/// An attribute as it is written. Whether there is one of that name is for others.
+pub fn attribute(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once('=')
         .ok_or("write it like subject.risk=low")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn known_attribute(text: &str) -> Result<(String, String), String> {
+    let (name, value) = attribute(text)?;
+    check_statement(&name, &value)?;
+    Ok((name, value))
 }
 
 fn instant(text: &str) -> Result<WallInstant, String> {

@@ -9,6 +9,7 @@ use crate::{
     bindings::{Wait, changed},
     client::{Call, Connect},
     outcomes,
+    policy::attribute,
     show::{Output, Side, Table, list, name, text},
 };
 
@@ -85,13 +86,6 @@ fn subject(text: &str) -> Result<Named, String> {
         issuer,
         id: id.to_owned(),
     })
-}
-
-fn attribute(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or("write it like subject.risk=low")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Subjects {

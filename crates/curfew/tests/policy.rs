@@ -75,6 +75,14 @@ fn explain_names_the_decision() {
 }
 
 #[test]
+fn an_attribute_that_no_condition_can_name_is_a_usage_error() {
+    let who = ["--service", "x", "--attribute", "subject.rsik=low"];
+    let (code, text) = curfew(&[&["policy", "explain", EXAMPLES], &who[..]].concat());
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("did you mean `subject.risk`?"), "{text}");
+}
+
+#[test]
 fn a_usage_error_is_one() {
     let (code, text) = curfew(&[
         "policy",

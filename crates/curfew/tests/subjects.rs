@@ -25,3 +25,23 @@ fn a_group_of_a_bound_user_admits_it_until_it_is_forgotten() {
     let ended = site.curfew(&list).json();
     assert_eq!(ended[0]["reason"], "access_denied", "{ended}");
 }
+
+#[test]
+fn only_what_conditions_can_name_is_set() {
+    let site = Site::start("");
+    let set = |attribute: &str| {
+        let set = ["subjects", "set", "user:alice", "--attribute", attribute];
+        site.curfew(&set)
+    };
+    let refused = set("subject.rsik=low");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(
+        refused.err.contains("did you mean `subject.risk`?"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(set("device.compliant=perhaps").code, 1);
+    let known = site.curfew(&["subjects", "list", "--output", "json"]);
+    assert_eq!(known.json(), serde_json::json!([]));
+    assert_eq!(set("subject.risk=low").code, 0);
+}

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Wait, bindings::is_name, page};
 use crate::{
-    Outcome,
+    Compile, Outcome,
     app::{App, Deed},
     caller::{Admin, Caller, Viewer},
     extract::{Json, Query},
@@ -50,13 +50,13 @@ pub(super) struct Known {
     id: String,
     #[serde(default)]
     groups: Vec<String>,
-    /// For conditions of policies, by dotted name.
+    /// For conditions of policies, by dotted name; one that they cannot name is refused.
     #[serde(default)]
     attributes: BTreeMap<String, String>,
 }
 
 impl Known {
-    fn read(self) -> Answered<Subject> {
+    fn read(self, compile: &dyn Compile) -> Answered<Subject> {
         let fits = |text: &String| is_name(text);
         let attributes = self.attributes.len() <= ENTRIES
             && self
@@ -68,6 +68,10 @@ impl Known {
                 "names: 1 to 1000 bytes without control characters; at most {ENTRIES} attributes"
             );
             return Err(Problem::new(Code::Invalid, detail));
+        }
+        for (name, value) in &self.attributes {
+            let checked = compile.check_attribute(name, value);
+            checked.map_err(|why| Problem::new(Code::Invalid, format!("attributes: {why}")))?;
         }
         Ok(Subject {
             key: SubjectKey {
@@ -146,7 +150,8 @@ pub(super) struct Changed {
 }
 
 /// Sets what is known of a subject.
-#[utoipa::path(put, path = "/v1/subjects", tag = "subjects", request_body = Known, params(Wait), responses((status = 200, body = Changed)))]
+#[utoipa::path(put, path = "/v1/subjects", tag = "subjects", request_body = Known, params(Wait),
+    responses((status = 200, body = Changed), (status = 422, body = Document, content_type = "application/problem+json")))]
 pub(super) async fn set(
     State(app): State<Arc<App>>,
     Admin(by): Admin,
@@ -154,7 +159,7 @@ pub(super) async fn set(
     Json(known): Json<Known>,
 ) -> Answered<Json<Changed>> {
     let wait = wait.read()?;
-    let subject = known.read()?;
+    let subject = known.read(&*app.parts.compile)?;
     let cause = format!("{} is known", name(&subject.key));
     change(app, by, Change::PutSubject(subject), cause, wait).await
 }

@@ -380,7 +380,7 @@ impl Fleet for FakeFleet {
     }
 }
 
-/// Takes lines `segment NAME`; anything else is an error.
+/// Takes lines `segment NAME` and attributes `subject.risk`; anything else is an error.
 pub struct FakeCompile;
 
 impl Compile for FakeCompile {
@@ -420,6 +420,13 @@ impl Compile for FakeCompile {
             Ok(valid)
         } else {
             Err(errors)
+        }
+    }
+
+    fn check_attribute(&self, name: &str, _value: &str) -> Result<(), String> {
+        match name {
+            "subject.risk" => Ok(()),
+            other => Err(format!("{other} is no attribute")),
         }
     }
 }

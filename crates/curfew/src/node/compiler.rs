@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_control::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, unpack};
 use curfew_model::Revision;
-use curfew_policy::{PolicySet, Problem, SegmentSummary, Severity};
+use curfew_policy::{PolicySet, Problem, SegmentSummary, Severity, check_statement};
 use curfew_state::Owner;
 
 use crate::policy::compiled;
@@ -29,6 +29,10 @@ impl Compile for Compiler {
                 warnings: findings,
             }),
         }
+    }
+
+    fn check_attribute(&self, name: &str, value: &str) -> Result<(), String> {
+        check_statement(name, value)
     }
 }
 
