@@ -313,9 +313,15 @@ fn an_order_that_names_what_does_not_exist_is_made_with_a_warning() {
             json!({"session": nobody}),
             &format!("no session `{nobody}` is open, nor ended not long ago"),
         ),
+        (
+            alice()["scope"].clone(),
+            "no session has the user `alice`, and neither a binding nor a subject names it",
+        ),
     ] {
         assert_eq!(warned(&scope), json!([warning]));
     }
+    let subject = json!({"kind": "user", "id": "alice", "groups": ["dba"]});
+    assert_eq!(world.admin().put("/v1/subjects", &subject).status, 200);
     for scope in [
         json!({"segment": "db"}),
         json!({"enforcer": "gw-1"}),

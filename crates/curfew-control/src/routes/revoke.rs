@@ -7,9 +7,10 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use curfew_model::{
-    Block, BootInstant, EventKind, Now, Revision, Revocation, RevocationId, Scope, WallInstant,
+    Binding, Block, BootInstant, EventKind, Now, Revision, Revocation, RevocationId, Scope,
+    WallInstant,
 };
-use curfew_state::{Change, Commit, CommitError, Committed, Expected};
+use curfew_state::{Change, Commit, CommitError, Committed, Expected, SubjectKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
@@ -360,7 +361,24 @@ fn missing(app: &App, scope: &Scope) -> Option<String> {
             .session(*id)
             .is_none()
             .then(|| format!("no session `{id}` is open, nor ended not long ago")),
-        Scope::All | Scope::Subject { .. } | Scope::Device(_) => None,
+        Scope::Subject { kind, issuer, id } => {
+            let is = |named: &SubjectKey| {
+                named.kind == *kind
+                    && named.id == *id
+                    && issuer.as_ref().is_none_or(|issuer| named.issuer == *issuer)
+            };
+            let state = parts.store.read();
+            let bound = |binding: &Binding| is(&SubjectKey::from(&binding.identity));
+            let known = state.subjects.keys().any(is)
+                || state.bindings.values().any(bound)
+                || parts.fleet.configured().values().any(bound);
+            (!known).then(|| {
+                format!(
+                    "no session has the {kind} `{id}`, and neither a binding nor a subject names it"
+                )
+            })
+        }
+        Scope::All | Scope::Device(_) => None,
     }
 }
 
