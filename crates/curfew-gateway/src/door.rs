@@ -13,7 +13,7 @@ use std::{
 };
 
 use curfew_enforcer::{
-    Activity, Admitted, Caps, Closed, Door, Enforcer, Gone, Input, Open, Order, Outcome, Refused,
+    Activity, Admitted, Caps, Closed, Door, Enforcer, Gone, Input, Open, Order, Outcome,
 };
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
@@ -21,6 +21,7 @@ use socket2::SockRef;
 
 use crate::{
     accept::Permit,
+    carry::Uncarried,
     protocol::Protocol,
     relay::{
         AdoptError, Bytes, Ending, Finish, Finished, Flow, Home, Opened, Prepared, Relay, Side,
@@ -28,22 +29,7 @@ use crate::{
     },
 };
 
-/// Why a connection is not carried.
-#[derive(Debug, thiserror::Error)]
-pub enum CarryError {
-    /// Policy, an order or a limit refuses it.
-    #[error("refused: {} ({})", .0.reason, .0.cause)]
-    Refused(Refused),
-    /// It was ended while it was being opened.
-    #[error("ended while it was being opened: {0}")]
-    Ended(EndReason),
-    /// The relay did not take it.
-    #[error("the relay does not take it")]
-    Relay(#[from] AdoptError),
-    /// The door has no enforcer to ask.
-    #[error("no enforcer is attached to this door: nothing is admitted")]
-    Detached,
-}
+pub use crate::carry::CarryError;
 
 /// Told that sessions which are still being opened were ended: [`Opening::ended`] says which.
 pub trait Nudge: Send + Sync {
@@ -186,7 +172,9 @@ impl GatewayDoor {
     ) -> Result<Admitted, CarryError> {
         match self.open(open, None) {
             Ok(opening) => match relay.make_ready(&client, &upstream) {
-                Ok(()) => opening.carry(relay.anywhere(), client, upstream, Carriage::Tcp, None),
+                Ok(()) => opening
+                    .carry(relay.anywhere(), client, upstream, Carriage::Tcp, None)
+                    .map_err(|uncarried| uncarried.why),
                 Err(error) => {
                     opening.fail(EndReason::NetworkError);
                     Err(AdoptError::from(error).into())
@@ -286,7 +274,7 @@ impl Opening {
     /// Relays between the two sockets from now on; `place` is given back when the session ends.
     ///
     /// # Errors
-    /// [`CarryError`]: nothing was relayed, both sockets are closed, and the session has ended.
+    /// [`Uncarried`]: nothing was relayed, the upstream is closed, and the session has ended.
     pub(crate) fn carry(
         mut self,
         home: &Home,
@@ -294,22 +282,18 @@ impl Opening {
         upstream: OwnedFd,
         carriage: Carriage,
         place: Option<Permit>,
-    ) -> Result<Admitted, CarryError> {
-        let error = match self.flow(home, client, upstream, carriage, place) {
+    ) -> Result<Admitted, Uncarried> {
+        match self.flow(home, client, upstream, carriage, place) {
             Ok(()) => {
                 self.settled = true;
-                return Ok(self.admitted.clone());
+                Ok(self.admitted.clone())
             }
-            Err(error) => error,
-        };
-        self.settle(match &error {
-            CarryError::Relay(AdoptError::Full(_)) => EndReason::Overloaded,
-            CarryError::Relay(AdoptError::ShuttingDown) => EndReason::Shutdown,
-            CarryError::Relay(AdoptError::Broken(_)) => EndReason::ProtocolError,
-            // The engine keeps its own reason where it had ordered the end.
-            _ => EndReason::NetworkError,
-        });
-        Err(error)
+            Err(uncarried) => {
+                // The engine keeps its own reason where it had ordered the end.
+                self.settle(uncarried.why.reason());
+                Err(uncarried)
+            }
+        }
     }
 
     /// Ends it before it was carried.
@@ -324,20 +308,23 @@ impl Opening {
         upstream: OwnedFd,
         carriage: Carriage,
         place: Option<Permit>,
-    ) -> Result<(), CarryError> {
+    ) -> Result<(), Uncarried> {
         let (protocol, opened) = match carriage {
             Carriage::Tcp => (Protocol::Tcp, None),
             Carriage::Postgres(opened) => (Protocol::Postgres, Some(opened)),
         };
         let prepared = home.prepare(client, upstream, self.key, opened)?;
-        // On the table before its first byte, so that an order finds it; the relay takes it in either case, and
-        // finishes at once what was ended.
-        let noted = self.note(&prepared, protocol, place);
-        if noted.is_err() {
-            prepared.flow().end();
+        // On the table before its first byte, so that an order finds it.
+        match self.note(&prepared, protocol, place) {
+            Ok(()) => {
+                prepared.start();
+                Ok(())
+            }
+            Err(why) => Err(Uncarried {
+                why,
+                client: prepared.withdraw(),
+            }),
         }
-        prepared.start();
-        noted
     }
 
     /// Puts the flow on the table, unless the session was ended meanwhile.

@@ -2,6 +2,7 @@
 //! Nothing here decides about a session; the enforcer does.
 
 pub mod accept;
+mod carry;
 pub mod connect;
 pub mod door;
 pub mod peer;

@@ -388,6 +388,54 @@ fn a_client_that_leaves_while_its_upstream_is_connected_is_let_go_at_once() {
 }
 
 #[test]
+fn clients_that_have_no_session_yet_are_told_of_a_shutdown() {
+    let (_queue, upstream, _filling) = full_queue();
+    let mut lab = Lab::with(upstream, Limited::default(), |config| {
+        config.handshake_timeout = Duration::from_secs(3600);
+        config.connect_timeout = Duration::from_secs(3600);
+    });
+    let mut connecting = Wire::connect(lab.address());
+    connecting
+        .0
+        .write_all(&startup("postgres", "slow"))
+        .unwrap();
+    lab.opened();
+    let mut in_handshake = Wire::connect(lab.address());
+    let encryption = [0, 0, 0, 8, 4, 210, 22, 47];
+    in_handshake.0.write_all(&encryption).unwrap();
+    in_handshake.0.read_exact(&mut [0]).unwrap();
+    lab.shut_down();
+    for wire in [&mut connecting, &mut in_handshake] {
+        says(wire.next(), b'E', "57P03", "shutdown");
+        assert!(wire.next().is_none());
+    }
+    let (mut turned_away, mut ended) = (None, None);
+    lab.wait("both", |heard| {
+        match heard {
+            Heard::TurnedAway(reason) => turned_away = Some(reason),
+            Heard::Event(event) => ended = ended.or(event.reason),
+            Heard::GoodbyeSkipped(_) => {}
+        }
+        turned_away.zip(ended)
+    });
+    let shutdown = Some(EndReason::Shutdown);
+    assert_eq!((turned_away, ended), (shutdown, shutdown));
+}
+
+#[test]
+fn a_client_that_the_relay_does_not_take_is_told() {
+    let (_listener, upstream) = listener();
+    let lab = Lab::new(upstream, Limited::default());
+    lab.drain();
+    let mut wire = Wire::connect(lab.address());
+    wire.0.write_all(&startup("postgres", "late")).unwrap();
+    says(wire.next(), b'E', "57P03", "shutdown");
+    assert!(wire.next().is_none());
+    assert_eq!(lab.ended(), EndReason::Shutdown);
+    assert!(lab.door_is_empty());
+}
+
+#[test]
 fn a_tcp_client_that_has_said_all_while_its_upstream_is_connected_gets_its_answer() {
     let (queue, upstream, filling) = full_queue();
     let lab = Lab::with(upstream, Limited::default(), |config| {

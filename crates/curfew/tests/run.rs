@@ -272,9 +272,17 @@ fn a_stopping_process_tells_its_clients_and_a_watched_policy_is_taken_by_itself(
     let watched = config.replace("path: policy}", "path: policy, watch: true}");
     std::fs::write(site.path("curfew.yaml"), watched).unwrap();
     let mut running = site.run();
-    let mut psql = Psql::start(&server, running.address());
+    let address = running.address();
+    let mut psql = Psql::start(&server, address);
     psql.type_in("select 1;");
     running.wait("session.opened");
+    let mut in_handshake = TcpStream::connect(address).unwrap();
+    in_handshake.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It asks whether it may encrypt, and is told no.
+    in_handshake
+        .write_all(&[0, 0, 0, 8, 4, 210, 22, 47])
+        .unwrap();
+    in_handshake.read_exact(&mut [0]).unwrap();
     site.policy("maxLifetime: 2h");
     running.wait("reloaded");
     running.signal("TERM");
@@ -282,6 +290,11 @@ fn a_stopping_process_tells_its_clients_and_a_watched_policy_is_taken_by_itself(
     psql.type_in("select 2;");
     let said = psql.said();
     assert!(said.contains("(shutdown)"), "{said}");
+    let mut refusal = Vec::new();
+    in_handshake.read_to_end(&mut refusal).unwrap();
+    let refusal = String::from_utf8_lossy(&refusal);
+    assert!(refusal.contains("C57P03"), "{refusal}");
+    assert!(refusal.contains("(shutdown)"), "{refusal}");
     assert_eq!(running.stopped(), Some(0));
     assert_eq!(site.ends(), ["shutdown"]);
 }

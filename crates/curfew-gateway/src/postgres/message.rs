@@ -40,7 +40,9 @@ pub fn goodbye(reason: EndReason, session: SessionId) -> Vec<u8> {
 pub fn refusal(reason: EndReason, session: SessionId, wait: Option<Duration>) -> Vec<u8> {
     let code = match reason {
         EndReason::ConcurrencyExceeded | EndReason::Overloaded => "53300",
-        EndReason::ControlPlaneLost | EndReason::UpstreamUnreachable => "57P03",
+        EndReason::ControlPlaneLost | EndReason::UpstreamUnreachable | EndReason::Shutdown => {
+            "57P03"
+        }
         EndReason::ProtocolError => "08P01",
         _ => "28000",
     };

@@ -125,6 +125,19 @@ pub enum AdoptError {
     Broken(#[from] Broken),
 }
 
+/// A flow that was not taken, with what is left of it.
+pub(crate) struct NotTaken {
+    pub(crate) why: AdoptError,
+    /// Nothing was sent to it.
+    pub(crate) client: OwnedFd,
+}
+
+impl From<NotTaken> for AdoptError {
+    fn from(not_taken: NotTaken) -> Self {
+        not_taken.why
+    }
+}
+
 /// Counts the open flows, and lets a shutdown wait for the last.
 struct Population {
     state: Mutex<(usize, bool)>,
@@ -343,25 +356,18 @@ impl Home {
     /// first byte. Its sockets do not block and are tuned.
     ///
     /// # Errors
-    /// [`AdoptError`] says why the flow was not taken; its sockets are closed then.
+    /// [`NotTaken`] says why, and gives the client back; the upstream is closed then.
     pub(crate) fn prepare(
         &self,
         client: OwnedFd,
         upstream: OwnedFd,
         key: u64,
         opened: Option<Opened>,
-    ) -> Result<Prepared, AdoptError> {
-        let framed = match opened {
-            Some(opened) => Some(Box::new(Framed::new(
-                opened.framing,
-                opened.opening,
-                &opened.rest,
-            )?)),
-            None => None,
+    ) -> Result<Prepared, NotTaken> {
+        let (framed, mailbox) = match self.make_place(opened) {
+            Ok(place) => place,
+            Err(why) => return Err(NotTaken { why, client }),
         };
-        let mailbox = self.mailbox().ok_or(AdoptError::ShuttingDown)?;
-        self.loops.population.enter()?;
-        mailbox.expect();
         let wire = if framed.is_some() {
             Wire::Boundary
         } else {
@@ -379,7 +385,27 @@ impl Home {
             flow,
             sockets,
             framed,
+            population: Arc::clone(&self.loops.population),
         })
+    }
+
+    /// A place for one more flow, at the loop of this mailbox.
+    fn make_place(
+        &self,
+        opened: Option<Opened>,
+    ) -> Result<(Option<Box<Framed>>, &Arc<Mailbox>), AdoptError> {
+        let framed = match opened {
+            Some(opened) => Some(Box::new(Framed::new(
+                opened.framing,
+                opened.opening,
+                &opened.rest,
+            )?)),
+            None => None,
+        };
+        let mailbox = self.mailbox().ok_or(AdoptError::ShuttingDown)?;
+        self.loops.population.enter()?;
+        mailbox.expect();
+        Ok((framed, mailbox))
     }
 
     /// Where the next flow goes: here, unless another loop has clearly less to do. To change threads costs a new
@@ -395,12 +421,13 @@ impl Home {
     }
 }
 
-/// A flow that waits for its start, which must come: until then it holds a place in the relay.
+/// A flow that waits for its start or its withdrawal, one of which must come: until then it holds a place in the relay.
 #[must_use = "a flow that is not started holds its place for nothing"]
 pub(crate) struct Prepared {
     flow: Flow,
     sockets: Arc<Sockets>,
     framed: Option<Box<Framed>>,
+    population: Arc<Population>,
 }
 
 impl Prepared {
@@ -414,6 +441,13 @@ impl Prepared {
         let shared = Arc::clone(&self.flow.shared);
         self.flow.mailbox.adopt(self.sockets, shared, self.framed);
         self.flow
+    }
+
+    /// Gives up the flow, whose handle nobody has: the client is given back, and the upstream closed.
+    pub(crate) fn withdraw(self) -> Option<OwnedFd> {
+        self.flow.mailbox.forget();
+        self.population.leave();
+        Arc::into_inner(self.sockets).map(|sockets| sockets.client)
     }
 }
 

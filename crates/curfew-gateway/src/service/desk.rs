@@ -19,6 +19,7 @@ struct Tray {
     cancels: Vec<Cancel>,
     nudged: bool,
     stopped: bool,
+    leaving: bool,
     gone: bool,
 }
 
@@ -27,7 +28,10 @@ pub(super) struct Mail {
     pub(super) cancels: Vec<Cancel>,
     /// Sessions that are being opened were ended.
     pub(super) nudged: bool,
+    /// Nobody is served any more who is not yet.
     pub(super) stopped: bool,
+    /// The front is to leave.
+    pub(super) leaving: bool,
 }
 
 /// The desk of one front.
@@ -53,6 +57,10 @@ impl Desk {
         self.change(|tray| tray.stopped = true);
     }
 
+    pub(super) fn leave(&self) {
+        self.change(|tray| tray.leaving = true);
+    }
+
     /// Readable when there is mail.
     pub(super) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
@@ -64,7 +72,8 @@ impl Desk {
         Mail {
             cancels: std::mem::take(&mut tray.cancels),
             nudged: std::mem::take(&mut tray.nudged),
-            stopped: tray.stopped,
+            stopped: std::mem::take(&mut tray.stopped),
+            leaving: tray.leaving,
         }
     }
 

@@ -7,13 +7,14 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use curfew_model::{BootInstant, Clock, EndReason};
+use curfew_model::{BootInstant, Clock, EndReason, SessionId};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{Shutdown, shutdown};
 use socket2::Socket;
 
 use super::desk::Desk;
-use super::pending::{Pending, Stage};
+use super::facts::session_id;
+use super::pending::{Pending, Purpose, Stage};
 use super::reach::Cancels;
 use super::sockets::{reset, say};
 use super::{Common, ServiceConfig, TurnedAway};
@@ -35,7 +36,7 @@ const ACCEPTED: usize = 16;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may take to read why it gets nothing.
 const LEAVING: Duration = Duration::from_secs(1);
-/// How long cancels may still take when the service stops.
+/// How long cancels and last words may still take when the front is to leave.
 const STOPPING: Duration = Duration::from_secs(1);
 
 /// The state of one front.
@@ -165,14 +166,14 @@ impl Front {
                 .collect();
             ended.into_iter().for_each(|id| self.advance(id));
         }
-        if mail.stopped && self.stop_by.is_none() {
+        if mail.stopped {
             self.stop_accepting();
+            let wanting = self.pending.iter().filter(|(_, one)| one.wants_session());
+            let wanting: Vec<u64> = wanting.map(|(id, _)| *id).collect();
+            wanting.into_iter().for_each(|id| self.turn_away(id));
+        }
+        if mail.leaving && self.stop_by.is_none() {
             self.stop_by = Some(self.now().after(STOPPING));
-            // Sessions that were being opened end as `shutdown` when they are dropped.
-            self.pending.retain(|_, pending| pending.is_cancel());
-            let pending = &self.pending;
-            self.due.retain(|(_, id)| pending.contains_key(id));
-            self.waiting.clear();
         }
     }
 
@@ -249,6 +250,52 @@ impl Front {
                 reset(client);
             }
         }
+    }
+
+    /// The service stops: a client that has no session yet gets none.
+    fn turn_away(&mut self, id: u64) {
+        let Some(Pending {
+            client: Some(client),
+            stage,
+            ..
+        }) = self.take(id)
+        else {
+            return;
+        };
+        // On its way to an upstream only its leaving is watched, if anything.
+        self.forget_client(&client);
+        let session = match stage {
+            Stage::Connecting(_, Purpose::Session(admitted)) => {
+                let session = admitted.opening.id();
+                admitted.opening.fail(EndReason::Shutdown);
+                session
+            }
+            _ => {
+                self.note(&client, EndReason::Shutdown, "the service stops");
+                session_id(self.clock().now().wall)
+            }
+        };
+        self.refuse(id, client, session, EndReason::Shutdown);
+    }
+
+    /// Lets a client go whose session ended before anything was relayed: by an order, or because it could not be
+    /// carried.
+    pub(super) fn turn_back(
+        &mut self,
+        id: u64,
+        client: Option<Client>,
+        session: SessionId,
+        reason: EndReason,
+    ) {
+        let protocol = self.config().protocol;
+        let words = match reason {
+            // It may be served elsewhere, or later.
+            EndReason::Overloaded | EndReason::Shutdown | EndReason::ProtocolError => {
+                protocol.refusal(session, reason, None)
+            }
+            _ => protocol.goodbye(session, reason),
+        };
+        self.dismiss(id, client, words);
     }
 
     /// Lets a client go: with last words, where its protocol has some, and a moment to read them.

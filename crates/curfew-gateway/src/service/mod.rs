@@ -144,7 +144,7 @@ struct Common {
     keys: Arc<Keys>,
 }
 
-/// A running service. Dropping it stops accepting and turns away whoever has no session yet; sessions go on.
+/// A running service. Dropping it stops it, and waits until its fronts have left; sessions go on.
 ///
 /// Drop it after the relay was shut down, so that the queries of the sessions that this ends are cancelled.
 pub struct Service {
@@ -213,19 +213,20 @@ impl Service {
         self.address
     }
 
-    /// Takes no new client; those that came are served.
-    pub fn stop_accepting(&mut self) {
+    /// Takes no new client, and turns away those that have no session yet; sessions go on.
+    pub fn stop(&mut self) {
         if let Some(listener) = self.listener.take() {
             // The fronts see it and let go of it. A socket that is shut down already is what is wanted.
             let _ = listener.shutdown(Shutdown::Both);
+            self.desks.iter().for_each(|desk| desk.stop());
         }
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.stop_accepting();
-        self.desks.iter().for_each(|desk| desk.stop());
+        self.stop();
+        self.desks.iter().for_each(|desk| desk.leave());
         // Nothing is ever sent: this returns when the last front is gone.
         let _ = self.fronts.recv();
     }

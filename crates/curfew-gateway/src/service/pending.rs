@@ -66,11 +66,11 @@ impl Pending {
         }
     }
 
-    /// Whether it is a cancel that a server has yet to get.
-    pub(super) fn is_cancel(&self) -> bool {
+    /// Whether it is a client that may still get a session.
+    pub(super) fn wants_session(&self) -> bool {
         matches!(
             self.stage,
-            Stage::Connecting(_, Purpose::Cancel(_)) | Stage::Cancelling(_)
+            Stage::Preamble(_) | Stage::Connecting(_, Purpose::Session(_))
         )
     }
 

@@ -79,9 +79,7 @@ impl Front {
         if let Purpose::Session(admitted) = &purpose
             && let Some(reason) = admitted.opening.ended()
         {
-            let session = admitted.opening.id();
-            let goodbye = self.config().protocol.goodbye(session, reason);
-            return self.dismiss(id, client, goodbye);
+            return self.turn_back(id, client, admitted.opening.id(), reason);
         }
         match connecting.advance(self.now()) {
             Progress::Connected(socket, upstream) => {
@@ -161,8 +159,17 @@ impl Front {
                         rest: startup.rest,
                     }),
                 };
-                // If it is not carried, its end is on record and its sockets are closed.
-                let _ = opening.carry(&self.home, client.socket, socket, carriage, Some(place));
+                let Client {
+                    socket: from,
+                    address,
+                } = client;
+                // If it is not carried, its end is on record.
+                if let Err(uncarried) =
+                    opening.carry(&self.home, from, socket, carriage, Some(place))
+                {
+                    let client = uncarried.client.map(|socket| Client { socket, address });
+                    self.turn_back(id, client, session, uncarried.why.reason());
+                }
             }
             (Purpose::Session(_), None) => {}
         }

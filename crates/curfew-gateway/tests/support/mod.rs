@@ -175,8 +175,13 @@ impl Lab {
 
     /// Ends what is open, as a shutdown does.
     pub fn shut_down(&mut self) {
-        self.service.stop_accepting();
+        self.service.stop();
         self.relay.shutdown(Duration::ZERO);
+    }
+
+    /// The relay takes nobody more.
+    pub fn drain(&self) {
+        self.relay.drain(Duration::ZERO);
     }
 }
 

@@ -305,13 +305,13 @@ impl Node {
         self.keeper = None;
     }
 
-    /// Accepts nobody more, lets sessions finish for at most `drain`, ends the rest with the reason `shutdown`, and
+    /// Takes nobody more, lets sessions finish for at most `drain`, ends the rest with the reason `shutdown`, and
     /// closes the log behind them.
     pub fn stop(mut self, drain: Duration) {
         if let Some(control) = &self.control {
             control.drain();
         }
-        self.services.iter_mut().for_each(Service::stop_accepting);
+        self.services.iter_mut().for_each(Service::stop);
         self.relay.drain(drain);
         // By order, so that clients are told in their protocol; what takes leave still may for a moment.
         let _ = self.deadlines.enforcer().handle(Input::Shutdown);
