@@ -4,10 +4,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use curfew_model::{
-    BootInstant, Facts, Identity, Issuer, Kind, Now, Proof, Revision, ServiceName, Target,
-    WallInstant,
-};
+use curfew_model::{BootInstant, Facts, Identity, Issuer, Kind, Now, Proof, Revision, ServiceName, Target,     WallInstant, UpstreamAddress};
 use curfew_policy::{Decide, Problem, compile, load};
 use libfuzzer_sys::fuzz_target;
 
@@ -36,7 +33,7 @@ fn facts(client: &str, service: Option<&str>, target: Option<&str>, kinds: &[Kin
         client: address(client),
         target: Target {
             service: service.map(|name| ServiceName::new(name).unwrap()),
-            address: target.map(address),
+            upstream: target.map(address).map(UpstreamAddress::Tcp),
         },
         opened_at: NOW.boot,
         proved_at: None,

@@ -8,7 +8,7 @@ use curfew_engine::{Action, Activity, Bounds, Engine, Input, Open, Peer};
 use curfew_model::{
     Block, BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode,
     Now, OnAdopt, PolicyName, Proof, Provenance, Reconnect, Revision, Revocation, RevocationId,
-    Scope, SegmentName, Sensitivity, SessionId, Target, WallInstant,
+    Scope, SegmentName, Sensitivity, SessionId, Target, UpstreamAddress, WallInstant,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
 
@@ -26,7 +26,7 @@ impl Decide for Policies {
     }
 
     fn decide(&self, facts: &Facts, _: Now) -> Decision {
-        let port = facts.target.address.map_or(0, |address| address.port());
+        let port = facts.target.address().map_or(0, |address| address.port());
         let Some((segment, policies, by)) = self.0.get(usize::from(port)) else {
             let verdict = Verdict::Admit(Lease::default());
             return Decision {
@@ -101,7 +101,7 @@ fn open(n: u64) -> Open {
         client: (host.to_be_bytes(), 40_000).into(),
         target: Target {
             service: None,
-            address: Some(([10, 1, 0, 1], port).into()),
+            upstream: Some(UpstreamAddress::Tcp(([10, 1, 0, 1], port).into())),
         },
         opened_at: opened_at(n),
         proved_at: None,

@@ -87,7 +87,7 @@ impl Coming {
             ),
             (
                 "upstream",
-                self.target.address.map(|address| address.to_string()),
+                self.target.upstream.as_ref().map(ToString::to_string),
             ),
             ("expires_at", self.expires_at.map(|at| at.to_string())),
             (

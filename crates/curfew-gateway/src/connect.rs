@@ -2,36 +2,17 @@
 //! Resolving names and waiting are the caller's.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::Duration;
-use std::{fmt, io};
 
-use curfew_model::BootInstant;
+use curfew_model::{BootInstant, UpstreamAddress};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::tuning::Tuning;
-
-/// Where an upstream listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamAddress {
-    /// An IPv4 or IPv6 address and port.
-    Tcp(SocketAddr),
-    /// The path of a Unix stream socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for UpstreamAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
 
 /// Why no connection to an upstream came about.
 #[derive(Debug, thiserror::Error)]

@@ -10,11 +10,9 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use curfew_gateway::accept::{self, Client, Next};
-use curfew_gateway::connect::{
-    ConnectError, Connecting, Progress, UpstreamAddress, alternate_families,
-};
+use curfew_gateway::connect::{ConnectError, Connecting, Progress, alternate_families};
 use curfew_gateway::tuning::Tuning;
-use curfew_model::BootInstant;
+use curfew_model::{BootInstant, UpstreamAddress};
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{SockRef, Socket};
 

@@ -8,8 +8,10 @@ use std::os::unix::fs::MetadataExt;
 
 use curfew_enforcer::Input;
 use curfew_engine::Keeper;
-use curfew_gateway::{connect::UpstreamAddress, protocol::Protocol};
-use curfew_model::{Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof};
+use curfew_gateway::protocol::Protocol;
+use curfew_model::{
+    Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof, UpstreamAddress,
+};
 use curfew_testkit::Limited;
 
 use support::{Heard, Lab};

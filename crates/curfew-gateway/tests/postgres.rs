@@ -12,8 +12,7 @@ use std::{
 };
 
 use curfew_enforcer::Door;
-use curfew_gateway::connect::UpstreamAddress;
-use curfew_model::{Clock, EndReason, EventKind, Reconnect};
+use curfew_model::{Clock, EndReason, EventKind, Reconnect, UpstreamAddress};
 use curfew_testkit::{BootClock, DENIED, Limited, Postgres};
 use support::{Heard, Lab, PATIENCE, eventually, wire::Wire};
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use curfew_enforcer::Door;
-use curfew_gateway::{connect::UpstreamAddress, protocol::Protocol};
-use curfew_model::{EndReason, Reconnect};
+use curfew_gateway::protocol::Protocol;
+use curfew_model::{EndReason, Reconnect, UpstreamAddress};
 use curfew_testkit::{DENIED, Limited, Postgres};
 use socket2::{Domain, Socket, Type};
 use support::{

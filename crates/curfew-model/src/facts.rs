@@ -1,16 +1,45 @@
 //! What is known of a session when it is decided: the same record at admission and at every later look.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use crate::{BootInstant, DeviceId, Identity, ServiceName, WallInstant};
+
+/// Where an upstream listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamAddress {
+    /// An IPv4 or IPv6 address and port.
+    Tcp(SocketAddr),
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for UpstreamAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
 
 /// What a session leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The gateway service, when there is one.
     pub service: Option<ServiceName>,
-    /// The address behind it; none for a Unix socket.
-    pub address: Option<SocketAddr>,
+    /// What listens behind it.
+    pub upstream: Option<UpstreamAddress>,
+}
+
+impl Target {
+    /// The address that policy matches; none for a Unix socket.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.upstream {
+            Some(UpstreamAddress::Tcp(address)) => Some(*address),
+            Some(UpstreamAddress::Unix(_)) | None => None,
+        }
+    }
 }
 
 /// Everything `decide` looks at, apart from the policy set and the time.

@@ -15,7 +15,7 @@ mod subject;
 mod time;
 
 pub use event::{Event, EventKind};
-pub use facts::{Facts, Target};
+pub use facts::{Facts, Target, UpstreamAddress};
 pub use id::{
     DeviceId, EnforcerId, InvalidName, PolicyName, Revision, RevocationId, SegmentName,
     ServiceName, SessionId,

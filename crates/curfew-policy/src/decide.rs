@@ -47,7 +47,7 @@ impl PolicySet {
             .service
             .as_ref()
             .and_then(|service| self.by_service.get(service));
-        let by_address = target.address.into_iter().flat_map(|address| {
+        let by_address = target.address().into_iter().flat_map(|address| {
             self.by_net
                 .at(address.ip())
                 .filter(move |range| range.is_for(address.port()))

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use curfew_model::{
     BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode, Now,
     OnAdopt, Proof, Provenance, Reconnect, Revision, SegmentName, Sensitivity, Target,
+    UpstreamAddress,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
 
@@ -66,7 +67,7 @@ pub fn alice(client: SocketAddr, address: SocketAddr, opened_at: BootInstant) ->
         client,
         target: Target {
             service: None,
-            address: Some(address),
+            upstream: Some(UpstreamAddress::Tcp(address)),
         },
         opened_at,
         proved_at: None,

@@ -15,11 +15,8 @@ use std::{
 };
 
 use curfew_control::Tls;
-use curfew_gateway::{
-    connect::{UpstreamAddress, alternate_families},
-    protocol::Protocol,
-};
-use curfew_model::{Binding, ServiceName};
+use curfew_gateway::{connect::alternate_families, protocol::Protocol};
+use curfew_model::{Binding, ServiceName, UpstreamAddress};
 use curfew_policy::{Place, Problem, Severity};
 
 pub use audit::Audit;

@@ -5,7 +5,7 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Args, Subcommand};
 use curfew_model::{
     Clock, DeviceId, Facts, Identity, Issuer, Kind, Now, Proof, Revision, ServiceName, Target,
-    WallInstant,
+    UpstreamAddress, WallInstant,
 };
 use curfew_policy::{PolicySet, Problem, Severity, check_statement, compile, load};
 use serde_json::json;
@@ -251,7 +251,7 @@ impl Explain {
             client: self.client,
             target: Target {
                 service: self.service,
-                address: self.target,
+                upstream: self.target.map(UpstreamAddress::Tcp),
             },
             opened_at: now.boot,
             proved_at: None,

@@ -28,7 +28,6 @@ use std::{
 use curfew_enforcer::{Deadlines, Door, Enforcer, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
-    connect::UpstreamAddress,
     door::GatewayDoor,
     protocol::Protocol,
     relay::{Relay, RelayConfig},
@@ -36,6 +35,7 @@ use curfew_gateway::{
 };
 use curfew_model::{
     BootInstant, Bound, Clock, EndReason, Facts, Lease, Now, Provenance, Revision, ServiceName,
+    UpstreamAddress,
 };
 use curfew_policy::{Decide, Decision, Verdict};
 use curfew_testkit::{BootClock, Lifetime};

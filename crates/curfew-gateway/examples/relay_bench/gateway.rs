@@ -10,13 +10,12 @@ use std::{
 use curfew_enforcer::{Door, Enforcer, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
-    connect::UpstreamAddress,
     door::GatewayDoor,
     protocol::Protocol,
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig, TurnedAway},
 };
-use curfew_model::{Clock, EndReason, ServiceName};
+use curfew_model::{Clock, EndReason, ServiceName, UpstreamAddress};
 use curfew_testkit::{BootClock, Lifetime};
 
 use crate::relays::{ECHO, SOURCE};

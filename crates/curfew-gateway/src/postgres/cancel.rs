@@ -3,9 +3,7 @@
 
 use std::{collections::HashMap, fmt};
 
-use curfew_model::SessionId;
-
-use crate::connect::UpstreamAddress;
+use curfew_model::{SessionId, UpstreamAddress};
 
 /// The process id and secret of BackendKeyData: 4 to 256 bytes of secret (protocol 3.0 and 3.2).
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use curfew_model::UpstreamAddress;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::connect::UpstreamAddress;
 use crate::door::Nudge;
 
 /// A session is over: its running query is to be cancelled there, with this request.

@@ -9,7 +9,6 @@ use curfew_model::{
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::ServiceConfig;
-use crate::connect::UpstreamAddress;
 
 /// The facts of a session that begins at `opened_at`; `user` is what the client calls itself in its protocol.
 pub(super) fn facts(
@@ -25,10 +24,6 @@ pub(super) fn facts(
         id: format!("{}/{user}", config.name),
         display: None,
     };
-    let address = match config.upstreams.first() {
-        Some(UpstreamAddress::Tcp(address)) => Some(*address),
-        Some(UpstreamAddress::Unix(_)) | None => None,
-    };
     Facts {
         identities: user.map(role).into_iter().collect(),
         groups: Vec::new(),
@@ -37,7 +32,7 @@ pub(super) fn facts(
         client,
         target: Target {
             service: Some(config.name.clone()),
-            address,
+            upstream: config.upstreams.first().cloned(),
         },
         opened_at,
         proved_at: None,

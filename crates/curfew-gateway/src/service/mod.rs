@@ -17,13 +17,12 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::{Clock, EndReason, ServiceName};
+use curfew_model::{Clock, EndReason, ServiceName, UpstreamAddress};
 use parking_lot::Mutex;
 use socket2::{SockRef, Socket};
 
 use crate::{
     accept,
-    connect::UpstreamAddress,
     door::GatewayDoor,
     postgres::cancel::CancelRegistry,
     protocol::Protocol,

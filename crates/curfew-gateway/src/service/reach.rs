@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use curfew_model::EndReason;
+use curfew_model::{EndReason, UpstreamAddress};
 use rustix::event::epoll::EventFlags;
 
 use super::desk::Cancel;
@@ -14,7 +14,7 @@ use super::pending::{Admitted, Pending, Purpose, Stage};
 use super::sockets::say;
 use super::talk::Talk;
 use crate::accept::Client;
-use crate::connect::{Connecting, Progress, UpstreamAddress};
+use crate::connect::{Connecting, Progress};
 use crate::door::Carriage;
 use crate::relay::Opened;
 

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use curfew_model::{EndReason, SessionId};
+use curfew_model::{EndReason, SessionId, UpstreamAddress};
 use parking_lot::Mutex;
 
 use super::desk::Desk;
-use crate::connect::UpstreamAddress;
 use crate::postgres::cancel::{CancelRegistry, Holder};
 use crate::postgres::frames::{Conversation, FrameError, Scan};
 use crate::postgres::message;

@@ -18,13 +18,12 @@ use std::{
 use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
-    connect::UpstreamAddress,
     door::GatewayDoor,
     protocol::Protocol,
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig, TurnedAway},
 };
-use curfew_model::{Clock, EndReason, Event, EventKind, ServiceName, SessionId};
+use curfew_model::{Clock, EndReason, Event, EventKind, ServiceName, SessionId, UpstreamAddress};
 use curfew_testkit::{BootClock, Limited};
 use parking_lot::Mutex;
 

@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 use curfew_audit::AuditError;
 use curfew_control::{Source, StartError, pack};
 use curfew_enforcer::EngineError;
-use curfew_gateway::{
-    connect::UpstreamAddress,
-    service::{ServiceConfig, ServiceError},
-};
+use curfew_gateway::service::{ServiceConfig, ServiceError};
 use curfew_model::{InvalidName, Revision, Target};
 use curfew_policy::{PolicySet, Problem};
 use curfew_state::{CommitError, StoreError};
@@ -134,7 +131,7 @@ pub fn check(path: &Path) -> Result<Checked, NodeError> {
 fn covered(set: &PolicySet, service: &ServiceConfig) -> bool {
     set.covers(&Target {
         service: Some(service.name.clone()),
-        address: service.upstreams.iter().find_map(tcp_address),
+        upstream: service.upstreams.first().cloned(),
     })
 }
 
@@ -160,13 +157,6 @@ fn pack_sources(sources: Vec<sources::Source>) -> Result<String, NodeError> {
         .map(|(path, text)| Source { path, text })
         .collect();
     pack(&files).map_err(|error| NodeError::Policy(error.to_string()))
-}
-
-fn tcp_address(upstream: &UpstreamAddress) -> Option<std::net::SocketAddr> {
-    match upstream {
-        UpstreamAddress::Tcp(address) => Some(*address),
-        UpstreamAddress::Unix(_) => None,
-    }
 }
 
 fn resolved(service: &Service) -> std::io::Result<ServiceConfig> {

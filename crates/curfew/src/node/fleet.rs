@@ -84,7 +84,7 @@ impl LocalFleet {
             late_us: late.map(|late| u64::try_from(late.as_micros()).unwrap_or(u64::MAX)),
             cause,
             client: view.facts.client,
-            upstream: view.target.address.map(|address| address.to_string()),
+            upstream: view.target.upstream.map(|upstream| upstream.to_string()),
             opened_at: now.wall_at(view.facts.opened_at),
             expires_at: at(&lease.expires_at),
             idle_deadline: lease
