@@ -47,7 +47,7 @@ pub enum AuditError {
         problem: String,
     },
     /// The text is not a head.
-    #[error("not a head: {0}; give the JSON line that `curfew audit verify` or the server printed")]
+    #[error("not a head: {0}; give what `curfew audit head` printed")]
     BadHead(String),
     /// The system gave no randomness for a new key.
     #[error("no randomness for a new signing key: {0}")]

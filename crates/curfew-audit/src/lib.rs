@@ -16,7 +16,7 @@ mod writer;
 
 pub use error::{AppendError, AuditError, DurableError};
 pub use head::Head;
-pub use read::{Lines, export, tail};
+pub use read::{Lines, export, newest_head, tail};
 pub use record::{Digest, Entry, LogEvent, MAX_RECORD, Record, RecordKind};
 pub use segment::is_log;
 pub use verify::{Finding, Place, Problem, Report, Truncation, verify};

@@ -1,4 +1,4 @@
-//! Reading a log for people and for export: whole lines in order, without checking the chain.
+//! Reading a log for people and for export: whole lines in order and the newest head, without checking the chain.
 
 use std::{
     collections::VecDeque,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{AuditError, MAX_RECORD, segment};
+use crate::{AuditError, Head, MAX_RECORD, Problem, segment};
 
 /// The lines of a log, oldest first, each without its newline. A torn last line is left out.
 #[derive(Debug)]
@@ -106,4 +106,30 @@ pub fn tail(dir: &Path, count: usize) -> Result<Vec<String>, AuditError> {
         found = here;
     }
     Ok(found.into())
+}
+
+/// The newest head that was signed beside a log; none where none was. That of a log that is being written is as old as
+/// its newest segment.
+///
+/// # Errors
+/// [`AuditError`] when the heads cannot be read, or the newest is no signed head.
+pub fn newest_head(dir: &Path) -> Result<Option<Head>, AuditError> {
+    let text = segment::read_small(dir, segment::HEADS)?;
+    // A torn last line is left out.
+    let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+    let Some((number, line)) = (1..).zip(whole.lines()).last() else {
+        return Ok(None);
+    };
+    let damaged = |problem: String| AuditError::Damaged {
+        path: dir.join(segment::HEADS),
+        line: number,
+        problem,
+    };
+    let head: Head = line
+        .parse()
+        .map_err(|error: AuditError| damaged(error.to_string()))?;
+    if !head.is_signed() {
+        return Err(damaged(Problem::BadSignature.to_string()));
+    }
+    Ok(Some(head))
 }

@@ -1,4 +1,5 @@
-//! `curfew audit`: tail, verify and export a log's directory. Writing a log may not happen here.
+//! `curfew audit`: tail, verify and export a log's directory, and its head or that of a running server. Writing a log may
+//! not happen here.
 
 use std::{
     error::Error,
@@ -11,22 +12,23 @@ use clap::{Args, Subcommand};
 use curfew_audit::{Head, Report, Truncation};
 use serde_json::json;
 
-use crate::{cli::FINDINGS, show::Output};
+use crate::{
+    cli::FINDINGS,
+    client::{Call, Connect},
+    sessions,
+    show::{Output, Reading, clean, escaped, out, text},
+};
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// Print the last records, as JSON lines
-    Tail {
-        /// The log's directory
-        dir: PathBuf,
-        /// How many records
-        #[arg(short = 'n', long, default_value_t = 10)]
-        lines: usize,
-    },
+    /// Print the last records
+    Tail(Tail),
     /// Prove that no record was altered, dropped or moved
     Verify(Verify),
-    /// Print every record, as JSON lines, oldest first
+    /// Print the newest signed head, to be kept elsewhere
+    Head(Newest),
+    /// Print every record, oldest first, as the JSON lines that are on disk; there is no other form
     Export {
         /// The log's directory
         dir: PathBuf,
@@ -34,6 +36,37 @@ pub enum Audit {
         #[arg(long, value_name = "SEQ", default_value_t = 1)]
         from: u64,
     },
+}
+
+/// The arguments of `audit tail`.
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// The log's directory
+    dir: PathBuf,
+    /// How many records
+    #[arg(short = 'n', long, default_value_t = 10)]
+    lines: usize,
+    /// The form of the records: lines for people, JSON lines, or YAML documents
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// The arguments of `audit head`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  curfew audit head > head.json
+  curfew audit verify data/audit --head head.json
+
+As a table it is the one line of JSON that is on disk; `verify --head` takes that and `--output json`.
+A server signs its head when it is asked. A directory holds those of its starts, its ends, and its new segments.")]
+pub struct Newest {
+    /// The log's directory [default: the running server is asked]
+    dir: Option<PathBuf>,
+    /// The form of the head
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    connect: Connect,
 }
 
 /// The arguments of `audit verify`.
@@ -56,10 +89,8 @@ impl Audit {
     /// When the log cannot be read, or standard output is gone.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         match self {
-            Self::Tail { dir, lines } => {
-                there_is_a_log(&dir)?;
-                print_lines(curfew_audit::tail(&dir, lines)?.into_iter().map(Ok))
-            }
+            Self::Tail(tail) => tail.run(),
+            Self::Head(newest) => newest.run(),
             Self::Export { dir, from } => {
                 there_is_a_log(&dir)?;
                 print_lines(curfew_audit::export(&dir, from)?)
@@ -98,6 +129,63 @@ fn print_lines(
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Tail {
+    fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        there_is_a_log(&self.dir)?;
+        let reading = Reading::here();
+        for line in curfew_audit::tail(&self.dir, self.lines)? {
+            if out(&self.shown(&line, &reading)?)?.is_break() {
+                break;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn shown(&self, line: &str, reading: &Reading) -> Result<String, Box<dyn Error>> {
+        if self.output == Output::Json {
+            // In the order in which it was written.
+            return Ok(escaped(line) + "\n");
+        }
+        let dir = self.dir.display();
+        let record = serde_json::from_str(line).map_err(|error| {
+            format!("a line in {dir} is no record: {error}; run `curfew audit verify {dir}`")
+        })?;
+        Ok(self.output.one_of_many(&record, |record| {
+            let words = sessions::event_words(record, reading);
+            format!("{}  {words}\n", clean(&text(record, "seq")))
+        })?)
+    }
+}
+
+impl Newest {
+    fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        let head = match &self.dir {
+            Some(dir) => {
+                there_is_a_log(dir)?;
+                let none = || format!("no head was signed in {} yet", dir.display());
+                curfew_audit::newest_head(dir)?.ok_or_else(none)?
+            }
+            None => self.ask()?,
+        };
+        let shown = serde_json::to_value(&head)?;
+        self.output.show(&shown, |_| format!("{head}\n"))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn ask(&self) -> Result<Head, Box<dyn Error>> {
+        let answer = self.connect.client()?.send(&Call::get("/v1/audit/head"))?;
+        let head: Head = serde_json::from_value(answer)
+            .map_err(|error| format!("what the server answered is no head: {error}"))?;
+        if !head.is_signed() {
+            return Err(
+                "the signature of the head that the server answered is wrong: it proves nothing"
+                    .into(),
+            );
+        }
+        Ok(head)
+    }
 }
 
 impl Verify {

@@ -47,7 +47,7 @@ enum Command {
     Bindings(bindings::Bindings),
     Enforcers(enforcers::Enforcers),
     Tokens(tokens::Tokens),
-    /// Read and prove the audit log, offline
+    /// Read and prove the audit log, offline; keep its head
     #[command(subcommand)]
     Audit(audit::Audit),
     Completions(completions::Completions),

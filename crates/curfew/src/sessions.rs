@@ -382,7 +382,6 @@ impl Watch {
     }
 }
 
-/// One event as a line.
 fn line(kind: &str, event: &Value, reading: &Reading) -> String {
     if kind == "lost" {
         return format!(
@@ -390,6 +389,12 @@ fn line(kind: &str, event: &Value, reading: &Reading) -> String {
             clean(&text(event, "lost"))
         );
     }
+    event_words(event, reading) + "\n"
+}
+
+/// What happened, in one line.
+#[must_use]
+pub fn event_words(event: &Value, reading: &Reading) -> String {
     let words = [
         reading.local(event, "at"),
         text(event, "event"),
@@ -404,5 +409,5 @@ fn line(kind: &str, event: &Value, reading: &Reading) -> String {
         .filter(|word| !word.is_empty())
         .map(|word| clean(word))
         .collect();
-    words.join("  ") + "\n"
+    words.join("  ")
 }

@@ -2,10 +2,14 @@
 
 #![cfg(test)]
 
+mod support;
+
 use std::{path::Path, process::Command, time::Duration};
 
-use curfew_audit::{Entry, Log, Options};
+use curfew_audit::{Entry, Head, Log, Options};
 use curfew_model::{Event, EventKind, Revision, WallInstant};
+use serde_json::Value;
+use support::{Scripted, site::Site};
 
 fn write_log(dir: &Path, records: u64) -> String {
     let log = Log::open(Options::new(dir), WallInstant(0)).unwrap();
@@ -39,8 +43,59 @@ fn a_whole_log_verifies_and_says_what_it_cannot_exclude() {
     let (code, text) = curfew(&["audit", "verify", dir]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("cannot be excluded"), "{text}");
+}
+
+#[test]
+fn the_last_records_are_lines_for_people_or_what_is_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    write_log(folder.path(), 5);
+    let dir = folder.path().to_str().unwrap();
     let (code, text) = curfew(&["audit", "tail", "-n", "2", dir]);
-    assert_eq!((code, text.lines().count()), (0, 2), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((code, lines.len()), (0, 2), "{text}");
+    assert!(lines[0].starts_with("4  1970-01-01 "), "{text}");
+    assert!(lines[1].ends_with("  policy.applied  alice"), "{text}");
+    let (_, exported) = curfew(&["audit", "export", dir, "--from", "4"]);
+    let (_, json) = curfew(&["audit", "tail", "-n", "2", dir, "--output", "json"]);
+    assert_eq!(json, exported);
+    let (_, yaml) = curfew(&["audit", "tail", "-n", "2", dir, "--output", "yaml"]);
+    assert_eq!(yaml.matches("\nseq: ").count(), 2, "{yaml}");
+}
+
+#[test]
+fn the_head_that_is_printed_shows_later_that_the_end_was_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    write_log(folder.path(), 5);
+    for output in ["table", "json"] {
+        let (code, text) = curfew(&["audit", "head", dir, "--output", output]);
+        assert_eq!(code, 0, "{text}");
+        let head: Head = text.parse().unwrap();
+        assert!(head.is_signed() && head.seq == 5, "{text}");
+        std::fs::write(folder.path().join(output), text).unwrap();
+    }
+    let against = |head: &str| {
+        let head = folder.path().join(head);
+        curfew(&["audit", "verify", dir, "--head", head.to_str().unwrap()])
+    };
+    for head in ["table", "json"] {
+        let (code, text) = against(head);
+        assert_eq!(code, 0, "{text}");
+        assert!(
+            text.contains("nothing up to record 5 was cut off"),
+            "{text}"
+        );
+    }
+    let heads = folder.path().join("heads.jsonl");
+    let text = std::fs::read_to_string(&heads).unwrap();
+    std::fs::write(&heads, format!("{text}{{\"seq\":")).unwrap();
+    let (code, torn) = curfew(&["audit", "head", dir]);
+    assert_eq!((code, torn.lines().last()), (0, text.lines().last()));
+    std::fs::write(&heads, text.replace("\"seq\":5", "\"seq\":6")).unwrap();
+    let (code, text) = curfew(&["audit", "head", dir]);
+    assert_eq!(code, 1, "{text}");
+    let says = text.contains("heads.jsonl:") && text.contains("signature");
+    assert!(says, "{text}");
 }
 
 #[test]
@@ -74,6 +129,38 @@ fn one_changed_byte_is_found_with_its_place() {
 }
 
 #[test]
+fn a_running_server_signs_its_head_when_it_is_asked() {
+    let site = Site::start("");
+    let head = || site.curfew(&["audit", "head"]).out;
+    let before: Head = head().parse().unwrap();
+    let set = ["bindings", "set", "--uid", "4711", "--user", "carol"];
+    assert_eq!(site.curfew(&set).code, 0);
+    let newest = head();
+    let after: Head = newest.parse().unwrap();
+    assert!(after.is_signed() && after.seq > before.seq, "{newest}");
+    let file = site.path("head.json");
+    std::fs::write(&file, newest).unwrap();
+    let (file, log) = (file.to_str().unwrap(), site.path("data/audit"));
+    let (code, text) = curfew(&["audit", "verify", log.to_str().unwrap(), "--head", file]);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn a_head_that_nobody_signed_is_none() {
+    let server = Scripted::start();
+    let folder = tempfile::tempdir().unwrap();
+    let head = write_log(folder.path(), 5);
+    let mut head: Value = serde_json::from_str(&head).unwrap();
+    server.json("GET /v1/audit/head", 200, &head);
+    assert_eq!(server.curfew(&["audit", "head"]).code, 0);
+    head["seq"] = 4.into();
+    server.json("GET /v1/audit/head", 200, &head);
+    let forged = server.curfew(&["audit", "head"]);
+    assert_eq!((forged.code, forged.out.as_str()), (1, ""));
+    assert!(forged.err.contains("signature"), "{}", forged.err);
+}
+
+#[test]
 fn a_missing_log_is_an_error_with_a_reason() {
     let (code, text) = curfew(&["audit", "verify", "/nonexistent/log"]);
     assert_eq!(code, 1, "{text}");
@@ -85,7 +172,7 @@ fn a_folder_without_a_log_proves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     write_log(&folder.path().join("audit"), 2);
     let dir = folder.path().to_str().unwrap();
-    for command in ["verify", "tail", "export"] {
+    for command in ["verify", "tail", "head", "export"] {
         let (code, text) = curfew(&["audit", command, dir]);
         assert_eq!(code, 1, "{text}");
         assert!(

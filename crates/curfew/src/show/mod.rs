@@ -71,7 +71,8 @@ fn json(value: &Value) -> io::Result<String> {
 }
 
 /// JSON leaves some characters as they are that steer terminals; they stand in strings only, where this means the same.
-fn escaped(json: &str) -> String {
+#[must_use]
+pub fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     let mut units = [0; 2];
     for character in json.chars() {
