@@ -2,15 +2,28 @@
 
 use std::fmt;
 
-use curfew_model::{Access, Facts, Mode, Now, Provenance, format_duration};
+use curfew_model::{Access, Facts, Mode, Now, Provenance, ServiceName, Target, format_duration};
 use serde::Serialize;
 
 use crate::{
     compile::PolicySet,
-    decision::{Decide, Verdict},
+    decision::{Decide, Refusal, Verdict},
     judge::{Case, NoAdmission, NoMatch, Standing},
     limits::{PlacedLimits, Set},
+    problem::nearest,
 };
+
+/// What comes of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is let in; in audit mode also one that would be refused.
+    Admitted,
+    /// It is kept out.
+    Refused,
+    /// No segment contains its target: nothing was decided.
+    NoSegment,
+}
 
 /// Why a session is admitted for how long, or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,7 +36,9 @@ pub struct Explanation {
     pub policies: Vec<String>,
     /// Each limit that acts, and what set it.
     pub limits: Vec<String>,
-    /// The decision.
+    /// What comes of it.
+    pub outcome: Outcome,
+    /// The decision in words.
     pub verdict: String,
 }
 
@@ -74,23 +89,43 @@ impl PolicySet {
                 standing_text(*standing)
             ))
         };
+        let (outcome, verdict) = if segments.is_empty() {
+            (Outcome::NoSegment, self.no_segment(&facts.target))
+        } else {
+            verdict_text(&self.decide(facts, now).verdict, facts, now)
+        };
         Explanation {
             subject: facts
                 .subject()
                 .map_or_else(|| facts.client.ip().to_string(), ToString::to_string),
-            segments: if segments.is_empty() {
-                vec!["none contains this target: nothing is limited".to_owned()]
-            } else {
-                self.listed(&segments).map(segment).collect()
-            },
+            segments: self.listed(&segments).map(segment).collect(),
             policies: standings.iter().filter_map(policy).collect(),
             limits: self
                 .acting(&segments, &standings)
                 .into_iter()
                 .flat_map(limit_lines)
                 .collect(),
-            verdict: verdict_text(&self.decide(facts, now).verdict, facts, now),
+            outcome,
+            verdict,
         }
+    }
+
+    /// What is said of a target that nothing contains.
+    fn no_segment(&self, target: &Target) -> String {
+        let service = target.service.as_ref();
+        let address = target
+            .address
+            .map(|address| format!("the address {address}"));
+        let named = service.map(|service| format!("the service {service}"));
+        let named: Vec<String> = named.into_iter().chain(address).collect();
+        let mut known: Vec<&str> = self.by_service.keys().map(ServiceName::as_str).collect();
+        known.sort_unstable();
+        let near = service.and_then(|service| nearest(service.as_str(), known));
+        let meant = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        format!(
+            "none: no segment contains {}, so nothing would limit or refuse a session{meant}",
+            named.join(" or ")
+        )
     }
 }
 
@@ -120,25 +155,34 @@ fn standing_text(standing: Standing) -> String {
     }
 }
 
-fn verdict_text(verdict: &Verdict, facts: &Facts, now: Now) -> String {
+fn verdict_text(verdict: &Verdict, facts: &Facts, now: Now) -> (Outcome, String) {
     match verdict {
-        Verdict::Admit(lease) => match lease.deadline(facts.opened_at) {
-            Some(deadline) => {
-                format!(
-                    "admitted; ends at {} ({}) if nothing moves",
-                    now.wall_at(deadline.at),
-                    deadline.reason
-                )
-            }
-            None => "admitted without an end".to_owned(),
-        },
-        Verdict::Refuse(refusal) if refusal.audit_only => {
-            format!(
-                "admitted; would be refused: {} ({})",
-                refusal.reason, refusal.cause
-            )
+        Verdict::Admit(lease) => {
+            let text = match lease.deadline(facts.opened_at) {
+                Some(deadline) => {
+                    format!(
+                        "admitted; ends at {} ({}) if nothing moves",
+                        now.wall_at(deadline.at),
+                        deadline.reason
+                    )
+                }
+                None => "admitted without an end".to_owned(),
+            };
+            (Outcome::Admitted, text)
         }
-        Verdict::Refuse(refusal) => format!("refused: {} ({})", refusal.reason, refusal.cause),
+        Verdict::Refuse(Refusal {
+            reason,
+            cause,
+            audit_only,
+            ..
+        }) => {
+            if *audit_only {
+                let text = format!("admitted; would be refused: {reason} ({cause})");
+                (Outcome::Admitted, text)
+            } else {
+                (Outcome::Refused, format!("refused: {reason} ({cause})"))
+            }
+        }
     }
 }
 

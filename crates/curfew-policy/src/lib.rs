@@ -25,7 +25,7 @@ mod window;
 pub use compile::{PolicySet, compile};
 pub use decision::{Decide, Decision, MatchedSegment, Refusal, Verdict};
 pub use document::Documents;
-pub use explain::Explanation;
+pub use explain::{Explanation, Outcome};
 pub use inventory::SegmentSummary;
 pub use load::{Loaded, load};
 pub use problem::{Place, Problem, Severity};

@@ -7,7 +7,7 @@ use curfew_model::{
     Clock, DeviceId, Facts, Identity, Issuer, Kind, Now, Proof, Revision, ServiceName, Target,
     UpstreamAddress, WallInstant,
 };
-use curfew_policy::{PolicySet, Problem, Severity, check_statement, compile, load};
+use curfew_policy::{Outcome, PolicySet, Problem, Severity, check_statement, compile, load};
 use serde_json::json;
 
 use crate::{applied, cli::FINDINGS, clock::SystemClock, show::Output, sources};
@@ -37,6 +37,11 @@ pub struct Validate {
 
 /// The arguments of `policy explain`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  curfew policy explain ./policy --service payments-db --user alice --group dba
+  curfew policy explain ./policy --target 10.20.0.1:5432 --client 192.0.2.1 --output json
+
+Exit codes: 0 admitted; 3 refused, or no segment contains the target; 1 not decided, as the documents are not valid.")]
 pub struct Explain {
     /// A policy file, or a folder of them
     path: PathBuf,
@@ -215,7 +220,10 @@ impl Explain {
         output.show(&serde_json::to_value(&explanation)?, |_| {
             format!("{explanation}\n")
         })?;
-        Ok(ExitCode::SUCCESS)
+        Ok(match explanation.outcome {
+            Outcome::Admitted => ExitCode::SUCCESS,
+            Outcome::Refused | Outcome::NoSegment => ExitCode::from(FINDINGS),
+        })
     }
 
     fn facts(self, now: Now) -> Facts {

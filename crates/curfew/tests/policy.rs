@@ -70,8 +70,41 @@ fn explain_names_the_decision() {
     ];
     let args = [&["policy", "explain", EXAMPLES], &who[..], &at[..]].concat();
     let (code, text) = curfew(&args);
-    assert_eq!(code, 0, "{text}");
+    assert_eq!(code, 3, "{text}");
     assert!(text.contains("decision  refused: outside_hours"), "{text}");
+    let (code, text) = curfew(&[&args[..], &["--output", "json"]].concat());
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("\"outcome\": \"refused\""), "{text}");
+    let weekday = [
+        "--at",
+        "2026-11-24T12:00:00Z",
+        "--attribute",
+        "subject.risk=low",
+    ];
+    let args = [&["policy", "explain", EXAMPLES], &who[..], &weekday[..]].concat();
+    let (code, text) = curfew(&args);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("decision  admitted; ends at"), "{text}");
+}
+
+#[test]
+fn explain_says_plainly_that_nothing_contains_the_target() {
+    let explain = |more: &[&str]| curfew(&[&["policy", "explain", EXAMPLES], more].concat());
+    let (code, text) = explain(&["--service", "payment-db", "--user", "alice"]);
+    assert_eq!(code, 3, "{text}");
+    let expected = "decision  none: no segment contains the service payment-db, so nothing would limit or refuse a \
+                    session; did you mean payments-db?";
+    assert!(
+        text.contains(expected) && !text.contains("admitted"),
+        "{text}"
+    );
+    let (code, text) = explain(&["--target", "192.0.2.7:5432", "--output", "json"]);
+    assert_eq!(code, 3, "{text}");
+    let outcome = text.contains("\"outcome\": \"no_segment\"");
+    assert!(
+        outcome && text.contains("the address 192.0.2.7:5432"),
+        "{text}"
+    );
 }
 
 #[test]
