@@ -145,9 +145,7 @@ impl History {
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let call = Call::get("/v1/policies/history");
-        let mut answer = self.connect.client()?.send(&call)?;
-        let history = answer.get_mut("history").map(Value::take);
-        let history = history.unwrap_or_default();
+        let history = self.connect.client()?.whole(&call, "history")?;
         self.output
             .show(&history, |history| past(history, &Reading::here()))?;
         Ok(ExitCode::SUCCESS)

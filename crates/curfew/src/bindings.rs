@@ -7,14 +7,12 @@ use curfew_model::WallInstant;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    client::{Call, Connect},
+    asking::Asking,
+    client::Call,
     outcomes,
     revoke::{duration, instant},
-    show::{Output, Reading, Side, Table, list, name, text},
+    show::{Reading, Side, Table, list, name, text},
 };
-
-/// Bindings that are listed.
-const LISTED: u32 = 100_000;
 
 /// Look at bindings, make them, remove them
 #[derive(Debug, Args)]
@@ -27,11 +25,8 @@ const LISTED: u32 = 100_000;
 A binding that is set again is refreshed: its subject has proved itself now. When one is removed, its sessions end.
 Those with the source `config` are kept in curfew.yaml: change them there, and send the server SIGHUP.")]
 pub struct Bindings {
-    /// The form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -103,17 +98,10 @@ impl Bindings {
     /// # Errors
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let client = self.connect.client()?;
         let call = match self.command {
             Command::List => {
-                let listed = client.list(&Call::get("/v1/bindings"), "bindings", LISTED)?;
-                self.output.show(&listed.entries, |bindings| {
-                    table(bindings, &Reading::here())
-                })?;
-                if listed.more {
-                    eprintln!("curfew: there are more bindings than {LISTED}");
-                }
-                return Ok(ExitCode::SUCCESS);
+                let call = Call::get("/v1/bindings");
+                return self.asking.pages(&call, "bindings", table);
             }
             Command::Set(set) => Call::put("/v1/bindings")
                 .wait(set.wait.wait)
@@ -124,8 +112,8 @@ impl Bindings {
                 .with("cgroup", key.cgroup)
                 .wait(wait.wait),
         };
-        let answer = client.send(&call)?;
-        self.output.show(&answer, changed)?;
+        let answer = self.asking.client()?.send(&call)?;
+        self.asking.output.show(&answer, changed)?;
         Ok(outcomes::exit_code(&answer))
     }
 }

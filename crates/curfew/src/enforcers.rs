@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::{
-    client::{Call, Connect},
-    show::{Output, Reading, Side, Table, list, text},
+    asking::Asking,
+    show::{Reading, Side, Table, list, text},
 };
 
 /// Look at enforcers
@@ -16,11 +16,8 @@ use crate::{
   curfew enforcers list
   curfew enforcers list --output yaml")]
 pub struct Enforcers {
-    /// The form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,12 +35,7 @@ impl Enforcers {
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let Command::List = self.command;
-        let mut answer = self.connect.client()?.send(&Call::get("/v1/enforcers"))?;
-        let enforcers = answer.get_mut("enforcers").map(Value::take);
-        let enforcers = enforcers.unwrap_or_default();
-        self.output
-            .show(&enforcers, |enforcers| table(enforcers, &Reading::here()))?;
-        Ok(ExitCode::SUCCESS)
+        self.asking.list("/v1/enforcers", "enforcers", table)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The binary's entry: arguments in, exit code out. Every subcommand is a module of its own.
 
 mod applied;
+mod asking;
 mod audit;
 mod bindings;
 mod cli;

@@ -7,14 +7,12 @@ use curfew_model::RevocationId;
 use serde_json::Value;
 
 use crate::{
-    client::{Call, Connect},
+    asking::Asking,
+    client::Call,
     outcomes,
     revoke::duration,
-    show::{Output, Reading, Side, Table, flag, pairs, scope, text},
+    show::{Reading, Side, Table, flag, pairs, scope, text},
 };
-
-/// Orders that are listed.
-const LISTED: u32 = 100_000;
 
 /// Look at orders to end sessions, and lift their blocks
 #[derive(Debug, Args)]
@@ -23,11 +21,8 @@ const LISTED: u32 = 100_000;
   curfew revocations show 019ac2f0-0000-7000-8000-000000000001
   curfew revocations lift 019ac2f0-0000-7000-8000-000000000001")]
 pub struct Revocations {
-    /// The form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -63,26 +58,24 @@ impl Revocations {
     /// # Errors
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let client = self.connect.client()?;
+        let Asking { output, .. } = self.asking;
         let reading = Reading::here();
         match self.command {
             Command::List { blocking } => {
                 let call = Call::get("/v1/revocations").with("blocks", blocking.then_some(true));
-                let listed = client.list(&call, "revocations", LISTED)?;
-                self.output
-                    .show(&listed.entries, |orders| table(orders, &reading))?;
-                if listed.more {
-                    eprintln!("curfew: there are more orders than {LISTED}");
-                }
+                return self.asking.pages(&call, "revocations", table);
             }
             Command::Show { id } => {
-                let order = client.send(&Call::get(format!("/v1/revocations/{id}")))?;
-                self.output.show(&order, |order| details(order, &reading))?;
+                let order = self
+                    .asking
+                    .client()?
+                    .send(&Call::get(format!("/v1/revocations/{id}")))?;
+                output.show(&order, |order| details(order, &reading))?;
             }
             Command::Lift { id, wait } => {
                 let call = Call::post(format!("/v1/revocations/{id}/lift")).wait(wait);
-                let order = client.send(&call)?;
-                self.output.show(&order, |order| details(order, &reading))?;
+                let order = self.asking.client()?.send(&call)?;
+                output.show(&order, |order| details(order, &reading))?;
             }
         }
         Ok(ExitCode::SUCCESS)

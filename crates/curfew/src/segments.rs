@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::{
-    client::{Call, Connect},
-    show::{Output, Side, Table, text},
+    asking::Asking,
+    show::{Side, Table, text},
 };
 
 /// Look at segments
@@ -16,11 +16,8 @@ use crate::{
   curfew segments list
   curfew segments list --output json")]
 pub struct Segments {
-    /// The form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,10 +35,8 @@ impl Segments {
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let Command::List = self.command;
-        let mut answer = self.connect.client()?.send(&Call::get("/v1/segments"))?;
-        let segments = answer.get_mut("segments").map(Value::take);
-        self.output.show(&segments.unwrap_or_default(), table)?;
-        Ok(ExitCode::SUCCESS)
+        self.asking
+            .list("/v1/segments", "segments", |segments, _| table(segments))
     }
 }
 

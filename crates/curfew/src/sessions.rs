@@ -7,7 +7,8 @@ use curfew_model::{EnforcerId, PolicyName, SegmentName, ServiceName, SessionId, 
 use serde_json::Value;
 
 use crate::{
-    client::{Call, Client, Connect},
+    asking::Asking,
+    client::{Call, Client},
     show::{Output, Reading, Side, Table, clean, clean_lines, items, list, name, out, pairs, text},
 };
 
@@ -24,11 +25,8 @@ const LISTED: u32 = 10_000;
   curfew sessions watch --event session.ended
   curfew sessions cancel 019ac2f0-0000-7000-8000-000000000001 --reason \"maintenance\"")]
 pub struct Sessions {
-    /// The form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -136,8 +134,8 @@ impl Sessions {
     /// # Errors
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let client = self.connect.client()?;
-        let output = self.output;
+        let client = self.asking.client()?;
+        let output = self.asking.output;
         match self.command {
             Command::List(wanted) => return wanted.run(&client, output),
             Command::Watch(wanted) => return wanted.run(&client, output),

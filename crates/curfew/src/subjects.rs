@@ -6,15 +6,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    asking::Asking,
     bindings::{Wait, changed},
-    client::{Call, Connect},
+    client::Call,
     outcomes,
     policy::attribute,
-    show::{Output, Side, Table, list, name, text},
+    show::{Reading, Side, Table, list, name, text},
 };
-
-/// Subjects that are listed.
-const LISTED: u32 = 100_000;
 
 /// Look at what is known of subjects, and set it
 #[derive(Debug, Args)]
@@ -23,11 +21,8 @@ const LISTED: u32 = 100_000;
   curfew subjects set user:alice --group dba --attribute subject.risk=low
   curfew subjects forget user:alice")]
 pub struct Subjects {
-    /// The form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -94,15 +89,11 @@ impl Subjects {
     /// # Errors
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let client = self.connect.client()?;
         let call = match self.command {
             Command::List => {
-                let listed = client.list(&Call::get("/v1/subjects"), "subjects", LISTED)?;
-                self.output.show(&listed.entries, table)?;
-                if listed.more {
-                    eprintln!("curfew: there are more subjects than {LISTED}");
-                }
-                return Ok(ExitCode::SUCCESS);
+                let call = Call::get("/v1/subjects");
+                let table = |subjects: &Value, _: &Reading| table(subjects);
+                return self.asking.pages(&call, "subjects", table);
             }
             Command::Set {
                 subject,
@@ -118,8 +109,8 @@ impl Subjects {
                 .with("id", Some(subject.id))
                 .wait(wait.wait),
         };
-        let answer = client.send(&call)?;
-        self.output.show(&answer, changed)?;
+        let answer = self.asking.client()?.send(&call)?;
+        self.asking.output.show(&answer, changed)?;
         Ok(outcomes::exit_code(&answer))
     }
 }

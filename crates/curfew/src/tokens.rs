@@ -7,8 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Call, Connect, encoded},
-    show::{Output, Reading, Side, Table, clean, list, text},
+    asking::Asking,
+    client::{Call, encoded},
+    show::{Reading, Side, Table, clean, list, text},
 };
 
 /// Look at the tokens of callers of the API, make some, remove some
@@ -20,11 +21,8 @@ use crate::{
 
 A token is shown once, when it is made. What a removed one presents is refused from then on.")]
 pub struct Tokens {
-    /// The form of what is printed
-    #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    connect: Connect,
+    asking: Asking,
     #[command(subcommand)]
     command: Command,
 }
@@ -80,28 +78,25 @@ impl Tokens {
     /// # Errors
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let client = self.connect.client()?;
+        let Asking { output, .. } = self.asking;
         match self.command {
-            Command::List => {
-                let mut answer = client.send(&Call::get("/v1/tokens"))?;
-                let tokens = answer.get_mut("tokens").map(Value::take);
-                let tokens = tokens.unwrap_or_default();
-                self.output
-                    .show(&tokens, |tokens| table(tokens, &Reading::here()))?;
-            }
+            Command::List => return self.asking.list("/v1/tokens", "tokens", table),
             Command::Create {
                 name,
                 role,
                 networks,
             } => {
                 let body = json!({"name": name, "role": role.word(), "networks": networks});
-                let made = client.send(&Call::post("/v1/tokens").body(body))?;
-                self.output.show(&made, made_words)?;
+                let made = self
+                    .asking
+                    .client()?
+                    .send(&Call::post("/v1/tokens").body(body))?;
+                output.show(&made, made_words)?;
             }
             Command::Remove { name } => {
                 let call = Call::delete(format!("/v1/tokens/{}", encoded(&name)));
-                client.send(&call)?;
-                self.output.show(&json!({"removed": name}), |_| {
+                self.asking.client()?.send(&call)?;
+                output.show(&json!({"removed": name}), |_| {
                     format!("token {} is removed\n", clean(&name))
                 })?;
             }

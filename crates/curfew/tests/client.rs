@@ -302,6 +302,10 @@ fn whatever_is_wrong_with_the_server_is_said() {
             whole(200, "text/html", "<html>"),
             "something else than JSON",
         ),
+        (
+            whole(200, "application/json", "{}"),
+            "a list without entries",
+        ),
         (whole(502, "text/html", "<html>"), "502"),
         (whole(302, "text/html", ""), "302"),
         (

@@ -218,6 +218,22 @@ impl Client {
         Err(self.refused(&response, value.ok()))
     }
 
+    /// Every entry of a list that comes whole, as an array.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn whole(&self, call: &Call, field: &str) -> Result<Value, ClientError> {
+        let mut answer = self.send(call)?;
+        self.entries(&mut answer, field).map(Value::Array)
+    }
+
+    fn entries(&self, answer: &mut Value, field: &str) -> Result<Vec<Value>, ClientError> {
+        match answer.get_mut(field).map(Value::take) {
+            Some(Value::Array(entries)) => Ok(entries),
+            _ => Err(self.strange("a list without entries")),
+        }
+    }
+
     /// Every entry of a list that comes in pages, at most `most`, and whether there are more.
     ///
     /// # Errors
@@ -230,9 +246,7 @@ impl Client {
             let page = PAGE.min(most - entries.len());
             let call = call.clone().with("limit", Some(page)).with("after", after);
             let mut answer = self.send(&call)?;
-            let Some(Value::Array(mut found)) = answer.get_mut(field).map(Value::take) else {
-                return Err(self.strange("a list without entries"));
-            };
+            let mut found = self.entries(&mut answer, field)?;
             found.truncate(page);
             let empty = found.is_empty();
             entries.append(&mut found);
