@@ -158,11 +158,16 @@ fn raise_descriptors() {
     };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         warn!(
-            ?current,
-            ?maximum,
+            current = %plain(current),
+            maximum = %plain(maximum),
             "the limit of open files stays as it is, and half of it are sessions: {error}"
         );
     }
+}
+
+/// A limit of the system as a number, where there is one.
+fn plain(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }
 
 /// The signals that this process serves, as they come: a stricter policy closes at once.
@@ -189,5 +194,16 @@ fn start_log(form: LogForm) {
     match form {
         LogForm::Text => builder.init(),
         LogForm::Json => builder.json().init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_plain_numbers() {
+        assert_eq!(plain(Some(1_024)), "1024");
+        assert_eq!(plain(None), "unlimited");
     }
 }
