@@ -91,7 +91,32 @@ fn load_here(sources: &[(&str, &str)]) -> Loaded {
     loaded
 }
 
+/// Whether a document is the configuration of a process, given by mistake.
+fn is_configuration(node: &Node) -> bool {
+    let Value::Map(entries) = &node.value else {
+        return false;
+    };
+    let has = |names: &[&str]| {
+        let is_one = |(key, _): &(Node, Node)| matches!(&key.value, Value::Text(name) if names.contains(&name.as_str()));
+        entries.iter().any(is_one)
+    };
+    has(&["data_dir", "gateway"]) && !has(&["apiVersion", "kind"])
+}
+
 fn read_document(source: &Source<'_>, node: &Node, into: &mut Documents) {
+    if is_configuration(node) {
+        into.names.some_segment = true;
+        let problem = Problem::error(
+            &source.place(node),
+            "a configuration of `curfew run` where policy documents belong",
+        );
+        let check = format!(
+            "check it with `curfew run --check -c {}`, which checks the policy that it names too",
+            source.whole()
+        );
+        source.report(problem.or_else("nothing in it would be policy").help(check));
+        return;
+    }
     let fields = ["apiVersion", "kind", "metadata", "spec"];
     let Some(map) = source.map(node, "a document", &fields) else {
         into.names.some_segment = true;

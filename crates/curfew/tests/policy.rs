@@ -116,6 +116,18 @@ fn an_attribute_that_no_condition_can_name_is_a_usage_error() {
 }
 
 #[test]
+fn a_configuration_given_by_mistake_is_known_by_its_fields() {
+    let config = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../examples/postgres/curfew.yaml"
+    );
+    let (code, text) = curfew(&["policy", "validate", config]);
+    assert_eq!(code, 3, "{text}");
+    let help = format!("check it with `curfew run --check -c {config}`");
+    assert!(text.contains(&help) && text.contains("errors 1,"), "{text}");
+}
+
+#[test]
 fn a_usage_error_is_one() {
     let (code, text) = curfew(&[
         "policy",
