@@ -15,6 +15,9 @@ use crate::{
     who::{self, Bound, Who, is_same, octets},
 };
 
+/// The identity sets that a change of a binding can concern, and its cause in words.
+pub(crate) type Touched = (Vec<u32>, String);
+
 impl Engine {
     /// The instants that tie a session: those of the facts, which are given the bindings' as well.
     pub(crate) fn tie(&self, facts: &mut Facts, proof: BoundProof) -> Ties {
@@ -39,38 +42,31 @@ impl Engine {
         }
     }
 
-    pub(crate) fn set_binding(
+    /// Takes in what a keeper says of a key.
+    pub(crate) fn bind(
         &mut self,
         keeper: Keeper,
         mut binding: Binding,
-    ) -> Result<Report, EngineError> {
+    ) -> Result<Touched, EngineError> {
         binding.key = binding.key.canonical();
         let key = binding.key.clone();
         let cause = format!("{key} to {}", binding.identity);
         let limit = self.bounds.bindings;
         self.bindings.insert(keeper, binding, limit, self.now)?;
-        self.note(EventKind::BindingChanged, cause.clone());
-        let groups = self.reached(&key);
-        Ok(self.attribute_again(
-            groups,
-            EventKind::BindingChanged,
-            &format!("binding {cause}"),
-        ))
+        Ok(self.touch(&key, cause))
     }
 
-    pub(crate) fn remove_binding(&mut self, keeper: Keeper, key: BindingKey) -> Report {
+    /// Takes back what a keeper says of a key, if it says anything.
+    pub(crate) fn unbind(&mut self, keeper: Keeper, key: BindingKey) -> Option<Touched> {
         let key = key.canonical();
-        if !self.bindings.remove(keeper, &key) {
-            return Report::default();
-        }
-        let cause = format!("{key} removed");
-        self.note(EventKind::BindingChanged, cause.clone());
-        let groups = self.reached(&key);
-        self.attribute_again(
-            groups,
-            EventKind::BindingChanged,
-            &format!("binding {cause}"),
-        )
+        let said = self.bindings.remove(keeper, &key);
+        said.then(|| self.touch(&key, format!("{key} removed")))
+    }
+
+    fn touch(&mut self, key: &BindingKey, cause: String) -> Touched {
+        let told = format!("binding {cause}");
+        self.note(EventKind::BindingChanged, cause);
+        (self.reached(key), told)
     }
 
     /// The identity sets that a binding of this key can concern.
@@ -94,12 +90,19 @@ impl Engine {
         let cause = format!("subject {kind}:{}#{id}", issuer.0);
         let groups = self.groups(Key::Identity(*kind, id));
         self.subjects.put(subject, self.bounds.subjects)?;
-        Ok(self.attribute_again(groups, EventKind::SubjectChanged, &cause))
+        let mut report = Report::default();
+        self.attribute_again(groups, EventKind::SubjectChanged, &cause, &mut report);
+        Ok(report)
     }
 
     /// Holds what is known now against every session of these identity sets.
-    fn attribute_again(&mut self, groups: Vec<u32>, event: EventKind, cause: &str) -> Report {
-        let mut report = Report::default();
+    pub(crate) fn attribute_again(
+        &mut self,
+        groups: Vec<u32>,
+        event: EventKind,
+        cause: &str,
+        report: &mut Report,
+    ) {
         let mut moved = Vec::new();
         for group in groups {
             let Some(who) = self.who(group) else {
@@ -112,8 +115,7 @@ impl Engine {
                 }
             }
         }
-        self.trim(&moved, &mut report);
-        report
+        self.trim(&moved, report);
     }
 
     /// Holds what is known now against one session; none when nothing changed for it.

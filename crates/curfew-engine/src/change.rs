@@ -1,4 +1,4 @@
-//! What a change does to live sessions: a new policy set, a window, fresh proof. A looser rule leaves a lease as it is.
+//! What a change does to live sessions: a new policy set, alone or with bindings, a window, fresh proof. A looser rule leaves a lease as it is.
 
 use std::sync::Arc;
 
@@ -6,8 +6,9 @@ use curfew_model::{BootInstant, EndReason, EventKind, Lease, Revision, WallInsta
 use curfew_policy::{Decide, Decision};
 
 use crate::{
-    Action, Concerns, Engine, Report,
+    Action, Changes, Concerns, Engine, EngineError, Report,
     action::Fate,
+    attribution::Touched,
     class::{Class, Ties, bound_at, nanos},
     index::Key,
     open::split,
@@ -168,24 +169,57 @@ impl Engine {
         Fate::Lives
     }
 
-    pub(crate) fn apply_policies(&mut self, set: Arc<dyn Decide>, concerns: &Concerns) -> Report {
-        let revision = set.revision();
-        let mut report = Report::default();
-        if revision < self.set.revision() {
-            return report;
+    /// Takes in all of these, and then holds the outcome against live sessions. A binding that there is no room for is
+    /// the error; the rest is carried out.
+    pub(crate) fn change(&mut self, changes: Changes) -> Result<Report, EngineError> {
+        let Changes {
+            policies,
+            bound,
+            unbound,
+        } = changes;
+        let mut touched: Vec<Touched> = unbound
+            .into_iter()
+            .filter_map(|(keeper, key)| self.unbind(keeper, key))
+            .collect();
+        let mut refused = None;
+        for (keeper, binding) in bound {
+            match self.bind(keeper, binding) {
+                Ok(touches) => touched.push(touches),
+                Err(error) => refused = refused.or(Some(error)),
+            }
         }
-        self.set = set;
+        let policies = policies.filter(|(set, _)| self.take(set));
+        let mut report = Report::default();
+        for (groups, cause) in touched {
+            self.attribute_again(groups, EventKind::BindingChanged, &cause, &mut report);
+        }
+        if let Some((set, concerns)) = policies {
+            self.review_all(set.revision(), &concerns, &mut report);
+        }
+        refused.map_or(Ok(report), Err)
+    }
+
+    /// Decides by this set from now on, unless it is older than the one in force.
+    fn take(&mut self, set: &Arc<dyn Decide>) -> bool {
+        let revision = set.revision();
+        if revision < self.set.revision() {
+            return false;
+        }
+        self.set = Arc::clone(set);
         self.revision = self.revision.max(revision);
         self.note(EventKind::PolicyApplied, format!("revision {revision}"));
+        true
+    }
+
+    fn review_all(&mut self, revision: Revision, concerns: &Concerns, report: &mut Report) {
         let slots = self.concerned(concerns);
         for &slot in &slots {
             let fate = self.review(slot, Why::Policies(revision));
             report.count(fate);
         }
-        self.trim(&slots, &mut report);
+        self.trim(&slots, report);
         self.loss_done = None;
         self.act_on_loss();
-        report
     }
 
     fn concerned(&self, concerns: &Concerns) -> Vec<u32> {

@@ -14,7 +14,7 @@ use curfew_policy::Decide;
 use hashbrown::HashMap;
 
 use crate::{
-    Action, AuditLog, EngineError, Input, Recorded, Report,
+    Action, AuditLog, Changes, EngineError, Input, Recorded, Report,
     action::{Coming, Fate},
     binding::Bindings,
     class::{Class, Kept, Ties},
@@ -140,9 +140,19 @@ impl Engine {
     pub fn handle(&mut self, input: Input, now: Now) -> Result<Report, EngineError> {
         self.poll(now);
         let answer = match input {
-            Input::Policies { set, concerns } => Ok(self.apply_policies(set, &concerns)),
-            Input::BindingSet(keeper, binding) => self.set_binding(keeper, binding),
-            Input::BindingRemoved(keeper, key) => Ok(self.remove_binding(keeper, key)),
+            Input::Policies { set, concerns } => self.change(Changes {
+                policies: Some((set, concerns)),
+                ..Changes::default()
+            }),
+            Input::BindingSet(keeper, binding) => self.change(Changes {
+                bound: vec![(keeper, binding)],
+                ..Changes::default()
+            }),
+            Input::BindingRemoved(keeper, key) => self.change(Changes {
+                unbound: vec![(keeper, key)],
+                ..Changes::default()
+            }),
+            Input::Changes(changes) => self.change(changes),
             Input::Subject(subject) => self.set_subject(subject),
             Input::Revoke(order) => self.revoke(order),
             Input::Lift(id) => self.lift(id),

@@ -18,6 +18,8 @@ pub enum Input {
         /// Which live sessions have to be looked at.
         concerns: Concerns,
     },
+    /// Several changes took effect together.
+    Changes(Changes),
     /// A binding was made, refreshed or given to another subject.
     BindingSet(Keeper, Binding),
     /// A binding was removed.
@@ -73,6 +75,18 @@ pub enum Input {
     Audit(AuditLog),
     /// The process stops: every session ends, in audit mode too, since its carrier is going away.
     Shutdown,
+}
+
+/// Changes of which live sessions feel the outcome alone: whom the state before and the one after admit lives on, whatever
+/// lies between.
+#[derive(Clone, Default)]
+pub struct Changes {
+    /// A policy set that took effect, and which live sessions have to be looked at for it.
+    pub policies: Option<(Arc<dyn Decide>, Concerns)>,
+    /// Bindings that were made, refreshed or given to another subject.
+    pub bound: Vec<(Keeper, Binding)>,
+    /// Bindings that were removed; they make room for the others.
+    pub unbound: Vec<(Keeper, BindingKey)>,
 }
 
 /// Which live sessions a new policy set concerns.

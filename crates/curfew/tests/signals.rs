@@ -54,3 +54,25 @@ fn a_reload_is_on_record_once() {
     );
     assert_eq!(applied(), 2);
 }
+
+#[test]
+fn policy_and_bindings_are_taken_anew_in_one_step() {
+    let site = Site::start("");
+    let mut alice = site.open("127.0.0.1");
+    let mut bob = site.open("127.0.0.2");
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    // Alice alone moves along with what is asked for.
+    for group in ["ops", "dba", "admins"] {
+        let asks = policy("30m").replace("[dba]", &format!("[{group}]"));
+        let moved = config.replace(
+            "user: alice, groups: [dba]",
+            &format!("user: alice, groups: [{group}]"),
+        );
+        std::fs::write(site.path("policy/p.yaml"), asks).unwrap();
+        std::fs::write(site.path("curfew.yaml"), moved).unwrap();
+        site.signal("HUP");
+        site.logged("reloaded");
+        assert!(alice.echoes(), "group {group}");
+    }
+    assert!(bob.is_ended(), "his group is asked for no more");
+}

@@ -5,13 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use curfew_enforcer::{Concerns, Enforcer, EngineError, Input, Keeper, Report, Subject};
+use curfew_enforcer::{Changes, Concerns, Enforcer, EngineError, Input, Keeper, Report, Subject};
 use curfew_model::{BindingKey, EnforcerId, Revision, Revocation, RevocationId, Scope};
 use curfew_state::{Change, Commit, Owner, State, SubjectKey};
 use parking_lot::Mutex;
 use tracing::error;
 
-use super::compiler;
+use super::{NodeError, compiler};
 
 /// Commits that are remembered, to know them again when the watch brings them.
 const REMEMBERED: usize = 256;
@@ -77,14 +77,49 @@ impl Desired {
                 }
             }
         }
+        self.remember(&mut applied, commit, total);
+        total
+    }
+
+    /// Carries the policy of a commit out in one step with bindings of the configuration. Nothing is carried out while
+    /// it is made: the watch that brings it finds it done.
+    ///
+    /// # Errors
+    /// Those of `commit`, or [`NodeError`] when there is no room for a binding.
+    pub fn reload(
+        &self,
+        bindings: Changes,
+        commit: impl FnOnce() -> Result<Option<Commit>, NodeError>,
+    ) -> Result<Report, NodeError> {
+        let mut applied = self.applied.lock();
+        let commit = commit()?;
+        let mut changes = bindings;
+        for change in commit.iter().flat_map(|commit| &commit.changes) {
+            if let Change::ApplyPolicy { owner, content, .. } = change {
+                applied.owners.insert(*owner, Arc::clone(content));
+            }
+        }
+        if let Some(commit) = &commit {
+            let set =
+                compiler::union(&applied.owners, commit.revision).map_err(NodeError::Policy)?;
+            changes.policies = Some((Arc::new(set), Concerns::All));
+        }
+        let report = self.enforcer.handle(Input::Changes(changes));
+        if let Some(commit) = &commit {
+            self.remember(&mut applied, commit, report.clone().unwrap_or_default());
+        }
+        Ok(report?)
+    }
+
+    /// A commit is carried out.
+    fn remember(&self, applied: &mut Applied, commit: &Commit, report: Report) {
         applied.revision = applied.revision.max(commit.revision);
         // The door of this process decides inline: no session comes any more that was decided before.
         let _ = self.enforcer.handle(Input::Installed(applied.revision));
-        applied.recent.push_back((commit.clone(), total));
+        applied.recent.push_back((commit.clone(), report));
         if applied.recent.len() > REMEMBERED {
             applied.recent.pop_front();
         }
-        total
     }
 
     /// Lets go of an order that the state did not take, and of the commit that it came with.
@@ -158,7 +193,8 @@ impl Desired {
         match change {
             Change::ApplyPolicy { owner, content, .. } => {
                 applied.owners.insert(*owner, Arc::clone(content));
-                self.policies(&applied.owners, revision)
+                // Where a later commit was carried out before, this completes what it began.
+                self.policies(&applied.owners, revision.max(applied.revision))
                     .unwrap_or_else(|error| {
                         // It compiled when it was applied, so this is a defect: the policy before stays in force.
                         error!(%revision, %error, "a policy set does not compile");
@@ -265,14 +301,22 @@ mod tests {
         fn record(&self, _records: Vec<Record>) {}
     }
 
+    const SEGMENT: &str = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
+        spec: {sensitivity: low, access: policy, members: [{cidr: 10.1.0.0/16}]}\n---\n";
+
     /// Admits a group into the only segment.
     fn admit(group: &str) -> Change {
-        let text = format!(
-            "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: db}}\n\
-             spec: {{sensitivity: low, access: policy, members: [{{cidr: 10.1.0.0/16}}]}}\n---\n\
-             apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: p}}\n\
+        apply(Owner::Files, format!("{SEGMENT}{}", admission(group)))
+    }
+
+    fn admission(group: &str) -> String {
+        format!(
+            "apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: {group}}}\n\
              spec: {{from: {{groups: [{group}]}}, to: {{segments: [db]}}}}\n"
-        );
+        )
+    }
+
+    fn apply(owner: Owner, text: String) -> Change {
         let source = curfew_control::Source {
             path: "p.yaml".to_owned(),
             text,
@@ -280,7 +324,7 @@ mod tests {
         let content = curfew_control::pack(&[source]).unwrap();
         let (at, by) = (WallInstant(1), "files".to_owned());
         Change::ApplyPolicy {
-            owner: Owner::Files,
+            owner,
             content: content.into(),
             at,
             by,
@@ -356,6 +400,24 @@ mod tests {
         desired.catch_up(&state);
         desired.apply(&commit);
         assert_eq!(open(&deadlines, 1), None);
+    }
+
+    #[test]
+    fn policies_that_are_carried_out_in_another_order_are_all_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).unwrap();
+        let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["ops"])];
+        store.commit(Expected::Nothing, &before).unwrap();
+        let state = store.read();
+        let (deadlines, desired) = start(&state);
+        let commit = |later, change| Commit {
+            revision: Revision(state.revision.0 + later),
+            changes: vec![change],
+        };
+        desired.apply(&commit(2, admit("admins")));
+        assert_eq!(open(&deadlines, 1), None);
+        desired.apply(&commit(1, apply(Owner::Api, admission("ops"))));
+        assert!(open(&deadlines, 1).is_some());
     }
 
     #[test]

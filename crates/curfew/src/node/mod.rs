@@ -152,8 +152,9 @@ impl Node {
         let enforcer = Arc::clone(deadlines.enforcer());
         door.attach(Arc::downgrade(&enforcer));
         let desired = Arc::new(Desired::new(Arc::clone(&enforcer), id.clone(), &state));
-        let configured = Arc::new(Configured::new(Arc::clone(&enforcer)));
-        configured.take(&config.bindings)?;
+        let configured = Arc::new(Configured::default());
+        enforcer.handle(Input::Changes(configured.changes(&config.bindings)))?;
+        configured.told(config.bindings.clone());
         let keeper = Keeper::start(&store, &desired, &enforcer, &bell, &clock)
             .map_err(NodeError::Resources)?;
         let fleet = LocalFleet {
@@ -232,19 +233,18 @@ impl Node {
         let mut owners = desired::owners(&self.store.read());
         owners.insert(Owner::Files, checked.policy.as_str().into());
         compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
-        let mut closed = 0;
-        if let Some(commit) = keep_policy(
-            &*self.store,
-            &checked.policy,
-            &checked.config,
-            self.clock.now().wall,
-        )? {
-            let cause = Some(checked.config.policy.display().to_string());
-            self.recorder
-                .note(EventKind::PolicyApplied, commit.revision, cause);
-            closed = self.desired.apply(&commit).closed;
-        }
-        closed += self.configured.take(&checked.config.bindings)?;
+        let bindings = self.configured.changes(&checked.config.bindings);
+        let report = self.desired.reload(bindings, || {
+            let wall = self.clock.now().wall;
+            let commit = keep_policy(&*self.store, &checked.policy, &checked.config, wall)?;
+            if let Some(commit) = &commit {
+                let cause = Some(checked.config.policy.display().to_string());
+                self.recorder
+                    .note(EventKind::PolicyApplied, commit.revision, cause);
+            }
+            Ok(commit)
+        })?;
+        self.configured.told(checked.config.bindings);
         let restart_needed = checked.config.services != self.config.services
             || checked.config.control != self.config.control
             || checked.config.audit != self.config.audit;
@@ -253,7 +253,7 @@ impl Node {
         self.seen = Ok(checked.policy);
         Ok(Reloaded {
             revision: self.desired.revision(),
-            closed,
+            closed: report.closed,
             restart_needed,
         })
     }
