@@ -3,7 +3,7 @@
 
 use std::{
     error::Error,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -46,9 +46,9 @@ pub struct Tail {
     /// How many records
     #[arg(short = 'n', long, default_value_t = 10)]
     lines: usize,
-    /// The form of the records: lines for people, JSON lines, or YAML documents
-    #[arg(long, value_enum, default_value_t)]
-    output: Output,
+    /// The form of the records: lines for people, JSON lines, or YAML documents [default: table on a terminal, else json]
+    #[arg(long, value_enum)]
+    output: Option<Output>,
 }
 
 /// The arguments of `audit head`.
@@ -135,16 +135,26 @@ impl Tail {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         there_is_a_log(&self.dir)?;
         let reading = Reading::here();
+        let output = self.output.unwrap_or(if io::stdout().is_terminal() {
+            Output::Table
+        } else {
+            Output::Json
+        });
         for line in curfew_audit::tail(&self.dir, self.lines)? {
-            if out(&self.shown(&line, &reading)?)?.is_break() {
+            if out(&self.shown(output, &line, &reading)?)?.is_break() {
                 break;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn shown(&self, line: &str, reading: &Reading) -> Result<String, Box<dyn Error>> {
-        if self.output == Output::Json {
+    fn shown(
+        &self,
+        output: Output,
+        line: &str,
+        reading: &Reading,
+    ) -> Result<String, Box<dyn Error>> {
+        if output == Output::Json {
             // In the order in which it was written.
             return Ok(escaped(line) + "\n");
         }
@@ -152,7 +162,7 @@ impl Tail {
         let record = serde_json::from_str(line).map_err(|error| {
             format!("a line in {dir} is no record: {error}; run `curfew audit verify {dir}`")
         })?;
-        Ok(self.output.one_of_many(&record, |record| {
+        Ok(output.one_of_many(&record, |record| {
             let words = sessions::event_words(record, reading);
             format!("{}  {words}\n", clean(&text(record, "seq")))
         })?)

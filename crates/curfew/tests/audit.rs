@@ -50,7 +50,7 @@ fn the_last_records_are_lines_for_people_or_what_is_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     write_log(folder.path(), 5);
     let dir = folder.path().to_str().unwrap();
-    let (code, text) = curfew(&["audit", "tail", "-n", "2", dir]);
+    let (code, text) = curfew(&["audit", "tail", "-n", "2", dir, "--output", "table"]);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!((code, lines.len()), (0, 2), "{text}");
     assert!(lines[0].starts_with("4  1970-01-01 "), "{text}");
@@ -58,6 +58,8 @@ fn the_last_records_are_lines_for_people_or_what_is_on_disk() {
     let (_, exported) = curfew(&["audit", "export", dir, "--from", "4"]);
     let (_, json) = curfew(&["audit", "tail", "-n", "2", dir, "--output", "json"]);
     assert_eq!(json, exported);
+    let (_, piped) = curfew(&["audit", "tail", "-n", "2", dir]);
+    assert_eq!(piped, exported);
     let (_, yaml) = curfew(&["audit", "tail", "-n", "2", dir, "--output", "yaml"]);
     assert_eq!(yaml.matches("\nseq: ").count(), 2, "{yaml}");
 }
