@@ -37,16 +37,7 @@ pub struct Enforcer {
     timer: Timer,
     /// When the deadline thread wakes, on CLOCK_BOOTTIME in nanoseconds; written under the engine's lock.
     armed: AtomicU64,
-    /// Records so far; written under the engine's lock.
-    records: AtomicU64,
     stopping: AtomicBool,
-}
-
-/// What the engine orders, taken out under its lock.
-struct Orders {
-    actions: VecDeque<Action>,
-    /// The number of the first record among them.
-    first_record: u64,
 }
 
 impl std::fmt::Debug for Enforcer {
@@ -82,7 +73,6 @@ impl Enforcer {
             sink,
             timer: Timer::new()?,
             armed: AtomicU64::new(UNARMED),
-            records: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         });
         let run = Arc::clone(&enforcer);
@@ -204,15 +194,15 @@ impl Enforcer {
         mut closes: HashMap<SessionId, Close>,
         change: impl FnOnce(&mut Engine) -> T,
     ) -> (T, Option<BootInstant>) {
-        let (answer, mut orders) = self.locked(change);
+        let (answer, mut actions) = self.locked(change);
         let mut closed_at = None;
-        while !orders.actions.is_empty() {
-            let (answers, last) = self.carry_out(orders, &mut closes);
+        while !actions.is_empty() {
+            let (answers, last) = self.carry_out(actions, &mut closes);
             closed_at = closed_at.max(last);
             if answers.is_empty() {
                 break;
             }
-            orders = self
+            actions = self
                 .locked(|engine| {
                     for input in answers {
                         // A session that ended meanwhile is no error: the answer came late.
@@ -224,13 +214,10 @@ impl Enforcer {
         (answer, closed_at)
     }
 
-    fn locked<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, Orders) {
+    fn locked<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, VecDeque<Action>) {
         let mut engine = self.engine.lock();
         let answer = change(&mut engine);
         let actions = engine.take_actions();
-        let is_record = |action: &&Action| matches!(action, Action::Record(_));
-        let records = actions.iter().filter(is_record).count() as u64;
-        let first_record = self.records.fetch_add(records, Ordering::AcqRel);
         let next = if self.stopping.load(Ordering::Acquire) {
             Some(BootInstant(0))
         } else {
@@ -245,11 +232,7 @@ impl Enforcer {
         if earlier {
             self.arm();
         }
-        let orders = Orders {
-            actions,
-            first_record,
-        };
-        (answer, orders)
+        (answer, actions)
     }
 
     /// Sets the timer to what is armed. Whoever comes last, of several threads, has seen the last value.
@@ -270,14 +253,14 @@ impl Enforcer {
     /// last. What goes on record of an end takes how it was closed out of `closes`.
     fn carry_out(
         &self,
-        orders: Orders,
+        actions: VecDeque<Action>,
         closes: &mut HashMap<SessionId, Close>,
     ) -> (Vec<Input>, Option<BootInstant>) {
         let (mut closing, mut deadlines) = (Vec::new(), Vec::new());
-        let mut others = Vec::new();
+        let mut orders = Vec::new();
         let mut probed = Vec::new();
         let mut recorded = Vec::new();
-        for action in orders.actions {
+        for action in actions {
             match action {
                 Action::Close {
                     id: session,
@@ -287,12 +270,12 @@ impl Enforcer {
                     closing.push(Order::Close { session, reason });
                     deadlines.push(deadline);
                 }
-                Action::Warn { id, deadline } => others.push(Order::Warn {
+                Action::Warn { id, deadline } => orders.push(Order::Warn {
                     session: id,
                     deadline,
                 }),
                 Action::SetLease { id, until } => {
-                    others.push(Order::SetLease { session: id, until })
+                    orders.push(Order::SetLease { session: id, until })
                 }
                 Action::Probe(ids) => probed.extend(ids),
                 Action::Record(record) => recorded.push(record),
@@ -301,25 +284,23 @@ impl Enforcer {
         let (mut answers, mut closed_at) = (Vec::new(), None);
         if let Some(door) = self.door.upgrade() {
             (answers, closed_at) = self.close(&*door, &closing, &deadlines, closes);
-            if !others.is_empty() {
+            if !orders.is_empty() {
                 // Only of a close does the engine wait for an answer.
-                door.apply(&others, &mut |_, _| ());
+                door.apply(&orders, &mut |_, _| ());
             }
             if !probed.is_empty() {
                 answers.extend(door.activity(&probed).into_iter().map(Input::Activity));
             }
         }
         if !recorded.is_empty() {
-            let record = |(number, recorded): (u64, Recorded)| Record {
-                number,
+            let record = |recorded: Recorded| Record {
                 close: recorded
                     .session
                     .filter(|_| recorded.event.is_over())
                     .and_then(|session| closes.remove(&session)),
                 recorded,
             };
-            let numbered = (orders.first_record..).zip(recorded);
-            self.sink.record(numbered.map(record).collect());
+            self.sink.record(recorded.into_iter().map(record).collect());
         }
         (answers, closed_at)
     }

@@ -9,9 +9,6 @@ use crate::door::Closed;
 /// Something for the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its place among all records of this enforcer, from zero without gaps: they may be handed over in another order,
-    /// by the threads that carry out what the engine orders.
-    pub number: u64,
     /// What.
     pub recorded: Recorded,
     /// How the session was closed whose end or refusal it tells; none where the door did not close it, or not yet.
@@ -29,7 +26,7 @@ pub struct Close {
 
 /// Whoever keeps records.
 pub trait Sink: Send + Sync {
-    /// What belongs on record; never empty. Called on the thread that closed, the deadline thread for one: an
+    /// What belongs on record, by its number; never empty. Called on the thread that closed, the deadline thread for one: an
     /// implementation hands over and returns.
     fn record(&self, records: Vec<Record>);
 }

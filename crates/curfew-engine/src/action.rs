@@ -48,6 +48,9 @@ pub enum Action {
 /// Something for the record, cheap to make while the engine is held; [`Recorded::into_event`] spells it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
+    /// Its place among all records of this engine, from zero without gaps: the order in which things happened. They may
+    /// be handed over in another, by the threads that carry out what is ordered.
+    pub number: u64,
     /// When.
     pub at: WallInstant,
     /// What.

@@ -1,4 +1,5 @@
-//! What a change does to live sessions: a new policy set, alone or with bindings, a window, fresh proof. A looser rule leaves a lease as it is.
+//! What a change does to live sessions: a new policy set, alone or with bindings, a window, fresh proof. A looser rule
+//! leaves a lease as it is.
 
 use std::sync::Arc;
 

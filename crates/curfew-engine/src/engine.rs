@@ -18,8 +18,8 @@ use crate::{
     action::{Coming, Fate},
     binding::Bindings,
     class::{Class, Kept, Ties},
-    ended::EndedSessions,
     intern::Interner,
+    past::PastSessions,
     postings::Postings,
     record::{List, NEVER, Table, WouldEnd},
     revoke::Orders,
@@ -84,8 +84,8 @@ pub struct Engine {
     pub(crate) subjects: Subjects,
     pub(crate) orders: Orders,
     pub(crate) last_ends: HashMap<(String, SegmentName), u64>,
-    pub(crate) ended_sessions: EndedSessions,
-    pub(crate) refused_sessions: EndedSessions,
+    pub(crate) ended_sessions: PastSessions,
+    pub(crate) refused_sessions: PastSessions,
     pub(crate) contact: BootInstant,
     pub(crate) loss_done: Option<Duration>,
     pub(crate) closers: BTreeSet<(Duration, u32)>,
@@ -95,6 +95,8 @@ pub struct Engine {
     pub(crate) probed: HashMap<u32, BootInstant>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) out: VecDeque<Action>,
+    /// Records so far.
+    records: u64,
 }
 
 impl Engine {
@@ -120,8 +122,8 @@ impl Engine {
             subjects: Subjects::default(),
             orders: Orders::default(),
             last_ends: HashMap::new(),
-            ended_sessions: EndedSessions::new(bounds.ended),
-            refused_sessions: EndedSessions::new(bounds.refused),
+            ended_sessions: PastSessions::new(bounds.ended),
+            refused_sessions: PastSessions::new(bounds.refused),
             contact: now.boot,
             loss_done: None,
             closers: BTreeSet::new(),
@@ -130,6 +132,7 @@ impl Engine {
             probed: HashMap::new(),
             scratch: Vec::new(),
             out: VecDeque::new(),
+            records: 0,
         }
     }
 
@@ -264,6 +267,7 @@ impl Engine {
         let target = self.targets.get(record.target).filter(|_| comes);
         let expires_at = Some(record.expires).filter(|at| *at != NEVER);
         let recorded = Recorded {
+            number: self.records,
             at: self.now.wall,
             event,
             session: Some(record.id),
@@ -280,7 +284,7 @@ impl Engine {
                 })
             }),
         };
-        self.out.push_back(Action::Record(recorded));
+        self.put(recorded);
     }
 
     /// Puts the end of a session on record, and keeps what is known of it.
@@ -290,7 +294,8 @@ impl Engine {
     }
 
     pub(crate) fn note(&mut self, event: EventKind, cause: String) {
-        self.out.push_back(Action::Record(Recorded {
+        self.put(Recorded {
+            number: self.records,
             at: self.now.wall,
             event,
             session: None,
@@ -300,7 +305,12 @@ impl Engine {
             who: None,
             segments: None,
             coming: None,
-        }));
+        });
+    }
+
+    fn put(&mut self, recorded: Recorded) {
+        self.records += 1;
+        self.out.push_back(Action::Record(recorded));
     }
 
     /// Puts a session under a class of decisions.

@@ -77,6 +77,20 @@ pub enum Input {
     Shutdown,
 }
 
+impl Input {
+    /// A session has no socket any more, and nothing else is known of its end.
+    #[must_use]
+    pub fn ended(id: SessionId, reason: EndReason) -> Self {
+        Self::Ended {
+            id,
+            reason,
+            cause: None,
+            moved: None,
+            late: None,
+        }
+    }
+}
+
 /// Changes of which live sessions feel the outcome alone: whom the state before and the one after admit lives on, whatever
 /// lies between.
 #[derive(Clone, Default)]

@@ -273,18 +273,7 @@ fn concurrency_counts_the_subject_wherever_it_comes_from() {
         assert_eq!(refused.reason, EndReason::ConcurrencyExceeded);
     }
     let reason = EndReason::ClosedByClient;
-    engine
-        .handle(
-            Input::Ended {
-                id: id(1),
-                reason,
-                cause: None,
-                moved: None,
-                late: None,
-            },
-            at(8),
-        )
-        .unwrap();
+    engine.handle(Input::ended(id(1), reason), at(8)).unwrap();
     engine.open(from(8, "alice", "10.0.0.5:1"), at(8)).unwrap();
 }
 

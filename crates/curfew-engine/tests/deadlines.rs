@@ -23,16 +23,7 @@ fn a_session_ends_at_its_lifetime_and_not_before() {
         State::Closing(EndReason::LifetimeExpired)
     );
     engine
-        .handle(
-            Input::Ended {
-                id: id(1),
-                reason: EndReason::ClosedByClient,
-                cause: None,
-                moved: None,
-                late: None,
-            },
-            at(101),
-        )
+        .handle(Input::ended(id(1), EndReason::ClosedByClient), at(101))
         .unwrap();
     assert!(engine.is_empty());
     assert_eq!(drain(&mut engine), []);

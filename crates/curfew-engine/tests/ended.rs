@@ -24,13 +24,7 @@ fn moved(n: u64, bytes: u64) -> Input {
 }
 
 fn ended(n: u64) -> Input {
-    Input::Ended {
-        id: id(n),
-        reason: EndReason::ClosedByClient,
-        cause: None,
-        moved: None,
-        late: None,
-    }
+    Input::ended(id(n), EndReason::ClosedByClient)
 }
 
 #[test]

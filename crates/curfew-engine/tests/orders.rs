@@ -75,18 +75,7 @@ fn an_end_and_a_refusal_by_an_order_name_its_revision() {
         .handle(Input::Revoke(order(1, alice(), 4)), at(1))
         .unwrap();
     let reason = EndReason::SubjectRevoked;
-    engine
-        .handle(
-            Input::Ended {
-                id: id(1),
-                reason,
-                cause: None,
-                moved: None,
-                late: None,
-            },
-            at(1),
-        )
-        .unwrap();
+    engine.handle(Input::ended(id(1), reason), at(1)).unwrap();
     engine
         .open(open(2, "alice", "db", at(2)), at(2))
         .unwrap_err();

@@ -356,13 +356,7 @@ impl Opening {
         self.settled = true;
         self.door.forget(self.id);
         if let Some(enforcer) = self.door.enforcer() {
-            let _ = enforcer.handle(Input::Ended {
-                id: self.id,
-                reason,
-                cause: None,
-                moved: None,
-                late: None,
-            });
+            let _ = enforcer.handle(Input::ended(self.id, reason));
         }
     }
 }

@@ -225,13 +225,7 @@ impl World {
             self.hit("close lost");
         } else if self.sockets.remove(&id) {
             let reason = EndReason::ClosedByServer;
-            self.delayed.push(Input::Ended {
-                id,
-                reason,
-                cause: None,
-                moved: None,
-                late: None,
-            });
+            self.delayed.push(Input::ended(id, reason));
         }
     }
 

@@ -100,9 +100,8 @@ impl Desired {
             }
         }
         if let Some(commit) = &commit {
-            let set =
-                compiler::union(&applied.owners, commit.revision).map_err(NodeError::Policy)?;
-            changes.policies = Some((Arc::new(set), Concerns::All));
+            let set = compiler::union(&applied.owners, commit.revision);
+            changes.policies = Some((Arc::new(set.map_err(NodeError::Policy)?), Concerns::All));
         }
         let report = self.enforcer.handle(Input::Changes(changes));
         if let Some(commit) = &commit {

@@ -145,9 +145,7 @@ impl Recorder {
 impl Recorder {
     /// One record of the enforcer.
     pub fn keep(&self, record: Record) {
-        let Record {
-            recorded, close, ..
-        } = record;
+        let Record { recorded, close } = record;
         // Who gave an order, lifted one or applied a policy set is on record already, by whoever took it, who knows more
         // of it.
         if matches!(

@@ -45,7 +45,7 @@ impl Scribe {
                     match handed {
                         Handed::Records(records) => {
                             for record in records {
-                                line.join(record.number, record);
+                                line.join(record.recorded.number, record);
                             }
                             std::iter::from_fn(|| line.next()).for_each(&keep);
                         }

@@ -111,13 +111,7 @@ impl World {
         let id = ids[self.random.below(ids.len() as u64) as usize];
         self.sockets.remove(&id);
         let reason = EndReason::ClosedByClient;
-        self.delayed.push(Input::Ended {
-            id,
-            reason,
-            cause: None,
-            moved: None,
-            late: None,
-        });
+        self.delayed.push(Input::ended(id, reason));
     }
 
     fn revoke(&mut self) {

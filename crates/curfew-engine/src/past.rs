@@ -15,7 +15,7 @@ use crate::{
 
 /// One of them, as it was.
 #[derive(Debug)]
-struct Ended {
+struct Past {
     record: Record,
     kept: Arc<Kept>,
     who: Encoded,
@@ -27,16 +27,16 @@ struct Ended {
 
 /// The last ones.
 #[derive(Debug)]
-pub(crate) struct EndedSessions {
+pub(crate) struct PastSessions {
     /// In the order of their ends, with the number of the first.
-    kept: VecDeque<Ended>,
+    kept: VecDeque<Past>,
     first: u64,
     /// Numbers.
     by_id: HashMap<SessionId, u64>,
     bound: usize,
 }
 
-impl EndedSessions {
+impl PastSessions {
     /// Room for `bound` from the start: when many end at one deadline, none waits for room to be made.
     pub(crate) fn new(bound: usize) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl EndedSessions {
         }
     }
 
-    fn keep(&mut self, ended: Ended) {
+    fn keep(&mut self, past: Past) {
         if self.kept.len() >= self.bound
             && let Some(oldest) = self.kept.pop_front()
         {
@@ -59,24 +59,27 @@ impl EndedSessions {
             self.first += 1;
         }
         let number = self.first + self.kept.len() as u64;
-        self.by_id.insert(ended.record.id, number);
-        self.kept.push_back(ended);
+        self.by_id.insert(past.record.id, number);
+        self.kept.push_back(past);
     }
 
     /// Their ids, the last end of each in order.
     fn ids(&self) -> impl Iterator<Item = SessionId> + '_ {
-        let numbered = (self.first..).zip(self.kept.iter().map(|ended| ended.record.id));
+        let numbered = (self.first..).zip(self.kept.iter().map(|past| past.record.id));
         numbered.filter_map(|(number, id)| (self.by_id.get(&id) == Some(&number)).then_some(id))
     }
 
-    fn get(&self, id: SessionId) -> Option<&Ended> {
-        let number = self.by_id.get(&id)? - self.first;
-        self.kept.get(usize::try_from(number).ok()?)
+    fn place(&self, id: SessionId) -> Option<usize> {
+        usize::try_from(self.by_id.get(&id)? - self.first).ok()
     }
 
-    fn get_mut(&mut self, id: SessionId) -> Option<&mut Ended> {
-        let number = self.by_id.get(&id)? - self.first;
-        self.kept.get_mut(usize::try_from(number).ok()?)
+    fn get(&self, id: SessionId) -> Option<&Past> {
+        self.kept.get(self.place(id)?)
+    }
+
+    fn get_mut(&mut self, id: SessionId) -> Option<&mut Past> {
+        let place = self.place(id)?;
+        self.kept.get_mut(place)
     }
 
     /// The last word on what a session moved; it may come after the end.
@@ -109,9 +112,9 @@ impl Engine {
         }
     }
 
-    fn as_it_was(&self, slot: u32, state: State, cause: Option<String>) -> Option<Ended> {
+    fn as_it_was(&self, slot: u32, state: State, cause: Option<String>) -> Option<Past> {
         let parts = self.parts(slot)?;
-        Some(Ended {
+        Some(Past {
             record: parts.record.clone(),
             kept: Arc::clone(parts.kept),
             who: Arc::clone(parts.who),
@@ -130,18 +133,18 @@ impl Engine {
     #[must_use]
     pub fn past(&self, id: SessionId) -> Option<SessionView> {
         let ended = self.ended_sessions.get(id);
-        let ended = ended.or_else(|| self.refused_sessions.get(id))?;
+        let past = ended.or_else(|| self.refused_sessions.get(id))?;
         if self.table.find(id).is_some() {
             return None;
         }
         let parts = Parts {
-            record: &ended.record,
-            kept: &ended.kept,
-            who: &ended.who,
-            target: &ended.target,
-            ties: &ended.ties,
+            record: &past.record,
+            kept: &past.kept,
+            who: &past.who,
+            target: &past.target,
+            ties: &past.ties,
         };
-        self.view(&parts, ended.state, Some(ended.end.clone()))
+        self.view(&parts, past.state, Some(past.end.clone()))
     }
 
     /// The ids of those that ended and that [`Engine::past`] knows.
