@@ -21,6 +21,9 @@ pub struct Desired {
     enforcer: Arc<Enforcer>,
     id: EnforcerId,
     applied: Mutex<Applied>,
+    /// Held by the watch while it carries out what it brings, and by a reload over its commit as well, so that the watch
+    /// brings that after it. Orders of the API wait for neither, nor for the disk. Taken before `applied`.
+    turn: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -48,6 +51,7 @@ impl Desired {
             enforcer,
             id,
             applied: Mutex::default(),
+            turn: Mutex::default(),
         };
         let mut applied = desired.applied.lock();
         applied.owners = owners(state);
@@ -81,8 +85,14 @@ impl Desired {
         total
     }
 
-    /// Carries the policy of a commit out in one step with bindings of the configuration. Nothing is carried out while
-    /// it is made: the watch that brings it finds it done.
+    /// Carries out what the watch brings.
+    pub fn brought(&self, commit: &Commit) {
+        let _turn = self.turn.lock();
+        self.apply(commit);
+    }
+
+    /// Carries the policy of a commit out in one step with bindings of the configuration: the watch that brings it finds
+    /// it done.
     ///
     /// # Errors
     /// Those of `commit`, or [`NodeError`] when there is no room for a binding.
@@ -91,8 +101,9 @@ impl Desired {
         bindings: Changes,
         commit: impl FnOnce() -> Result<Option<Commit>, NodeError>,
     ) -> Result<Report, NodeError> {
-        let mut applied = self.applied.lock();
+        let _turn = self.turn.lock();
         let commit = commit()?;
+        let mut applied = self.applied.lock();
         let mut changes = bindings;
         for change in commit.iter().flat_map(|commit| &commit.changes) {
             if let Change::ApplyPolicy { owner, content, .. } = change {
@@ -100,7 +111,7 @@ impl Desired {
             }
         }
         if let Some(commit) = &commit {
-            let set = compiler::union(&applied.owners, commit.revision);
+            let set = compiler::union(&applied.owners, commit.revision.max(applied.revision));
             changes.policies = Some((Arc::new(set.map_err(NodeError::Policy)?), Concerns::All));
         }
         let report = self.enforcer.handle(Input::Changes(changes));
@@ -135,6 +146,7 @@ impl Desired {
 
     /// Tells the engine the whole state again: for a watcher that fell behind.
     pub fn catch_up(&self, state: &State) {
+        let _turn = self.turn.lock();
         let mut applied = self.applied.lock();
         let bindings = std::mem::take(&mut applied.bindings);
         let subjects = std::mem::take(&mut applied.subjects);
@@ -417,6 +429,30 @@ mod tests {
         assert_eq!(open(&deadlines, 1), None);
         desired.apply(&commit(1, apply(Owner::Api, admission("ops"))));
         assert!(open(&deadlines, 1).is_some());
+    }
+
+    #[test]
+    fn an_order_does_not_wait_for_the_disk_of_a_reload() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).unwrap();
+        let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
+        store.commit(Expected::Nothing, &before).unwrap();
+        let state = store.read();
+        let (deadlines, desired) = start(&state);
+        let id = open(&deadlines, 1).unwrap();
+        let commit = Commit {
+            revision: Revision(state.revision.0 + 1),
+            changes: vec![Change::Unbind(key("127.0.0.1/32"))],
+        };
+        desired
+            .reload(Changes::default(), || {
+                // The disk takes its time.
+                desired.apply(&commit);
+                let view = deadlines.enforcer().look(|engine| engine.session(id));
+                assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
+                Ok(None)
+            })
+            .unwrap();
     }
 
     #[test]

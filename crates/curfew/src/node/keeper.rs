@@ -120,7 +120,7 @@ fn watch(stopping: &AtomicBool, store: &dyn Store, desired: &Desired) {
             Err(error) => Err(*error),
         };
         match next {
-            Ok(Some(commit)) => drop(desired.apply(&commit)),
+            Ok(Some(commit)) => desired.brought(&commit),
             Ok(None) => {}
             Err(WatchError::Closed) => return,
             Err(error) => {
