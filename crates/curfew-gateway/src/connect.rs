@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use curfew_model::{BootInstant, UpstreamAddress};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
@@ -132,7 +131,7 @@ impl Connecting {
                 }
                 continue;
             };
-            let source = match is_connected(&attempt.socket) {
+            let source = match is_connected(&attempt.socket, &attempt.address) {
                 Ok(true) => return Progress::Connected(attempt.socket.into(), attempt.address),
                 Ok(false) if now < attempt.until => {
                     let until = attempt.until;
@@ -150,35 +149,33 @@ impl Connecting {
     }
 }
 
+/// A socket that is on its way to this address.
 fn begin(address: &UpstreamAddress, tuning: &Tuning) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
-    let (socket, target) = match address {
+    let socket = match address {
         UpstreamAddress::Tcp(address) => {
             let socket = Socket::new(Domain::for_address(*address), kind, None)?;
             tuning.apply(&SockRef::from(&socket))?;
-            (socket, SockAddr::from(*address))
+            socket
         }
-        UpstreamAddress::Unix(path) => (
-            Socket::new(Domain::UNIX, kind, None)?,
-            SockAddr::unix(path)?,
-        ),
+        UpstreamAddress::Unix(_) => Socket::new(Domain::UNIX, kind, None)?,
     };
-    match socket.connect(&target) {
-        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => Err(error),
-        _ => Ok(socket),
-    }
+    is_connected(&socket, address)?;
+    Ok(socket)
 }
 
-fn is_connected(socket: &Socket) -> io::Result<bool> {
-    let at_once = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+/// Connects, or asks how far that has come: connect(2) says either.
+fn is_connected(socket: &Socket, address: &UpstreamAddress) -> io::Result<bool> {
+    let target = match address {
+        UpstreamAddress::Tcp(address) => SockAddr::from(*address),
+        UpstreamAddress::Unix(path) => SockAddr::unix(path)?,
     };
-    if poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&at_once))? == 0 {
-        return Ok(false);
-    }
-    match socket.take_error()? {
-        Some(error) => Err(error),
-        None => Ok(true),
+    match socket.connect(&target) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::ISCONN) => Ok(true),
+            Some(Errno::INPROGRESS | Errno::ALREADY) => Ok(false),
+            _ => Err(error),
+        },
     }
 }
