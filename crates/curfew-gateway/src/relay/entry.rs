@@ -57,7 +57,10 @@ impl Entry {
         Self {
             sockets,
             shared,
-            client: Readiness::default(),
+            client: Readiness {
+                readable: true,
+                ..Readiness::default()
+            },
             upstream: Readiness::default(),
             mode: framed.map_or_else(|| Mode::Plain(Plain::default()), Mode::Framed),
             first_end: None,

@@ -42,6 +42,8 @@ pub(super) struct EventLoop {
     by_key: HashMap<u64, u64>,
     next: u64,
     tools: Tools,
+    /// Flows that have used up their turn and have more to do.
+    again: Vec<u64>,
     /// Flows whose clients are leaving, by when they are reset; the soonest first.
     leaving: VecDeque<(BootInstant, u64)>,
     /// Flows that were reset by their owner and wait to be cleared away.
@@ -80,6 +82,7 @@ impl EventLoop {
                 framed_buffer: vec![0; FRAMED_BUFFER_BYTES],
                 pipes: Pipes::default(),
             },
+            again: Vec::new(),
             leaving: VecDeque::new(),
             ended: VecDeque::new(),
             clear_at: BootInstant(0),
@@ -92,25 +95,22 @@ impl EventLoop {
     pub(super) fn run(mut self) {
         self.mailbox.is_read_here();
         let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
-        let mut again: Vec<u64> = Vec::new();
         while !(self.stopping && self.guests.is_empty()) {
             events.clear();
-            let timeout = self.timeout(!again.is_empty());
+            let timeout = self.timeout();
             match self.wait.wait(self.mailbox.epoll(), &mut events, timeout) {
                 Ok(()) | Err(Errno::INTR) => {}
                 // The epoll descriptor itself is broken: nothing can be relayed any more.
                 Err(_) => break,
             }
-            let mut turn = std::mem::take(&mut again);
+            let mut turn = std::mem::take(&mut self.again);
             self.read_events(&events, &mut turn);
             turn.sort_unstable();
             turn.dedup();
             let now = self.clock.now().boot;
             self.reset_overdue(now);
             for id in turn {
-                if self.turn(id, now) {
-                    again.push(id);
-                }
+                self.turn(id, now);
             }
             self.turn_guests(&events, now);
             self.read_letters();
@@ -162,8 +162,8 @@ impl EventLoop {
 
     /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue, ended
     /// flows are to be cleared away or something is due for a guest.
-    fn timeout(&self, more: bool) -> Option<Duration> {
-        if more || !self.mailbox.is_empty() {
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() || !self.mailbox.is_empty() {
             return Some(Duration::ZERO);
         }
         let overdue = self.leaving.front().map(|(overdue, _)| *overdue);
@@ -203,18 +203,18 @@ impl EventLoop {
         }
     }
 
-    /// One flow's share of the turn; true if it has more to do at once.
-    fn turn(&mut self, id: u64, now: BootInstant) -> bool {
+    /// One flow's share of the turn.
+    fn turn(&mut self, id: u64, now: BootInstant) {
         let Some(entry) = self.entries.get_mut(&id) else {
-            return false;
+            return;
         };
         let step = entry.advance(&mut self.tools, now.0);
         if entry.shared.is_ended() && !entry.is_leaving() {
             // Its owner ended it; the letter that says how is on its way.
-            return false;
+            return;
         }
         match step {
-            Step::Again => return true,
+            Step::Again => self.again.push(id),
             Step::Blocked => {}
             Step::UpstreamDone => {
                 let finish = entry.finish();
@@ -235,7 +235,6 @@ impl EventLoop {
                 self.remove(id, finish);
             }
         }
-        false
     }
 
     /// Lets go of the upstream and gives the client a moment. The flow has finished: what is ordered from here on
@@ -321,6 +320,9 @@ impl EventLoop {
         self.entries.insert(id, Entry::new(sockets, shared, framed));
         if added.is_err() {
             self.remove(id, Finish::NetworkError);
+        } else {
+            // What the client has sent meanwhile goes on its way before the kernel is asked what is ready.
+            self.turn(id, now);
         }
     }
 

@@ -30,8 +30,6 @@ const DESK: u64 = 0;
 const LISTENER: u64 = 1;
 /// What is watched of a client that is read.
 const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
-/// Clients that are accepted in one turn, so that a flood starves no flow.
-const ACCEPTED: usize = 16;
 /// How long to leave the queue alone when descriptors or memory have run out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may take to read why it gets nothing.
@@ -117,23 +115,21 @@ impl Front {
         }
     }
 
+    /// Takes one client. The queue is looked at again in the next turn, after what is ready elsewhere: to look until it
+    /// is empty costs every client a second look.
     fn accept(&mut self) {
-        for _ in 0..ACCEPTED {
-            let Some(listener) = &self.listener else {
-                return;
-            };
-            match accept::next(listener) {
-                Next::Client(client) => self.arrive(client),
-                Next::Gone => {}
-                Next::Nobody => return,
-                // The queue stays readable: watched, it would be looked at without end.
-                Next::Exhausted => {
-                    self.seat.forget(&**listener);
-                    self.resume = Some(self.now().after(EXHAUSTED_PAUSE));
-                    return;
-                }
-                Next::Closed => return self.stop_accepting(),
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        match accept::next(listener) {
+            Next::Client(client) => self.arrive(client),
+            Next::Gone | Next::Nobody => {}
+            // The queue stays readable: watched, it would be looked at without end.
+            Next::Exhausted => {
+                self.seat.forget(&**listener);
+                self.resume = Some(self.now().after(EXHAUSTED_PAUSE));
             }
+            Next::Closed => self.stop_accepting(),
         }
     }
 
