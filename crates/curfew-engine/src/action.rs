@@ -1,6 +1,10 @@
 //! What the engine answers and orders. How a door carries it out may not live here.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use curfew_model::{
     BootInstant, Deadline, EndReason, Event, EventKind, Lease, Revision, SegmentName, SessionId,
@@ -156,15 +160,15 @@ pub struct Report {
     pub closed_at: Option<BootInstant>,
 }
 
-/// What a change did to one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a change did to one session, the most last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
     /// It lives on.
     Lives,
-    /// It was ordered to close.
-    Closes,
     /// It is recorded that it would have ended.
     WouldEnd,
+    /// It was ordered to close.
+    Closes,
 }
 
 impl Report {
@@ -174,5 +178,41 @@ impl Report {
         self.matched += 1;
         self.closed += u64::from(fate == Fate::Closes);
         self.audit_only += u64::from(fate == Fate::WouldEnd);
+    }
+}
+
+/// What a change of several parts did to live sessions: whom more than one part concerns is counted once, for the most
+/// that became of it.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) report: Report,
+    /// By slot, what the report says of sessions that a later part may concern too.
+    counted: HashMap<u32, Fate>,
+}
+
+impl Tally {
+    /// Counts what one part did to a session that a later one may concern.
+    pub(crate) fn count(&mut self, slot: u32, fate: Fate) {
+        let before = self.counted.get(&slot).copied();
+        let most = before.map_or(fate, |before| before.max(fate));
+        self.recount(before, fate);
+        self.counted.insert(slot, most);
+    }
+
+    /// Counts what the last part did to a session: nothing is kept of it.
+    pub(crate) fn count_last(&mut self, slot: u32, fate: Fate) {
+        self.recount(self.counted.get(&slot).copied(), fate);
+    }
+
+    fn recount(&mut self, before: Option<Fate>, fate: Fate) {
+        let Some(before) = before else {
+            return self.report.count(fate);
+        };
+        self.report.visited += 1;
+        if fate > before {
+            self.report.audit_only -= u64::from(before == Fate::WouldEnd);
+            self.report.audit_only += u64::from(fate == Fate::WouldEnd);
+            self.report.closed += u64::from(fate == Fate::Closes);
+        }
     }
 }

@@ -6,7 +6,7 @@ use curfew_model::{Binding, BindingKey, BootInstant, EndReason, EventKind, Facts
 
 use crate::{
     Engine, EngineError, Keeper, Report, Subject,
-    action::Fate,
+    action::{Fate, Tally},
     binding::BoundProof,
     change::Why,
     class::{Ties, nanos},
@@ -90,9 +90,9 @@ impl Engine {
         let cause = format!("subject {kind}:{}#{id}", issuer.0);
         let groups = self.groups(Key::Identity(*kind, id));
         self.subjects.put(subject, self.bounds.subjects)?;
-        let mut report = Report::default();
-        self.attribute_again(groups, EventKind::SubjectChanged, &cause, &mut report);
-        Ok(report)
+        let mut tally = Tally::default();
+        self.attribute_again(groups, EventKind::SubjectChanged, &cause, &mut tally);
+        Ok(tally.report)
     }
 
     /// Holds what is known now against every session of these identity sets.
@@ -101,7 +101,7 @@ impl Engine {
         groups: Vec<u32>,
         event: EventKind,
         cause: &str,
-        report: &mut Report,
+        tally: &mut Tally,
     ) {
         let mut moved = Vec::new();
         for group in groups {
@@ -110,12 +110,12 @@ impl Engine {
             };
             for slot in self.of_groups(List::Who, vec![group]) {
                 match self.attribute_one(slot, &who, (event, cause), &mut moved) {
-                    Some(fate) => report.count(fate),
-                    None => report.visited += 1,
+                    Some(fate) => tally.count(slot, fate),
+                    None => tally.report.visited += 1,
                 }
             }
         }
-        self.trim(&moved, report);
+        self.trim(&moved, &mut tally.report);
     }
 
     /// Holds what is known now against one session; none when nothing changed for it.
@@ -132,7 +132,8 @@ impl Engine {
             let fate = self.end(slot, EndReason::BindingExpired, cause.to_owned(), None);
             if fate == Fate::WouldEnd {
                 self.move_to(slot, who, &bound, proof);
-                self.review(slot, Why::Binding);
+                // A set that came with the binding may be one that acts.
+                return Some(fate.max(self.review(slot, Why::Binding)));
             }
             return Some(fate);
         }

@@ -8,7 +8,7 @@ use curfew_policy::{Decide, Decision};
 
 use crate::{
     Action, Changes, Concerns, Engine, EngineError, Report,
-    action::Fate,
+    action::{Fate, Tally},
     attribution::Touched,
     class::{Class, Ties, bound_at, nanos},
     index::Key,
@@ -190,14 +190,14 @@ impl Engine {
             }
         }
         let policies = policies.filter(|(set, _)| self.take(set));
-        let mut report = Report::default();
+        let mut tally = Tally::default();
         for (groups, cause) in touched {
-            self.attribute_again(groups, EventKind::BindingChanged, &cause, &mut report);
+            self.attribute_again(groups, EventKind::BindingChanged, &cause, &mut tally);
         }
         if let Some((set, concerns)) = policies {
-            self.review_all(set.revision(), &concerns, &mut report);
+            self.review_all(set.revision(), &concerns, &mut tally);
         }
-        refused.map_or(Ok(report), Err)
+        refused.map_or(Ok(tally.report), Err)
     }
 
     /// Decides by this set from now on, unless it is older than the one in force.
@@ -212,13 +212,13 @@ impl Engine {
         true
     }
 
-    fn review_all(&mut self, revision: Revision, concerns: &Concerns, report: &mut Report) {
+    fn review_all(&mut self, revision: Revision, concerns: &Concerns, tally: &mut Tally) {
         let slots = self.concerned(concerns);
         for &slot in &slots {
             let fate = self.review(slot, Why::Policies(revision));
-            report.count(fate);
+            tally.count_last(slot, fate);
         }
-        self.trim(&slots, report);
+        self.trim(&slots, &mut tally.report);
         self.loss_done = None;
         self.act_on_loss();
     }

@@ -13,9 +13,14 @@ use support::*;
 
 /// Admits this group alone.
 fn admits(group: &str, revision: u64) -> Arc<PolicySet> {
+    policy(group, "enforce", revision)
+}
+
+/// Admits this group alone, in this mode.
+fn policy(group: &str, mode: &str, revision: u64) -> Arc<PolicySet> {
     let text = format!(
         "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: db}}\n\
-         spec: {{sensitivity: low, access: policy, members: [{{service: db}}]}}\n---\n\
+         spec: {{sensitivity: low, mode: {mode}, access: policy, members: [{{service: db}}]}}\n---\n\
          apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: p}}\n\
          spec: {{from: {{groups: [{group}]}}, to: {{segments: [db]}}}}\n"
     );
@@ -72,7 +77,8 @@ fn whom_the_state_before_and_the_one_after_admit_lives_on() {
             .to_vec(),
     };
     let report = engine.handle(Input::Changes(changes), at(2)).unwrap();
-    assert_eq!(report.closed, 3);
+    // Alice is concerned by her binding and by the policy.
+    assert_eq!((report.matched, report.closed), (4, 3));
     let mut closed = closes(&mut engine);
     closed.sort_unstable();
     let ends = [
@@ -106,4 +112,26 @@ fn a_binding_without_room_is_an_error_and_keeps_nothing_else_back() {
     assert_eq!(engine.handle(Input::Changes(changes), at(2)), Err(full));
     let closed = closes(&mut engine).into_iter().map(|(id, _)| id);
     assert_eq!(closed.collect::<Vec<_>>(), [id(2), id(3), id(4)]);
+}
+
+#[test]
+fn who_is_concerned_twice_is_counted_once_for_the_most_that_became_of_it() {
+    let without_dave = |set| Changes {
+        policies: Some((set, Concerns::All)),
+        bound: Vec::new(),
+        unbound: vec![(Keeper::Config, key("10.0.0.4/32"))],
+    };
+    let counts = |mode| {
+        let mut engine = four();
+        let audit = Input::Policies {
+            set: policy("a", "audit", 2),
+            concerns: Concerns::All,
+        };
+        engine.handle(audit, at(1)).unwrap();
+        let changes = without_dave(policy("b", mode, 3));
+        let report = engine.handle(Input::Changes(changes), at(2)).unwrap();
+        (report.matched, report.closed, report.audit_only)
+    };
+    assert_eq!(counts("audit"), (4, 0, 4));
+    assert_eq!(counts("enforce"), (4, 4, 0));
 }
