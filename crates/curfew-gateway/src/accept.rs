@@ -66,6 +66,18 @@ pub fn next(listener: &Socket) -> Next {
     }
 }
 
+/// The clients that wait in the queue of a listening socket: at most as many as it holds, however many come meanwhile,
+/// and as many as there are descriptors for.
+pub(crate) fn queued(listener: &Socket) -> impl Iterator<Item = Client> + '_ {
+    // The kernel lets one more wait than it was told.
+    let taken = (0..=BACKLOG).map(|_| next(listener));
+    let waiting = taken.take_while(|taken| matches!(taken, Next::Client(_) | Next::Gone));
+    waiting.filter_map(|taken| match taken {
+        Next::Client(client) => Some(client),
+        _ => None,
+    })
+}
+
 /// A place under a limit; dropping it gives it back.
 pub(crate) struct Permit(Arc<AtomicUsize>);
 

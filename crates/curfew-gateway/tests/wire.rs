@@ -17,7 +17,7 @@ use curfew_testkit::{DENIED, Limited, Postgres};
 use socket2::{Domain, Socket, Type};
 use support::{
     Heard, Lab, PATIENCE, eventually,
-    wire::{Wire, frame, startup},
+    wire::{Wire, frame, says, startup},
 };
 
 fn server() -> (Arc<Postgres>, UpstreamAddress) {
@@ -48,16 +48,6 @@ fn serve(listener: &TcpListener) -> TcpStream {
     ];
     stream.write_all(&ready.concat()).unwrap();
     stream
-}
-
-/// The text of a message with that SQLSTATE, reason and severity.
-fn says(message: Option<(u8, String)>, kind: u8, code: &str, reason: &str) {
-    let (got, text) = message.expect("the connection ended without a message");
-    assert_eq!(got, kind, "{text}");
-    assert!(text.contains(&format!("\0C{code}\0")), "{text}");
-    assert!(text.contains(&format!("({reason})")), "{text}");
-    assert!(text.contains("\0Dsession "), "{text}");
-    assert!(text.contains("\0H"), "{text}");
 }
 
 #[test]

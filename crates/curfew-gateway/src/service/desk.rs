@@ -8,6 +8,7 @@ use curfew_model::UpstreamAddress;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::accept::Client;
 use crate::door::Nudge;
 
 /// A session is over: its running query is to be cancelled there, with this request.
@@ -17,6 +18,7 @@ pub(super) type Cancel = (UpstreamAddress, Vec<u8>);
 #[derive(Default)]
 struct Tray {
     cancels: Vec<Cancel>,
+    late: Vec<Client>,
     nudged: bool,
     stopped: bool,
     leaving: bool,
@@ -26,6 +28,8 @@ struct Tray {
 /// What the front finds when it looks.
 pub(super) struct Mail {
     pub(super) cancels: Vec<Cancel>,
+    /// Clients that are to be told that nobody is served any more.
+    pub(super) late: Vec<Client>,
     /// Sessions that are being opened were ended.
     pub(super) nudged: bool,
     /// Nobody is served any more who is not yet.
@@ -57,6 +61,11 @@ impl Desk {
         self.change(|tray| tray.stopped = true);
     }
 
+    /// Hands over clients that came too late.
+    pub(super) fn turn_away(&self, late: Vec<Client>) {
+        self.change(|tray| tray.late.extend(late));
+    }
+
     pub(super) fn leave(&self) {
         self.change(|tray| tray.leaving = true);
     }
@@ -71,6 +80,7 @@ impl Desk {
         let mut tray = self.tray.lock();
         Mail {
             cancels: std::mem::take(&mut tray.cancels),
+            late: std::mem::take(&mut tray.late),
             nudged: std::mem::take(&mut tray.nudged),
             stopped: std::mem::take(&mut tray.stopped),
             leaving: tray.leaving,
@@ -82,6 +92,7 @@ impl Desk {
         let mut tray = self.tray.lock();
         tray.gone = true;
         tray.cancels = Vec::new();
+        tray.late = Vec::new();
     }
 
     fn change(&self, change: impl FnOnce(&mut Tray)) {

@@ -1,7 +1,7 @@
 //! The front of a service at one event loop: it takes clients from arrival to the relay without ever waiting for one
 //! of them. What a client wants is read in `handshake`, upstreams are reached in `reach`; nothing is decided here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
@@ -30,6 +30,8 @@ const DESK: u64 = 0;
 const LISTENER: u64 = 1;
 /// What is watched of a client that is read.
 const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
+/// Clients who came too late that are told in one turn, so that they starve no flow.
+const TOLD: usize = 16;
 /// How long to leave the queue alone when descriptors or memory have run out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may take to read why it gets nothing.
@@ -53,6 +55,8 @@ pub(super) struct Front {
     /// Of the pending those that can be given up for a newcomer.
     waiting: BTreeSet<u64>,
     next: u64,
+    /// Those who came too late and are still to be told.
+    late: VecDeque<Client>,
     pub(super) cancels: Cancels,
     pub(super) peers: Option<Peers>,
     stop_by: Option<BootInstant>,
@@ -81,6 +85,7 @@ impl Front {
             due: BTreeSet::new(),
             next: 1,
             waiting: BTreeSet::new(),
+            late: VecDeque::new(),
             cancels: Cancels::default(),
             peers: Peers::open().ok(),
             stop_by: None,
@@ -153,6 +158,7 @@ impl Front {
     fn read_mail(&mut self) {
         let mail = self.desk.take();
         self.cancels.waiting.extend(mail.cancels);
+        self.late.extend(mail.late);
         if mail.nudged {
             let ended: Vec<u64> = self
                 .pending
@@ -266,11 +272,26 @@ impl Front {
                 admitted.opening.fail(EndReason::Shutdown);
                 session
             }
-            _ => {
-                self.note(&client, EndReason::Shutdown, "the service stops");
-                session_id(self.clock().now().wall)
-            }
+            _ => return self.tell_of_stop(id, client),
         };
+        self.refuse(id, client, session, EndReason::Shutdown);
+    }
+
+    /// Tells those who waited to be accepted when the service stopped. They do not count as waiting for `max_waiting`:
+    /// they are as many as the kernel's queue held, and nobody comes after them.
+    fn turn_away_late(&mut self) {
+        for _ in 0..TOLD {
+            let Some(client) = self.late.pop_front() else {
+                return;
+            };
+            let id = self.number();
+            self.tell_of_stop(id, client);
+        }
+    }
+
+    fn tell_of_stop(&mut self, id: u64, client: Client) {
+        self.note(&client, EndReason::Shutdown, "the service stops");
+        let session = session_id(self.clock().now().wall);
         self.refuse(id, client, session, EndReason::Shutdown);
     }
 
@@ -342,15 +363,18 @@ impl Guest for Front {
     fn turn(&mut self) -> bool {
         let now = self.now();
         self.look_at_due(now);
+        self.turn_away_late();
         self.resume_accepting(now);
         self.start_cancels();
-        self.stop_by
-            .is_none_or(|stop_by| !self.pending.is_empty() && now < stop_by)
+        let is_done = self.pending.is_empty() && self.late.is_empty();
+        self.stop_by.is_none_or(|stop_by| !is_done && now < stop_by)
     }
 
     fn due(&self) -> Option<BootInstant> {
         let due = self.due.first().map(|&(due, _)| due);
-        due.into_iter().chain(self.resume).chain(self.stop_by).min()
+        let at_once = (!self.late.is_empty()).then_some(BootInstant(0));
+        let due = due.into_iter().chain(at_once);
+        due.chain(self.resume).chain(self.stop_by).min()
     }
 }
 

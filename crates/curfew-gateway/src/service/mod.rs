@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use socket2::{SockRef, Socket};
 
 use crate::{
-    accept,
+    accept::{self, Client},
     door::GatewayDoor,
     postgres::cancel::CancelRegistry,
     protocol::Protocol,
@@ -47,6 +47,7 @@ pub struct ServiceConfig {
     pub max_connections: usize,
     /// Clients that may be in their handshake, or be told why they get nothing, at a time and at each of the relay's
     /// loops. Beyond it the oldest is reset for a new one, so that clients that connect and say nothing keep nobody out.
+    /// Those who wait to be accepted when it stops are told beside them.
     pub max_waiting: usize,
     /// How long connecting to the upstreams may take, all together.
     pub connect_timeout: Duration,
@@ -212,12 +213,20 @@ impl Service {
         self.address
     }
 
-    /// Takes no new client, and turns away those that have no session yet; sessions go on.
+    /// Takes no new client, and turns away those that have no session yet, whether they were accepted or wait for it;
+    /// sessions go on. Does not wait for the fronts.
     pub fn stop(&mut self) {
         if let Some(listener) = self.listener.take() {
+            self.desks.iter().for_each(|desk| desk.stop());
+            // Shut down, it resets whom the kernel has queued.
+            let late: Vec<Client> = accept::queued(&listener).collect();
             // The fronts see it and let go of it. A socket that is shut down already is what is wanted.
             let _ = listener.shutdown(Shutdown::Both);
-            self.desks.iter().for_each(|desk| desk.stop());
+            let share = late.len().div_ceil(self.desks.len().max(1));
+            let mut late = late.into_iter();
+            for desk in &self.desks {
+                desk.turn_away(late.by_ref().take(share).collect());
+            }
         }
     }
 }

@@ -11,7 +11,11 @@ pub mod wire;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Weak, mpsc},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -41,7 +45,13 @@ pub enum Heard {
     GoodbyeSkipped(SessionId),
 }
 
-struct Ear(Mutex<mpsc::Sender<Heard>>);
+struct Ear {
+    sender: Mutex<mpsc::Sender<Heard>>,
+    /// Held while nobody of the service is listened to.
+    deaf: Mutex<()>,
+    /// How many of the service talk.
+    talking: AtomicUsize,
+}
 
 impl Sink for Ear {
     fn record(&self, records: Vec<Record>) {
@@ -49,16 +59,19 @@ impl Sink for Ear {
             let untold = record.close.is_some_and(|close| close.closed.untold);
             let event = record.recorded.into_event();
             if let Some(session) = event.session.filter(|_| untold) {
-                let _ = self.0.lock().send(Heard::GoodbyeSkipped(session));
+                let _ = self.sender.lock().send(Heard::GoodbyeSkipped(session));
             }
-            let _ = self.0.lock().send(Heard::Event(event));
+            let _ = self.sender.lock().send(Heard::Event(event));
         }
     }
 }
 
 impl TurnedAway for Ear {
     fn turned_away(&self, _: &ServiceName, _: SocketAddr, reason: EndReason, _: &str) {
-        let _ = self.0.lock().send(Heard::TurnedAway(reason));
+        self.talking.fetch_add(1, Ordering::AcqRel);
+        drop(self.deaf.lock());
+        self.talking.fetch_sub(1, Ordering::AcqRel);
+        let _ = self.sender.lock().send(Heard::TurnedAway(reason));
     }
 }
 
@@ -70,6 +83,7 @@ pub struct Lab {
     service: Service,
     pub door: Arc<GatewayDoor>,
     heard: mpsc::Receiver<Heard>,
+    ear: Arc<Ear>,
 }
 
 impl Lab {
@@ -90,7 +104,11 @@ impl Lab {
             Relay::start(RelayConfig::default(), Arc::clone(&clock), door.clone()).unwrap(),
         );
         let (sender, heard) = mpsc::channel();
-        let ear = Arc::new(Ear(Mutex::new(sender)));
+        let ear = Arc::new(Ear {
+            sender: Mutex::new(sender),
+            deaf: Mutex::default(),
+            talking: AtomicUsize::default(),
+        });
         let engine = Engine::new(Arc::new(limits), Bounds::default(), clock.now());
         let as_door: Arc<dyn Door> = door.clone();
         let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
@@ -107,7 +125,7 @@ impl Lab {
             door: Arc::clone(&door),
             relay: Arc::clone(&relay),
             clock,
-            turned_away: ear,
+            turned_away: ear.clone(),
         };
         let service = Service::start(config, gateway).unwrap();
         Self {
@@ -116,7 +134,28 @@ impl Lab {
             service,
             door,
             heard,
+            ear,
         }
+    }
+
+    /// Does this while every loop of the service is held up by a client of `held`, so that whoever connects meanwhile
+    /// stays in the kernel's queue. `held` connects one that is turned away.
+    pub fn while_held_up<C, T>(
+        &mut self,
+        held: impl Fn(SocketAddr) -> C,
+        then: impl FnOnce(&mut Self) -> T,
+    ) -> (Vec<C>, T) {
+        let ear = Arc::clone(&self.ear);
+        let _deaf = ear.deaf.lock();
+        let hold = |nth| {
+            let client = held(self.address());
+            eventually("the next loop is held up", PATIENCE, || {
+                self.ear.talking.load(Ordering::Acquire) == nth
+            });
+            client
+        };
+        let holding = (1..=RelayConfig::default().threads).map(hold).collect();
+        (holding, then(self))
     }
 
     pub fn door_is_empty(&self) -> bool {
@@ -172,9 +211,14 @@ impl Lab {
         self.deadlines.enforcer().handle(order).unwrap();
     }
 
+    /// Takes nobody more.
+    pub fn stop(&mut self) {
+        self.service.stop();
+    }
+
     /// Ends what is open, as a shutdown does.
     pub fn shut_down(&mut self) {
-        self.service.stop();
+        self.stop();
         self.relay.shutdown(Duration::ZERO);
     }
 

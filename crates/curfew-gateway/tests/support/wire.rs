@@ -2,6 +2,7 @@
 #![allow(
     dead_code,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     reason = "each test file uses a part of it, and a helper that cannot go on fails its test"
 )]
@@ -118,4 +119,14 @@ pub fn startup(user: &str, name: &str) -> Vec<u8> {
     let mut out = (body.len() as u32 + 4).to_be_bytes().to_vec();
     out.extend(body);
     out
+}
+
+/// The text of a message with that SQLSTATE, reason and severity.
+pub fn says(message: Option<(u8, String)>, kind: u8, code: &str, reason: &str) {
+    let (got, text) = message.expect("the connection ended without a message");
+    assert_eq!(got, kind, "{text}");
+    assert!(text.contains(&format!("\0C{code}\0")), "{text}");
+    assert!(text.contains(&format!("({reason})")), "{text}");
+    assert!(text.contains("\0Dsession "), "{text}");
+    assert!(text.contains("\0H"), "{text}");
 }
