@@ -84,6 +84,7 @@ impl Health {
 }
 
 type Callback = Box<dyn FnOnce(Result<(), DurableError>) + Send>;
+type Watcher = Box<dyn Fn(bool) + Send>;
 
 #[derive(Default)]
 struct State {
@@ -100,6 +101,25 @@ struct State {
     waiting: BTreeMap<u64, Vec<Callback>>,
     closing: bool,
     closed: bool,
+    watcher: Option<Watcher>,
+    /// What the watcher knows.
+    failing: bool,
+}
+
+impl State {
+    /// As [`Health::keeps_records`].
+    fn keeps_records(&self, capacity: usize) -> bool {
+        !is_full(self, capacity) && self.error.is_none()
+    }
+
+    /// Tells the watcher if that is another now: after every change of it, before the lock is let go.
+    fn tell(&mut self, capacity: usize) {
+        let keeps = self.keeps_records(capacity);
+        if self.failing == keeps {
+            self.failing = !keeps;
+            self.watcher.iter().for_each(|watcher| watcher(keeps));
+        }
+    }
 }
 
 struct Shared {
@@ -178,6 +198,7 @@ impl Log {
                 state.queued_bytes += json.len();
                 state.queue.push_back((entry.at, json));
                 state.accepted += 1;
+                state.tell(self.shared.capacity);
                 self.shared.work.notify_one();
                 Ok(Ticket(state.accepted))
             }
@@ -236,6 +257,19 @@ impl Log {
         };
         drop(state);
         then(result);
+    }
+
+    /// Has `watcher` told at once, and in order, whenever [`Health::keeps_records`] becomes another; first of how it is
+    /// now. It runs on whatever thread changes it, with the log locked: it has to be short, and may not call the log.
+    pub fn watch(&self, watcher: impl Fn(bool) + Send + 'static) {
+        let mut state = self.shared.state.lock();
+        watcher(state.keeps_records(self.shared.capacity));
+        state.watcher = Some(Box::new(watcher));
+    }
+
+    /// Lets go of the watcher.
+    pub fn unwatch(&self) {
+        self.shared.state.lock().watcher = None;
     }
 
     /// How the log is.
@@ -315,6 +349,7 @@ fn write(shared: &Shared, mut files: Files) {
             let count = state.queue.len().min(BATCH);
             batch.extend(state.queue.drain(..count));
             state.queued_bytes -= batch.iter().map(|(_, json)| json.len()).sum::<usize>();
+            state.tell(shared.capacity);
             records = u64::try_from(count).unwrap_or(u64::MAX);
             if state.queue.is_empty()
                 && let Some((lost, at)) = state.gap.take()
@@ -351,7 +386,10 @@ fn write(shared: &Shared, mut files: Files) {
         if finished && !failed {
             result = files.finish();
         }
-        shared.state.lock().error = result.err().map(|error| describe(&error));
+        let mut state = shared.state.lock();
+        state.error = result.err().map(|error| describe(&error));
+        state.tell(shared.capacity);
+        drop(state);
         if finished {
             return;
         }

@@ -462,6 +462,8 @@ fn full_disk(dir: &Path) {
         ..Options::new(dir)
     };
     let log = Log::open(options, NOW).unwrap();
+    let (tell, told) = mpsc::channel();
+    log.watch(move |keeps_records| tell.send(keeps_records).unwrap());
     let ballast = dir.join("ballast");
     let mut file = fs::File::create(&ballast).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
@@ -487,6 +489,15 @@ fn full_disk(dir: &Path) {
     };
     log.durable(ticket, LONG).unwrap();
     assert_eq!(log.health().error, None);
+    log.unwatch();
+    // Each change once: it keeps records, it does not, and so on, until it does again.
+    let told: Vec<bool> = told.iter().collect();
+    assert!(told.len() >= 3 && told.len() % 2 == 1, "{told:?}");
+    assert!(told.iter().step_by(2).all(|keeps| *keeps), "{told:?}");
+    assert!(
+        !told.iter().skip(1).step_by(2).any(|keeps| *keeps),
+        "{told:?}"
+    );
     drop(log);
     let report = verify(dir, None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);

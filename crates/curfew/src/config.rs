@@ -19,7 +19,7 @@ use curfew_gateway::{connect::alternate_families, protocol::Protocol};
 use curfew_model::{Binding, ServiceName, UpstreamAddress};
 use curfew_policy::{Place, Problem, Severity};
 
-pub use audit::Audit;
+pub use audit::{Audit, OnFull};
 
 use crate::sources::{self, SourceError};
 

@@ -10,6 +10,7 @@ mod desired;
 mod fleet;
 mod hostname;
 mod keeper;
+mod log_alarm;
 mod log_watch;
 mod past;
 mod record;
@@ -24,9 +25,7 @@ use std::{
 
 use curfew_audit::Log;
 use curfew_control::{Metrics, Parts, Server, Settings};
-use curfew_enforcer::{
-    AuditLog, Bounds, Deadlines, Door, Enforcer, Engine, Input, Scheduling, SessionView,
-};
+use curfew_enforcer::{Bounds, Deadlines, Door, Enforcer, Engine, Input, Scheduling, SessionView};
 use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
@@ -40,6 +39,7 @@ use configured::Configured;
 use desired::Desired;
 use fleet::LocalFleet;
 use keeper::{Bell, Keeper};
+use log_alarm::LogAlarm;
 use log_watch::LogWatch;
 use record::Recorder;
 use scribe::Scribe;
@@ -72,7 +72,7 @@ pub struct Node {
     config: Config,
     /// The policy's files as they were read last.
     seen: Result<String, String>,
-    audit: AuditLog,
+    _log_alarm: LogAlarm,
     log_watch: LogWatch,
 }
 
@@ -151,6 +151,8 @@ impl Node {
         let deadlines = deadlines.map_err(NodeError::Resources)?;
         let enforcer = Arc::clone(deadlines.enforcer());
         door.attach(Arc::downgrade(&enforcer));
+        let log_alarm = LogAlarm::start(&log, Arc::clone(&enforcer), config.audit.on_full)
+            .map_err(NodeError::Resources)?;
         let desired = Arc::new(Desired::new(Arc::clone(&enforcer), id.clone(), &state));
         let configured = Arc::new(Configured::default());
         enforcer.handle(Input::Changes(configured.changes(&config.bindings)))?;
@@ -204,7 +206,7 @@ impl Node {
             clock,
             config,
             seen: Ok(policy),
-            audit: AuditLog::Writable,
+            _log_alarm: log_alarm,
             log_watch: LogWatch::default(),
         })
     }
@@ -271,23 +273,16 @@ impl Node {
         changed
     }
 
-    /// What has to be looked at now and then: the control plane is this process, the log may have filled up, and
-    /// clients were turned away.
+    /// What has to be looked at now and then: the control plane is this process, there may be something to say of the
+    /// log, and clients were turned away.
     pub fn tend(&mut self) {
         self.recorder.count_the_crowd(self.clock.now().boot);
-        let enforcer = self.deadlines.enforcer();
-        // Neither input can be refused.
         if self.control.is_some() {
-            let _ = enforcer.handle(Input::Contact);
+            // It cannot be refused.
+            let _ = self.deadlines.enforcer().handle(Input::Contact);
         }
-        let (health, on_full) = (self.recorder.log.health(), self.config.audit.on_full);
-        if let Some(told) = self.log_watch.look(&health) {
-            told.say(on_full.log(false));
-        }
-        let audit = on_full.log(health.keeps_records());
-        if audit != self.audit {
-            self.audit = audit;
-            let _ = enforcer.handle(Input::Audit(audit));
+        if let Some(told) = self.log_watch.look(&self.recorder.log.health()) {
+            told.say(self.config.audit.on_full.log(false));
         }
     }
 
