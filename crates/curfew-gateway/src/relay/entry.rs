@@ -54,14 +54,19 @@ impl Entry {
         shared: Arc<Shared>,
         framed: Option<Box<Framed>>,
     ) -> Self {
+        // Nothing is known of them yet: what does not hold, the first call says.
+        let fresh = Readiness {
+            writable: true,
+            ..Readiness::default()
+        };
         Self {
             sockets,
             shared,
             client: Readiness {
                 readable: true,
-                ..Readiness::default()
+                ..fresh
             },
-            upstream: Readiness::default(),
+            upstream: fresh,
             mode: framed.map_or_else(|| Mode::Plain(Plain::default()), Mode::Framed),
             first_end: None,
             failed: false,
