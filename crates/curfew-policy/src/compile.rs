@@ -13,6 +13,7 @@ use curfew_model::{
 use crate::{
     document::{Documents, Member, Names, Segment, SessionPolicy},
     limits::PlacedLimits,
+    named::Places,
     net::NetIndex,
     problem::{Place, Problem, nearest},
 };
@@ -49,6 +50,8 @@ pub struct PolicySet {
     pub(crate) by_net: NetIndex,
     /// Members that are told by an identity: SPIFFE ids, cgroups, uids.
     pub(crate) by_identity: Vec<(Member, usize)>,
+    /// Whom the policies name.
+    pub(crate) named: Places,
 }
 
 /// Compiles documents.
@@ -56,14 +59,19 @@ pub struct PolicySet {
 /// # Errors
 /// Every problem across documents: names given twice, segments that do not exist, a set without documents.
 pub fn compile(mut documents: Documents, revision: Revision) -> Result<PolicySet, Vec<Problem>> {
-    let problems = across(std::mem::take(&mut documents.names));
+    let mut names = std::mem::take(&mut documents.names);
+    let named = std::mem::take(&mut names.named);
+    let problems = across(names);
     if !problems.is_empty() {
         return Err(problems);
     }
     documents.segments.sort_by(|a, b| a.name.cmp(&b.name));
     documents.policies.sort_by(|a, b| a.name.cmp(&b.name));
     let leads = lead(&documents);
-    Ok(build(documents, leads, revision))
+    Ok(PolicySet {
+        named,
+        ..build(documents, leads, revision)
+    })
 }
 
 /// What is wrong across documents, those with an error in them included. Of what could not be read, nothing is said.
@@ -166,6 +174,7 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
         by_service: HashMap::new(),
         by_net: NetIndex::default(),
         by_identity: Vec::new(),
+        named: Places::new(),
     };
     let mut defaults: HashMap<Sensitivity, PlacedLimits> = HashMap::new();
     for sensitivity in Sensitivity::ALL {

@@ -8,7 +8,13 @@ use curfew_model::{
 };
 use ipnet::IpNet;
 
-use crate::{limits::PlacedLimits, problem::Place, when::Condition, window::Validity};
+use crate::{
+    limits::PlacedLimits,
+    named::{Named, Places},
+    problem::Place,
+    when::Condition,
+    window::Validity,
+};
 
 /// Every document of a set, and the warnings about them.
 #[derive(Debug, Default)]
@@ -27,12 +33,21 @@ pub(crate) struct Names {
     pub(crate) policies: Vec<(PolicyName, Place)>,
     /// The segments that policies speak of.
     pub(crate) spoken_of: Vec<(SegmentName, Place)>,
+    /// Whom policies name.
+    pub(crate) named: Places,
     /// Documents whose kind cannot be told: each may be a segment.
     pub(crate) unclear: Vec<SegmentName>,
     /// Whether a segment is there, or may be in what cannot be told.
     pub(crate) some_segment: bool,
     /// Whether a whole source could not be read: any name may be in it.
     pub(crate) unread: bool,
+}
+
+impl Names {
+    /// Notes whom a policy names; the first place is kept.
+    pub(crate) fn name(&mut self, named: Named, name: String, place: Place) {
+        self.named.entry((named, name)).or_insert(place);
+    }
 }
 
 impl Documents {

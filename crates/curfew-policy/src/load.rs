@@ -143,9 +143,8 @@ fn read_document(source: &Source<'_>, node: &Node, into: &mut Documents) {
         }
         Some(Kind::SessionPolicy) => {
             let metadata = read_metadata(&map, &mut into.names.policies);
-            let spoken_of = &mut into.names.spoken_of;
-            let policy =
-                spec.and_then(|spec| policy_document::read(source, metadata, spec, spoken_of));
+            let names = &mut into.names;
+            let policy = spec.and_then(|spec| policy_document::read(source, metadata, spec, names));
             into.policies.extend(policy);
         }
         Some(Kind::Defaults) => {

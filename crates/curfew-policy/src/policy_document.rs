@@ -5,10 +5,11 @@ use std::sync::Arc;
 use curfew_model::{PolicyName, SegmentName};
 
 use crate::{
-    document::{From, Name, Selector, SessionPolicy, To},
+    document::{From, Name, Names, Selector, SessionPolicy, To},
     limits::{self, PlacedLimits},
     load::{Metadata, SENSITIVITIES},
-    problem::{Place, Problem},
+    named::{self, Named},
+    problem::Problem,
     read::{Map, Source},
     tree::Node,
     when::Condition,
@@ -47,20 +48,18 @@ const SIGNALS: [&str; 14] = [
     "token-inactive",
 ];
 
-/// Reads a policy; none if something in it is an error, which is reported. The segments that it names are noted.
+/// Reads a policy; none if something in it is an error, which is reported. Whom and what it names is noted.
 pub(crate) fn read(
     source: &Source<'_>,
     metadata: Option<Metadata<PolicyName>>,
     spec: &Node,
-    spoken_of: &mut Vec<(SegmentName, Place)>,
+    names: &mut Names,
 ) -> Option<SessionPolicy> {
     let map = source.map(spec, "a policy's `spec`", &SPEC)?;
     let from = map
         .need("from")
-        .and_then(|node| read_from(source, node, spoken_of));
-    let to = map
-        .need("to")
-        .and_then(|node| read_to(source, node, spoken_of));
+        .and_then(|node| read_from(source, node, names));
+    let to = map.need("to").and_then(|node| read_to(source, node, names));
     let when = map.get("when").map(|node| read_when(source, node));
     let during = map.get("during").map(|node| window::read(source, node));
     let not_after = map.get("notAfter").map(|node| read_instant(source, node));
@@ -113,14 +112,10 @@ fn flattened<T>(given: Option<Option<T>>) -> Option<Option<T>> {
     }
 }
 
-fn read_from(
-    source: &Source<'_>,
-    node: &Node,
-    spoken_of: &mut Vec<(SegmentName, Place)>,
-) -> Option<From> {
+fn read_from(source: &Source<'_>, node: &Node, names: &mut Names) -> Option<From> {
     let map = source.map(node, "`from`", &FROM)?;
     let anyone = map.flag("anyone").unwrap_or(false);
-    let selector = read_selector(&map, spoken_of);
+    let selector = read_selector(&map, names);
     let selects = SELECTOR.iter().any(|field| map.get(field).is_some());
     if anyone && selects {
         let problem = Problem::error(
@@ -142,7 +137,7 @@ fn read_from(
     let except = map
         .get("except")
         .and_then(|node| source.map(node, "`except`", &SELECTOR))
-        .map(|map| read_selector(&map, spoken_of))
+        .map(|map| read_selector(&map, names))
         .unwrap_or_default();
     Some(From {
         anyone,
@@ -152,20 +147,42 @@ fn read_from(
     })
 }
 
-fn read_selector(map: &Map<'_, '_>, spoken_of: &mut Vec<(SegmentName, Place)>) -> Selector {
+fn read_selector(map: &Map<'_, '_>, names: &mut Names) -> Selector {
     let source = map.source;
-    let names = |field: &str| {
-        let texts = source.texts(map.get(field)?, &format!("`{field}`"));
-        Some(texts.iter().map(|text| Name::parse(text)).collect())
+    let mut subjects = |field: &str, named: Option<Named>| {
+        let texts = source.placed_texts(map.get(field)?, &format!("`{field}`"));
+        let subject = |(text, node): (&str, &Node)| {
+            let name = Name::parse(text);
+            if let Some(named) = named {
+                names.name(
+                    named,
+                    named::name(&name.issuer, &name.id),
+                    source.place(node),
+                );
+            }
+            name
+        };
+        Some(texts.into_iter().map(subject).collect())
     };
+    let users = subjects("users", Some(Named::User));
+    let workloads = subjects("workloads", Some(Named::Workload));
+    let roles = subjects("roles", None);
+    let groups = map.get("groups").map(|node| {
+        let group = |(text, node): (&str, &Node)| {
+            names.name(Named::Group, text.to_owned(), source.place(node));
+            text.to_owned()
+        };
+        let texts = source.placed_texts(node, "`groups`");
+        texts.into_iter().map(group).collect()
+    });
     Selector {
-        users: names("users"),
-        workloads: names("workloads"),
-        roles: names("roles"),
-        groups: map.get("groups").map(|node| source.texts(node, "`groups`")),
+        users,
+        workloads,
+        roles,
+        groups,
         segments: map
             .get("segments")
-            .map(|node| read_segments(source, node, spoken_of)),
+            .map(|node| read_segments(source, node, names)),
         cidrs: map.get("cidrs").map(|node| {
             source
                 .list(node, "`cidrs`")
@@ -176,14 +193,10 @@ fn read_selector(map: &Map<'_, '_>, spoken_of: &mut Vec<(SegmentName, Place)>) -
     }
 }
 
-fn read_segments(
-    source: &Source<'_>,
-    node: &Node,
-    spoken_of: &mut Vec<(SegmentName, Place)>,
-) -> Vec<SegmentName> {
+fn read_segments(source: &Source<'_>, node: &Node, names: &mut Names) -> Vec<SegmentName> {
     let mut segment = |node: &Node| {
         let name: SegmentName = source.parsed(node, "a segment's name")?;
-        spoken_of.push((name.clone(), source.place(node)));
+        names.spoken_of.push((name.clone(), source.place(node)));
         Some(name)
     };
     source
@@ -193,11 +206,7 @@ fn read_segments(
         .collect()
 }
 
-fn read_to(
-    source: &Source<'_>,
-    node: &Node,
-    spoken_of: &mut Vec<(SegmentName, Place)>,
-) -> Option<To> {
+fn read_to(source: &Source<'_>, node: &Node, names: &mut Names) -> Option<To> {
     let map = source.map(node, "`to`", &["segments", "sensitivities"])?;
     if map.get("segments").is_none() && map.get("sensitivities").is_none() {
         source.error(node, "`to` leads nowhere: name segments or sensitivities");
@@ -207,7 +216,7 @@ fn read_to(
     Some(To {
         segments: map
             .get("segments")
-            .map(|node| read_segments(source, node, spoken_of))
+            .map(|node| read_segments(source, node, names))
             .unwrap_or_default(),
         sensitivities: map
             .get("sensitivities")

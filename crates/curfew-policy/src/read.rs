@@ -362,12 +362,16 @@ impl<'a> Source<'a> {
 
     /// A list of texts, none of them empty.
     pub fn texts(&self, node: &Node, what: &str) -> Vec<String> {
+        let texts = self.placed_texts(node, what).into_iter();
+        texts.map(|(text, _)| text.to_owned()).collect()
+    }
+
+    /// The same, each with the node that it is.
+    pub(crate) fn placed_texts<'n>(&self, node: &'n Node, what: &str) -> Vec<(&'n str, &'n Node)> {
         let each = format!("an entry of {what}");
-        self.list(node, what)
-            .iter()
-            .filter_map(|node| self.filled(node, &each))
-            .map(str::to_owned)
-            .collect()
+        let nodes = self.list(node, what).iter();
+        let placed = |node| Some((self.filled(node, &each)?, node));
+        nodes.filter_map(placed).collect()
     }
 }
 

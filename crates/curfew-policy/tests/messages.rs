@@ -1,8 +1,8 @@
 //! What a person is told about wrong documents, to the letter.
 #![cfg(test)]
 
-use curfew_model::Revision;
-use curfew_policy::{compile, load};
+use curfew_model::{Binding, BindingKey, Identity, Issuer, Kind, Proof, Revision};
+use curfew_policy::{Given, compile, load};
 
 /// Every message about a source, or about what it compiles to.
 fn messages(text: &str) -> String {
@@ -333,4 +333,78 @@ fn a_source_that_nests_or_repeats_without_end_is_an_error() {
         let said = messages(&text);
         assert!(said.contains(what), "{said}");
     }
+}
+
+#[test]
+fn whom_a_policy_names_and_nobody_is_yet_is_said_once_with_its_place() {
+    let text = format!(
+        "{HEAD}spec: {{sensitivity: low, members: [{{service: db}}]}}
+---
+apiVersion: curfew.dev/v1alpha1
+kind: SessionPolicy
+metadata: {{name: p}}
+spec:
+  from:
+    groups: [dba, dbas]
+    users: ['local#alice', 'idp#alice']
+    roles: [db/alice]
+    except: {{workloads: [alice], groups: [dbas]}}
+  to: {{segments: [db]}}
+  when: \"'ops' in subject.groups\"
+"
+    );
+    let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
+    let mut given = Given::default();
+    given.binding(&Binding {
+        key: BindingKey::Uid(7),
+        identity: Identity {
+            proof: Proof::Bound,
+            kind: Kind::User,
+            issuer: Issuer::local(),
+            id: "alice".to_owned(),
+            display: None,
+        },
+        groups: vec!["dba".to_owned()],
+        until: None,
+        refreshed_at: None,
+    });
+    let said = set.unbound(&given);
+    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+    let expected = "p.yaml:11:19: warning: no binding gives group dbas yet
+  11 |     groups: [dba, dbas]
+     |                   ^
+  = otherwise: until one does, it stands for nobody here
+  = help: did you mean `dba`?
+p.yaml:12:28: warning: no binding gives user idp#alice yet
+  12 |     users: ['local#alice', 'idp#alice']
+     |                            ^
+  = otherwise: until one does, it stands for nobody here
+  = help: bind it in `bindings` of curfew.yaml or by the API, or correct it
+p.yaml:14:26: warning: no binding gives workload alice yet
+  14 |     except: {workloads: [alice], groups: [dbas]}
+     |                          ^
+  = otherwise: until one does, it stands for nobody here
+  = help: bind it in `bindings` of curfew.yaml or by the API, or correct it";
+    assert_eq!(said.join("\n"), expected);
+    given.groups(&["dbas".to_owned()]);
+    assert_eq!(set.unbound(&given).len(), 2);
+}
+
+#[test]
+fn of_many_names_that_nobody_has_the_last_are_counted() {
+    let users: Vec<String> = (0..103).map(|n| format!("u{n}")).collect();
+    let text = format!(
+        "{HEAD}spec: {{sensitivity: low, members: [{{service: db}}]}}
+---
+apiVersion: curfew.dev/v1alpha1
+kind: SessionPolicy
+metadata: {{name: p}}
+spec: {{from: {{users: [{}]}}, to: {{segments: [db]}}}}
+",
+        users.join(", ")
+    );
+    let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
+    let said = set.unbound(&Given::default());
+    assert_eq!(said.len(), 101);
+    assert_eq!(said[100].message, "3 names more that no binding gives yet");
 }

@@ -115,11 +115,14 @@ impl Run {
     fn report(&self, checked: Result<Checked, NodeError>) -> std::io::Result<ExitCode> {
         let path = self.config.display();
         let (text, findings) = match checked {
-            Ok(Checked { warnings, .. }) => {
-                let shown: String = warnings.iter().map(|text| format!("{text}\n\n")).collect();
-                let count = warnings.len();
+            Ok(checked) => {
+                // Whom nobody is yet is no finding: bindings may come by the API.
+                let unbound = checked.unbound();
+                let warnings = checked.warnings.iter().chain(&unbound);
+                let shown: String = warnings.map(|text| format!("{text}\n\n")).collect();
+                let count = checked.warnings.len() + unbound.len();
                 let text = format!("{shown}{path}: usable; warnings {count}\n");
-                (text, count > 0)
+                (text, !checked.warnings.is_empty())
             }
             Err(error) => (format!("{}\n{path}: NOT usable\n", chain(&error)), true),
         };

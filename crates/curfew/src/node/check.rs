@@ -18,6 +18,8 @@ use crate::{
     sources::{self, SourceError},
 };
 
+use super::unbound;
+
 /// Why a process does not start, or does not take a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -73,6 +75,17 @@ pub struct Checked {
     pub services: Vec<ServiceConfig>,
     /// Warnings about the policy, as they are shown.
     pub warnings: Vec<String>,
+    set: Option<PolicySet>,
+}
+
+impl Checked {
+    /// Of whom the policy names and no binding of the configuration gives, as it is shown. Others may have bindings.
+    pub fn unbound(&self) -> Vec<String> {
+        let bindings = self.config.bindings.iter();
+        let problems = self.set.as_ref().map(|set| unbound::of(set, bindings, []));
+        let problems = problems.into_iter().flatten();
+        problems.map(|problem| problem.to_string()).collect()
+    }
 }
 
 /// Reads a configuration and checks all of it in one pass: the file, the policy that it names, that every upstream
@@ -125,6 +138,7 @@ pub fn check(path: &Path) -> Result<Checked, NodeError> {
         policy: policy.unwrap_or_default(),
         services,
         warnings,
+        set,
     })
 }
 

@@ -16,6 +16,7 @@ mod past;
 mod record;
 mod scribe;
 mod teller;
+mod unbound;
 
 use std::{
     net::SocketAddr,
@@ -135,6 +136,7 @@ impl Node {
         let state = store.read();
         let set =
             compiler::union(&desired::owners(&state), state.revision).map_err(NodeError::Policy)?;
+        unbound::warn(&set, &config.bindings, &state);
         let now = clock.now();
         let mut engine = Engine::new(Arc::new(set), Bounds::default(), now);
         keeper::kept_ends(&state, now).for_each(|end| engine.restore_last_end(end));
@@ -232,9 +234,10 @@ impl Node {
     /// # Errors
     /// [`NodeError`]: a set that does not compile with what the API holds changes nothing.
     pub fn reload(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
-        let mut owners = desired::owners(&self.store.read());
+        let state = self.store.read();
+        let mut owners = desired::owners(&state);
         owners.insert(Owner::Files, checked.policy.as_str().into());
-        compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
+        let set = compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
         let bindings = self.configured.changes(&checked.config.bindings);
         let report = self.desired.reload(bindings, || {
             let wall = self.clock.now().wall;
@@ -246,6 +249,7 @@ impl Node {
             }
             Ok(commit)
         })?;
+        unbound::warn(&set, &checked.config.bindings, &state);
         self.configured.told(checked.config.bindings);
         let restart_needed = checked.config.services != self.config.services
             || checked.config.control != self.config.control

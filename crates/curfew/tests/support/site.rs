@@ -24,6 +24,8 @@ pub struct Site {
     pub folder: tempfile::TempDir,
     pub service: SocketAddr,
     pub control: SocketAddr,
+    /// What its log said until it listened everywhere.
+    pub begun: Vec<Value>,
     child: Child,
     log: mpsc::Receiver<Value>,
 }
@@ -46,10 +48,12 @@ impl Site {
         std::fs::write(folder.path().join("curfew.yaml"), config).unwrap();
         std::fs::create_dir(folder.path().join("policy")).unwrap();
         std::fs::write(folder.path().join("policy/p.yaml"), policy("30m")).unwrap();
-        let (child, log, [service, control]) = run(folder.path().join("curfew.yaml"));
+        let (child, log, begun) = run(folder.path().join("curfew.yaml"));
+        let [service, control] = addresses(&begun);
         Self {
             service,
             control,
+            begun,
             folder,
             child,
             log,
@@ -58,11 +62,19 @@ impl Site {
 
     /// Waits for a line of the server's log that says this, and gives its fields.
     pub fn logged(&self, what: &str) -> Value {
+        self.logged_until(what).pop().unwrap()
+    }
+
+    /// The same, after the lines before it that nobody waited for.
+    pub fn logged_until(&self, what: &str) -> Vec<Value> {
+        let mut lines = Vec::new();
         loop {
             let line = self.log.recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("{what} was not logged in time"));
-            if line.to_string().contains(what) {
-                return line;
+            let found = line.to_string().contains(what);
+            lines.push(line);
+            if found {
+                return lines;
             }
         }
     }
@@ -110,9 +122,8 @@ impl Site {
     pub fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let addresses;
-        (self.child, self.log, addresses) = run(self.path("curfew.yaml"));
-        [self.service, self.control] = addresses;
+        (self.child, self.log, self.begun) = run(self.path("curfew.yaml"));
+        [self.service, self.control] = addresses(&self.begun);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -172,8 +183,9 @@ pub fn policy(lifetime: &str) -> String {
     )
 }
 
-/// Starts the server and waits until it listens everywhere: the service, and the API.
-fn run(config: PathBuf) -> (Child, mpsc::Receiver<Value>, [SocketAddr; 2]) {
+/// Starts the server and waits until it listens everywhere: the service, and the API. What it says until then comes
+/// last.
+fn run(config: PathBuf) -> (Child, mpsc::Receiver<Value>, Vec<Value>) {
     let server = curfew(&["run", "--log", "json", "-c"]);
     // A file that may not grow is to be an error, like a full disk, and no signal.
     let mut child = Command::new("sh")
@@ -192,20 +204,29 @@ fn run(config: PathBuf) -> (Child, mpsc::Receiver<Value>, [SocketAddr; 2]) {
             let _ = sender.send(serde_json::from_str::<Value>(&line).unwrap());
         }
     });
-    let mut listening = Vec::new();
-    while listening.len() < 2 {
-        let fields = log.recv_timeout(PATIENCE).unwrap()["fields"].clone();
-        if fields["message"] == "listening" {
-            let service = fields["service"].as_str().unwrap().to_owned();
-            listening.push((
-                service,
-                fields["address"].as_str().unwrap().parse().unwrap(),
-            ));
-        }
+    let mut begun = Vec::new();
+    while listening(&begun).count() < 2 {
+        begun.push(log.recv_timeout(PATIENCE).unwrap());
     }
-    let address = |name: &str| listening.iter().find(|(service, _)| service == name);
-    let addresses = ["echo", "control"].map(|name| address(name).unwrap().1);
-    (child, log, addresses)
+    (child, log, begun)
+}
+
+/// The fields of the lines that say who listens where.
+fn listening(lines: &[Value]) -> impl Iterator<Item = &Value> {
+    let fields = lines.iter().map(|line| &line["fields"]);
+    fields.filter(|fields| fields["message"] == "listening")
+}
+
+/// Where the service listens, and the API.
+fn addresses(begun: &[Value]) -> [SocketAddr; 2] {
+    ["echo", "control"].map(|name| {
+        let fields = listening(begun).find(|fields| fields["service"] == name);
+        fields.unwrap()["address"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    })
 }
 
 fn echo() -> SocketAddr {

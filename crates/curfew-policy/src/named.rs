@@ -1,0 +1,112 @@
+//! Whom policies name literally, held against whom there is. Whether a policy matches a session may not live here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use curfew_model::{Binding, Issuer, Kind};
+
+use crate::{
+    compile::PolicySet,
+    problem::{Place, Problem, nearest},
+};
+
+/// Names that are said one by one; the others are counted.
+const MAX_NAMES: usize = 100;
+/// Names among which one that is near is looked for.
+const MAX_GUESSES: usize = 10_000;
+
+/// What a name in a policy's `from` is a name of, where a binding can give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Named {
+    Group,
+    User,
+    Workload,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Group => "group",
+            Self::User => "user",
+            Self::Workload => "workload",
+        })
+    }
+}
+
+/// Every name that policies name, each with the first place where it stands.
+pub(crate) type Places = BTreeMap<(Named, String), Place>;
+
+/// The name of a subject as policies write it: `ID` or `ISSUER#ID`.
+pub(crate) fn name(issuer: &Issuer, id: &str) -> String {
+    if *issuer == Issuer::local() {
+        id.to_owned()
+    } else {
+        format!("{}#{id}", issuer.0)
+    }
+}
+
+/// Whom bindings, and what is known of subjects, give a policy to match.
+#[derive(Debug, Default)]
+pub struct Given(BTreeSet<(Named, String)>);
+
+impl Given {
+    /// A binding gives its subject and its groups.
+    pub fn binding(&mut self, binding: &Binding) {
+        let identity = &binding.identity;
+        let named = match identity.kind {
+            Kind::User => Some(Named::User),
+            Kind::Workload => Some(Named::Workload),
+            Kind::Device | Kind::Role => None,
+        };
+        let subject = named.map(|named| (named, name(&identity.issuer, &identity.id)));
+        self.0.extend(subject);
+        self.groups(&binding.groups);
+    }
+
+    /// Groups of a subject.
+    pub fn groups(&mut self, groups: &[String]) {
+        let groups = groups.iter().cloned();
+        self.0.extend(groups.map(|group| (Named::Group, group)));
+    }
+
+    fn nearest(&self, named: Named, name: &str) -> Option<&str> {
+        let same = self.0.range((named, String::new())..);
+        let same = same.take_while(|(other, _)| *other == named);
+        nearest(name, same.take(MAX_GUESSES).map(|(_, name)| name.as_str()))
+    }
+}
+
+impl PolicySet {
+    /// A warning for each group, user and workload that policies name literally and that nobody is given, by place. A
+    /// binding that comes later may give it; conditions are not looked at.
+    #[must_use]
+    pub fn unbound(&self, given: &Given) -> Vec<Problem> {
+        let mut missing: Vec<(&(Named, String), &Place)> = self
+            .named
+            .iter()
+            .filter(|(name, _)| !given.0.contains(name))
+            .collect();
+        missing.sort_by_key(|(_, place)| *place);
+        let (said, counted) = missing.split_at(missing.len().min(MAX_NAMES));
+        let mut problems: Vec<Problem> = said
+            .iter()
+            .map(|((named, name), place)| no_binding(*named, name, place, given))
+            .collect();
+        if let Some((_, place)) = counted.first() {
+            let text = format!("{} names more that no binding gives yet", counted.len());
+            problems.push(Problem::warning(place, text));
+        }
+        problems
+    }
+}
+
+fn no_binding(named: Named, name: &str, place: &Place, given: &Given) -> Problem {
+    let problem = Problem::warning(place, format!("no binding gives {named} {name} yet"))
+        .or_else("until one does, it stands for nobody here");
+    match given.nearest(named, name) {
+        Some(near) => problem.help(format!("did you mean `{near}`?")),
+        None => problem.help("bind it in `bindings` of curfew.yaml or by the API, or correct it"),
+    }
+}

@@ -1,0 +1,66 @@
+//! Whom a policy names and nobody is yet, against the real thing: the check and each load say so, and fail by it not.
+#![cfg(test)]
+
+mod support;
+
+use serde_json::Value;
+use support::{
+    Ran, curfew,
+    site::{Site, policy},
+};
+
+/// What a server's log warns of names.
+fn warned(lines: &[Value]) -> Vec<String> {
+    let warned = lines.iter().filter(|line| line["level"] == "WARN");
+    let texts = warned.map(|line| line["fields"]["message"].as_str().unwrap().to_owned());
+    texts.filter(|text| text.contains("no binding")).collect()
+}
+
+/// Of whom a check warns, as `PLACE: WHAT`, and the whole report.
+fn check(site: &Site) -> (Vec<String>, Ran) {
+    let config = site.path("curfew.yaml");
+    let ran = Ran::of(curfew(&["run", "--check", "-c"]).arg(config));
+    let folder = format!("{}/", site.folder.path().display());
+    let warned = ran.out.lines().filter(|line| line.contains(": warning: "));
+    let warned = warned.map(|line| line.replace(&folder, "")).collect();
+    (warned, ran)
+}
+
+#[test]
+fn a_group_that_no_binding_gives_is_a_warning_and_no_finding() {
+    let site = Site::start("");
+    assert_eq!(check(&site).0, Vec::<String>::new());
+    let asks = policy("30m").replace("[dba]", "[dbas]");
+    std::fs::write(site.path("policy/p.yaml"), asks).unwrap();
+    let (warned, ran) = check(&site);
+    let said = "policy/p.yaml:9:24: warning: no binding gives group dbas yet";
+    assert_eq!(warned, [said]);
+    assert!(ran.out.contains("did you mean `dba`?"), "{}", ran.out);
+    assert!(ran.out.ends_with("usable; warnings 1\n"), "{}", ran.out);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn each_load_warns_of_whom_neither_the_configuration_nor_the_state_gives() {
+    let mut site = Site::start("");
+    let ops = ["subjects", "set", "user:alice", "--group", "ops"];
+    assert_eq!(site.curfew(&ops).code, 0);
+    let carol = ["bindings", "set", "--uid", "4711", "--user", "carol"];
+    assert_eq!(site.curfew(&carol).code, 0);
+    let more = "---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {name: more}\n\
+                spec: {from: {users: [carol, carla], groups: [opps, ops]}, to: {segments: [echo]}}\n";
+    std::fs::write(site.path("policy/p.yaml"), policy("30m") + more).unwrap();
+    site.signal("HUP");
+    let texts = warned(&site.logged_until("reloaded"));
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    for (text, name, near) in [
+        (&texts[0], "user carla", "carol"),
+        (&texts[1], "group opps", "ops"),
+    ] {
+        assert!(text.contains("p.yaml:14:"), "{text}");
+        assert!(text.contains(&format!("gives {name} yet")), "{text}");
+        assert!(text.contains(&format!("did you mean `{near}`?")), "{text}");
+    }
+    site.restart();
+    assert_eq!(warned(&site.begun), texts, "a start says the same, once");
+}
