@@ -3,10 +3,14 @@
 
 use std::net::IpAddr;
 
-use curfew_model::{Identity, Issuer, Kind, Proof};
+use curfew_model::{Facts, Identity, Issuer, Kind, Proof};
 use hashbrown::HashMap;
 
-use crate::{Engine, EngineError, Peer, Subject, binding::BoundProof, who::Bound};
+use crate::{
+    Engine, EngineError, Peer, Subject,
+    binding::BoundProof,
+    who::{self, Bound},
+};
 
 /// All that is known, by who it is known of.
 #[derive(Debug, Default)]
@@ -49,6 +53,18 @@ impl Subjects {
 }
 
 impl Engine {
+    /// The facts of a session as it would be decided about now: those of its door, and what bindings and the desired
+    /// state say of its client.
+    #[must_use]
+    pub fn attributed(&self, mut facts: Facts, peer: &Peer) -> Facts {
+        facts.client.set_ip(facts.client.ip().to_canonical());
+        facts.identities.sort_unstable();
+        let (bound, proof) = self.known(&facts.identities, facts.client.ip(), peer);
+        who::merge(&mut facts, &bound);
+        self.tie(&mut facts, proof);
+        facts
+    }
+
     /// What bindings and the desired state say of a client whose door knew its `own` identities.
     pub(crate) fn known(
         &self,

@@ -30,7 +30,7 @@ pub use explain::{Explanation, Outcome};
 pub use inventory::SegmentSummary;
 pub use load::{Loaded, load};
 pub use named::Given;
-pub use problem::{Place, Problem, Severity};
+pub use problem::{Place, Problem, Severity, nearest};
 pub use read::{Map, Source, read};
 pub use tree::{Node, Value};
 pub use when::check_statement;

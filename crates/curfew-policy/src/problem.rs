@@ -139,7 +139,8 @@ impl fmt::Display for Problem {
 }
 
 /// The known word nearest to `word`, if it is near enough to be a slip.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |candidate: &&str| distance(word, candidate);
     let best = known.into_iter().min_by_key(near)?;
     (distance(word, best) <= 1 + best.chars().count() / 4).then_some(best)

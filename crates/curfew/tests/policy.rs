@@ -107,6 +107,95 @@ fn explain_says_plainly_that_nothing_contains_the_target() {
     );
 }
 
+/// What is said of a session into a segment told by its address, for a group, in front of a configuration.
+fn explained(more: &[&str]) -> (i32, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write(
+        "curfew.yaml",
+        "data_dir: data
+policy: {path: p.yaml}
+gateway: {services: [{name: orders, listen: '127.0.0.1:0', upstream: '10.20.0.1:5432'}]}
+bindings:
+- {address: 10.0.0.0/24, user: alice, groups: [dba]}
+- {address: 10.0.0.7, user: bob}
+- {uid: 7, workload: batch, groups: [dba]}
+",
+    );
+    let head = "apiVersion: curfew.dev/v1alpha1\nkind:";
+    let segment =
+        "Segment\nmetadata: {name: s}\nspec: {sensitivity: low, members: [{cidr: 10.20.0.0/16}]}\n";
+    let policy =
+        "SessionPolicy\nmetadata: {name: p}\nspec: {from: {groups: [dba]}, to: {segments: [s]}}\n";
+    write("p.yaml", &format!("{head} {segment}---\n{head} {policy}"));
+    write("other.yaml", &format!("{head} {segment}"));
+    let config = folder.path().join("curfew.yaml");
+    let other = folder.path().join("other.yaml");
+    let more = more.iter().map(|arg| match *arg {
+        "OTHER" => other.to_str().unwrap(),
+        arg => arg,
+    });
+    let args: Vec<&str> = ["policy", "explain", "-c", config.to_str().unwrap()]
+        .into_iter()
+        .chain(more)
+        .collect();
+    curfew(&args)
+}
+
+#[test]
+fn explain_takes_policy_upstream_and_bindings_from_the_configuration() {
+    let client = |address| ["--service", "orders", "--client", address];
+    let (code, text) = explained(&client("10.0.0.5"));
+    assert_eq!(code, 0, "{text}");
+    for part in [
+        "subject   user:alice\n",
+        "segment   s (low)",
+        "policy    p (",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    // The longer prefix is another user's.
+    let (code, text) = explained(&client("10.0.0.7"));
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("subject   user:bob\n"), "{text}");
+    let (code, text) = explained(&[&client("192.0.2.1")[..], &["--uid", "7"]].concat());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("subject   workload:batch\n"), "{text}");
+    assert_eq!(explained(&client("192.0.2.1")).0, 3);
+}
+
+#[test]
+fn flags_of_explain_win_over_the_configuration() {
+    let client = ["--service", "orders", "--client", "10.0.0.5"];
+    let code = |more: &[&str]| explained(&[&client[..], more].concat());
+    let (refused, text) = code(&["--user", "carol"]);
+    assert_eq!(refused, 3, "a group of the binding is alice's: {text}");
+    assert!(text.contains("subject   user:carol\n"), "{text}");
+    assert_eq!(code(&["--user", "carol", "--group", "dba"]).0, 0);
+    assert_eq!(code(&["--group", "staff"]).0, 3);
+    let (elsewhere, text) = code(&["--target", "192.0.2.1:5432"]);
+    assert_eq!(elsewhere, 3, "{text}");
+    assert!(
+        text.contains("no segment contains the service orders"),
+        "{text}"
+    );
+    let (other, text) = code(&["OTHER"]);
+    assert_eq!(other, 3, "{text}");
+    assert!(!text.contains("policy    p"), "{text}");
+}
+
+#[test]
+fn a_service_that_the_configuration_has_not_is_an_error() {
+    let (code, text) = explained(&["--service", "order"]);
+    assert_eq!(code, 1, "{text}");
+    let said = "the configuration has no service order: did you mean orders?";
+    assert!(text.contains(said), "{text}");
+    let (code, text) = explained(&["--service", "order", "--target", "10.20.0.1:5432"]);
+    assert!(text.contains("segment   s (low)"), "{code} {text}");
+    let (code, text) = curfew(&["policy", "explain", "--service", "orders"]);
+    assert_eq!(code, 1, "{text}");
+}
+
 #[test]
 fn an_attribute_that_no_condition_can_name_is_a_usage_error() {
     let who = ["--service", "x", "--attribute", "subject.rsik=low"];
