@@ -33,7 +33,7 @@ fn facts(client: &str, service: Option<&str>, target: Option<&str>, kinds: &[Kin
         client: address(client),
         target: Target {
             service: service.map(|name| ServiceName::new(name).unwrap()),
-            upstream: target.map(address).map(UpstreamAddress::Tcp),
+            upstreams: target.map(address).map(UpstreamAddress::Tcp).into_iter().collect(),
         },
         opened_at: NOW.boot,
         proved_at: None,

@@ -26,7 +26,11 @@ impl Decide for Policies {
     }
 
     fn decide(&self, facts: &Facts, _: Now) -> Decision {
-        let port = facts.target.address().map_or(0, |address| address.port());
+        let port = facts
+            .target
+            .addresses()
+            .next()
+            .map_or(0, |address| address.port());
         let Some((segment, policies, by)) = self.0.get(usize::from(port)) else {
             let verdict = Verdict::Admit(Lease::default());
             return Decision {
@@ -101,7 +105,7 @@ fn open(n: u64) -> Open {
         client: (host.to_be_bytes(), 40_000).into(),
         target: Target {
             service: None,
-            upstream: Some(UpstreamAddress::Tcp(([10, 1, 0, 1], port).into())),
+            upstreams: [UpstreamAddress::Tcp(([10, 1, 0, 1], port).into())].into(),
         },
         opened_at: opened_at(n),
         proved_at: None,

@@ -92,10 +92,7 @@ impl Coming {
                 "service",
                 self.target.service.as_ref().map(ToString::to_string),
             ),
-            (
-                "upstream",
-                self.target.upstream.as_ref().map(ToString::to_string),
-            ),
+            ("upstream", self.target.upstream().map(ToString::to_string)),
             ("expires_at", self.expires_at.map(|at| at.to_string())),
             (
                 "identities",

@@ -291,7 +291,7 @@ mod tests {
             client: "10.0.0.5:4000".parse().unwrap(),
             target: curfew_model::Target {
                 service: None,
-                upstream: None,
+                upstreams: [].into(),
             },
             opened_at: curfew_model::BootInstant(0),
             proved_at: None,

@@ -1,6 +1,6 @@
 //! What is known of a session when it is decided: the same record at admission and at every later look.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use crate::{BootInstant, DeviceId, Identity, ServiceName, WallInstant};
 
@@ -27,18 +27,23 @@ impl fmt::Display for UpstreamAddress {
 pub struct Target {
     /// The gateway service, when there is one.
     pub service: Option<ServiceName>,
-    /// What listens behind it.
-    pub upstream: Option<UpstreamAddress>,
+    /// Every address that the session may lead to, in the order to try; sessions of one service share it.
+    pub upstreams: Arc<[UpstreamAddress]>,
 }
 
 impl Target {
-    /// The address that policy matches; none for a Unix socket.
+    /// The one that is shown: the first.
     #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        match &self.upstream {
-            Some(UpstreamAddress::Tcp(address)) => Some(*address),
-            Some(UpstreamAddress::Unix(_)) | None => None,
-        }
+    pub fn upstream(&self) -> Option<&UpstreamAddress> {
+        self.upstreams.first()
+    }
+
+    /// The addresses that policy matches, all of one port if they are those of one name; a Unix socket has none.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.upstreams.iter().filter_map(|upstream| match upstream {
+            UpstreamAddress::Tcp(address) => Some(*address),
+            UpstreamAddress::Unix(_) => None,
+        })
     }
 }
 

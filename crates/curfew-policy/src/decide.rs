@@ -41,13 +41,14 @@ impl PolicySet {
         !self.targets(target).is_empty()
     }
 
-    /// The segments that contain a target, the most sensitive first, then by name.
+    /// The segments that contain a target, the most sensitive first, then by name: its service, or any address of it, as
+    /// nobody can say yet which of them the session will use.
     pub(crate) fn targets(&self, target: &Target) -> Vec<usize> {
         let by_service = target
             .service
             .as_ref()
             .and_then(|service| self.by_service.get(service));
-        let by_address = target.address().into_iter().flat_map(|address| {
+        let by_address = target.addresses().flat_map(|address| {
             self.by_net
                 .at(address.ip())
                 .filter(move |range| range.is_for(address.port()))

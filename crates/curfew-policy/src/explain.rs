@@ -114,7 +114,7 @@ impl PolicySet {
     fn no_segment(&self, target: &Target) -> String {
         let service = target.service.as_ref();
         let address = target
-            .address()
+            .addresses()
             .map(|address| format!("the address {address}"));
         let named = service.map(|service| format!("the service {service}"));
         let named: Vec<String> = named.into_iter().chain(address).collect();

@@ -277,7 +277,7 @@ fn attribute(facts: &Facts, root: &str, field: &str, kind: Type) -> Option<Value
         ("device", "id") => text(facts.device.as_ref()?.to_string()),
         ("client", "address") => text(facts.client.ip().to_canonical().to_string()),
         ("target", "service") => text(facts.target.service.as_ref()?.to_string()),
-        ("target", "port") => Some(Value::Int(facts.target.address()?.port().into())),
+        ("target", "port") => Some(Value::Int(facts.target.addresses().next()?.port().into())),
         _ => {
             let stated = facts.attributes.get(&format!("{root}.{field}"))?;
             read(stated, kind)

@@ -67,7 +67,7 @@ pub fn alice(client: SocketAddr, address: SocketAddr, opened_at: BootInstant) ->
         client,
         target: Target {
             service: None,
-            upstream: Some(UpstreamAddress::Tcp(address)),
+            upstreams: [UpstreamAddress::Tcp(address)].into(),
         },
         opened_at,
         proved_at: None,

@@ -249,7 +249,7 @@ pub fn open(n: u64, who: &str, service: &str, now: Now) -> Open {
         client: "10.0.0.5:4000".parse().unwrap(),
         target: Target {
             service: Some(ServiceName::new(service).unwrap()),
-            upstream: None,
+            upstreams: [].into(),
         },
         opened_at: now.boot,
         proved_at: None,

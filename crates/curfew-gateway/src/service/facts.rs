@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use curfew_model::{
     BootInstant, Facts, Identity, Issuer, Kind, Proof, SessionId, Target, WallInstant,
@@ -32,7 +33,7 @@ pub(super) fn facts(
         client,
         target: Target {
             service: Some(config.name.clone()),
-            upstream: config.upstreams.first().cloned(),
+            upstreams: Arc::clone(&config.upstreams),
         },
         opened_at,
         proved_at: None,
@@ -51,4 +52,29 @@ pub(super) fn session_id(now: WallInstant) -> SessionId {
         millis / 1000,
         nanos,
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use curfew_model::{ServiceName, UpstreamAddress};
+
+    use super::*;
+    use crate::protocol::Protocol;
+
+    #[test]
+    fn policy_sees_every_address_that_may_be_connected_to() {
+        let address = |text: &str| UpstreamAddress::Tcp(text.parse().unwrap());
+        let all = ["10.0.0.1:5432", "[2001:db8::1]:5432"].map(address);
+        let config = ServiceConfig::new(
+            ServiceName::new("db").unwrap(),
+            "127.0.0.1:0".parse().unwrap(),
+            all.to_vec(),
+            Protocol::Tcp,
+        );
+        let client = "192.0.2.1:40000".parse().unwrap();
+        let target = facts(&config, client, None, BootInstant(0)).target;
+        assert_eq!(*target.upstreams, all);
+        // Sessions share what they lead to.
+        assert!(Arc::ptr_eq(&target.upstreams, &config.upstreams));
+    }
 }

@@ -39,8 +39,8 @@ pub struct ServiceConfig {
     pub name: ServiceName,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Where it leads, in the order to try. Policy sees the first one's address.
-    pub upstreams: Vec<UpstreamAddress>,
+    /// Where it leads, in the order to try. Policy sees every address.
+    pub upstreams: Arc<[UpstreamAddress]>,
     /// What it speaks.
     pub protocol: Protocol,
     /// Sessions that may be open at a time; more are refused `overloaded`.
@@ -63,13 +63,13 @@ impl ServiceConfig {
     pub fn new(
         name: ServiceName,
         listen: SocketAddr,
-        upstreams: Vec<UpstreamAddress>,
+        upstreams: impl Into<Arc<[UpstreamAddress]>>,
         protocol: Protocol,
     ) -> Self {
         Self {
             name,
             listen,
-            upstreams,
+            upstreams: upstreams.into(),
             protocol,
             max_connections: 10_000,
             max_waiting: 4096,

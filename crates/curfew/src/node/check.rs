@@ -1,7 +1,10 @@
 //! Whether a configuration is usable, before anything is started: the policy compiles, every upstream resolves, every
 //! service is in a segment. Starting is the node's.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use curfew_audit::AuditError;
 use curfew_control::{Source, StartError, pack};
@@ -145,7 +148,7 @@ pub fn check(path: &Path) -> Result<Checked, NodeError> {
 fn covered(set: &PolicySet, service: &ServiceConfig) -> bool {
     set.covers(&Target {
         service: Some(service.name.clone()),
-        upstream: service.upstreams.first().cloned(),
+        upstreams: Arc::clone(&service.upstreams),
     })
 }
 

@@ -75,6 +75,7 @@ impl LocalFleet {
             id: view.id,
             subject: view.facts.subject().cloned(),
             segments: view.segments,
+            upstream: view.target.upstream().map(ToString::to_string),
             service: view.target.service,
             door: Door::Gateway,
             enforcer: self.id.clone(),
@@ -84,7 +85,6 @@ impl LocalFleet {
             late_us: late.map(|late| u64::try_from(late.as_micros()).unwrap_or(u64::MAX)),
             cause,
             client: view.facts.client,
-            upstream: view.target.upstream.map(|upstream| upstream.to_string()),
             opened_at: now.wall_at(view.facts.opened_at),
             expires_at: at(&lease.expires_at),
             idle_deadline: lease

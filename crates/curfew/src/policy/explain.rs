@@ -128,10 +128,10 @@ impl Explain {
         let output = self.output;
         let mut facts = self.facts(now);
         if let Some(config) = &config {
-            if facts.target.upstream.is_none()
+            if self.target.is_none()
                 && let Some(service) = &facts.target.service
             {
-                facts.target.upstream = upstream(config, service)?;
+                facts.target.upstreams = upstreams(config, service)?.into();
             }
             if self.user.is_none() && self.workload.is_none() {
                 let engine = Engine::new(set.clone(), Bounds::default(), now);
@@ -170,7 +170,7 @@ impl Explain {
             client: self.client,
             target: Target {
                 service: self.service.clone(),
-                upstream: self.target.map(UpstreamAddress::Tcp),
+                upstreams: self.target.map(UpstreamAddress::Tcp).into_iter().collect(),
             },
             opened_at: now.boot,
             proved_at: None,
@@ -198,10 +198,7 @@ fn identity(proof: Proof, kind: Kind, name: Option<&str>) -> Option<Identity> {
 }
 
 /// Where a service of the configuration leads.
-fn upstream(
-    config: &Config,
-    name: &ServiceName,
-) -> Result<Option<UpstreamAddress>, Box<dyn Error>> {
+fn upstreams(config: &Config, name: &ServiceName) -> Result<Vec<UpstreamAddress>, Box<dyn Error>> {
     let known = config.services.iter();
     let Some(service) = known.clone().find(|service| service.name == *name) else {
         let meant = match nearest(name.as_str(), known.map(|service| service.name.as_str())) {
@@ -210,13 +207,13 @@ fn upstream(
         };
         return Err(format!("the configuration has no service {name}: {meant}").into());
     };
-    let resolved = service.upstream.resolve().map_err(|error| {
+    service.upstream.resolve().map_err(|error| {
         format!(
             "the upstream {} of {name} cannot be resolved: {error}: say with --target where it leads",
             service.upstream
         )
-    })?;
-    Ok(resolved.into_iter().next())
+        .into()
+    })
 }
 
 /// The facts with what bindings say of the client, by the engine's own way of looking them up.

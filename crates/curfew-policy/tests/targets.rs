@@ -1,0 +1,82 @@
+//! Which segments a session leads into, where its service has several addresses.
+#![cfg(test)]
+
+use std::time::Duration;
+
+use curfew_model::{BootInstant, EndReason, Facts, Now, Revision, UpstreamAddress, WallInstant};
+use curfew_policy::{Decide, Outcome, PolicySet, Verdict, compile, load};
+use curfew_testkit::alice;
+
+const NOW: Now = Now {
+    boot: BootInstant(0),
+    wall: WallInstant(0),
+};
+
+/// A segment of a port at some addresses, open to all for so long, and one of others that needs a policy.
+fn set(policy: &str) -> PolicySet {
+    let segment = |name: &str, spec: &str| {
+        format!(
+            "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let text = segment(
+        "office",
+        "sensitivity: low, access: open, members: [{cidr: 10.0.0.0/24}], limits: {maxLifetime: 2h}",
+    ) + &segment(
+        "vault",
+        "sensitivity: critical, members: [{cidr: '2001:db8::/32', ports: [5432]}], limits: {maxLifetime: 10m}",
+    ) + policy;
+    let loaded = load([("p.yaml", &*text)]);
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    compile(loaded.documents, Revision(1)).unwrap()
+}
+
+/// Alice on the way to any of these addresses.
+fn facts(addresses: &[&str]) -> Facts {
+    let all = addresses.iter().map(|address| address.parse().unwrap());
+    let first = addresses[0].parse().unwrap();
+    let mut facts = alice("192.0.2.1:40000".parse().unwrap(), first, BootInstant(0));
+    facts.target.upstreams = all.map(UpstreamAddress::Tcp).collect();
+    facts
+}
+
+const ADMITS: &str = "---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {name: alice}\n\
+                      spec: {from: {users: [alice]}, to: {segments: [vault]}, when: target.port == 5432}\n";
+
+#[test]
+fn the_strictest_segment_of_any_address_holds() {
+    let set = set(ADMITS);
+    let both = facts(&["10.0.0.1:5432", "[2001:db8::1]:5432"]);
+    let decision = set.decide(&both, NOW);
+    let names: Vec<&str> = decision.segments.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["vault", "office"]);
+    let Verdict::Admit(lease) = decision.verdict else {
+        panic!("refused")
+    };
+    let end = lease.expires_at.unwrap();
+    assert_eq!(end.at, BootInstant(0).after(Duration::from_secs(600)));
+    let alone = set.decide(&facts(&["10.0.0.1:5432"]), NOW);
+    assert_eq!(alone.segments.len(), 1);
+}
+
+#[test]
+fn the_segment_of_any_address_has_to_admit() {
+    let set = set("");
+    let both = facts(&["10.0.0.1:5432", "[2001:db8::1]:5432"]);
+    let Verdict::Refuse(refusal) = set.decide(&both, NOW).verdict else {
+        panic!("admitted")
+    };
+    assert_eq!(refusal.reason, EndReason::AccessDenied);
+}
+
+#[test]
+fn one_address_is_enough_for_a_segment_and_all_are_named_where_there_is_none() {
+    let set = set("");
+    assert!(set.covers(&facts(&["192.0.2.7:1", "10.0.0.1:1"]).target));
+    let nowhere = facts(&["192.0.2.7:1", "192.0.2.8:1"]);
+    assert!(!set.covers(&nowhere.target));
+    let explained = set.explain(&nowhere, NOW);
+    assert_eq!(explained.outcome, Outcome::NoSegment);
+    let both = "the address 192.0.2.7:1 or the address 192.0.2.8:1";
+    assert!(explained.verdict.contains(both), "{}", explained.verdict);
+}
