@@ -135,6 +135,8 @@ impl Front {
                 self.connect(id, Some(client), &common.config.upstreams, purpose);
             }
             Err(CarryError::Refused(refused)) => {
+                // Before the client hears of it: it may come again at once.
+                drop(place);
                 let wait = refused.retry_at.map(|at| at.since(now.boot));
                 let protocol = self.config().protocol;
                 let refusal = protocol.refusal(session, refused.reason, wait);

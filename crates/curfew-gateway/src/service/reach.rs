@@ -79,7 +79,10 @@ impl Front {
         if let Purpose::Session(admitted) = &purpose
             && let Some(reason) = admitted.opening.ended()
         {
-            return self.turn_back(id, client, admitted.opening.id(), reason);
+            let session = admitted.opening.id();
+            // Its place is free before the client hears of the end: it may come again at once.
+            drop(purpose);
+            return self.turn_back(id, client, session, reason);
         }
         match connecting.advance(self.now()) {
             Progress::Connected(socket, upstream) => {
@@ -109,8 +112,10 @@ impl Front {
                 let Purpose::Session(admitted) = purpose else {
                     return;
                 };
-                let session = admitted.opening.id();
-                admitted.opening.fail(EndReason::UpstreamUnreachable);
+                let Admitted { opening, place, .. } = *admitted;
+                let session = opening.id();
+                opening.fail(EndReason::UpstreamUnreachable);
+                drop(place);
                 if let Some(client) = client {
                     let source = error.source().map(|source| format!(": {source}"));
                     let detail = format!("{error}{}", source.unwrap_or_default());
