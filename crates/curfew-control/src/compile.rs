@@ -58,6 +58,23 @@ pub struct Valid {
     pub policies: Vec<PolicyName>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<Finding>,
+    /// An error for each service that it leaves in no segment: what is in force can be shown so, not applied.
+    pub uncovered: Vec<Finding>,
+}
+
+impl Valid {
+    /// Refuses a set that leaves a service in no segment.
+    pub(crate) fn covering(self) -> Result<Self, Vec<Finding>> {
+        if self.uncovered.is_empty() {
+            return Ok(self);
+        }
+        let Self {
+            uncovered,
+            warnings,
+            ..
+        } = self;
+        Err(uncovered.into_iter().chain(warnings).collect())
+    }
 }
 
 /// How bad a finding is.
@@ -75,7 +92,7 @@ pub enum Level {
 pub struct Finding {
     /// How bad it is.
     pub level: Level,
-    /// The file.
+    /// The file; empty where it is about what no file has.
     pub path: String,
     /// The line, from one; zero for the file as a whole.
     pub line: u64,

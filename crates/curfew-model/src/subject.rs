@@ -53,6 +53,16 @@ impl Issuer {
     pub fn local() -> Self {
         Self("local".to_owned())
     }
+
+    /// Who vouches in a name that people write, `[ISSUER#]ID`, and the id. An issuer has no fragment (OpenID Connect
+    /// Discovery 1.0, section 4.1), so that what follows the first `#` is the id's; a bare name is local.
+    #[must_use]
+    pub fn of_name(name: &str) -> (Self, &str) {
+        match name.split_once('#') {
+            Some((issuer, id)) => (Self(issuer.to_owned()), id),
+            None => (Self::local(), name),
+        }
+    }
 }
 
 /// Who or what holds a session. The *subject* is the first identity by proof, then by kind.

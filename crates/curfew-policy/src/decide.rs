@@ -156,6 +156,18 @@ impl PolicySet {
         }
         // An enforced refusal is told before one that is only recorded; equal ones by the order of the reasons.
         let verdict = match refusals.into_iter().min() {
+            // A service is there to be limited: where nothing limits it any more, nobody may use it (I11). What a door
+            // sees of no service and no segment is not Curfew's.
+            None if segments.is_empty()
+                && let Some(service) = &case.facts.target.service =>
+            {
+                Verdict::Refuse(Refusal {
+                    reason: EndReason::AccessDenied,
+                    cause: format!("no segment contains the service {service}"),
+                    lease,
+                    audit_only: false,
+                })
+            }
             None => Verdict::Admit(lease),
             Some((audit_only, reason, name)) => {
                 let who = case

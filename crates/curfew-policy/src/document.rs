@@ -132,16 +132,9 @@ pub(crate) struct Name {
 
 impl Name {
     pub(crate) fn parse(text: &str) -> Self {
-        match text.rsplit_once('#') {
-            Some((issuer, id)) => Self {
-                issuer: Issuer(issuer.to_owned()),
-                id: id.to_owned(),
-            },
-            None => Self {
-                issuer: Issuer::local(),
-                id: text.to_owned(),
-            },
-        }
+        let (issuer, id) = Issuer::of_name(text);
+        let id = id.to_owned();
+        Self { issuer, id }
     }
 }
 

@@ -122,8 +122,13 @@ impl PolicySet {
         known.sort_unstable();
         let near = service.and_then(|service| nearest(service.as_str(), known));
         let meant = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+        let so = if service.is_some() {
+            "so everybody is refused"
+        } else {
+            "so nothing would limit or refuse a session"
+        };
         format!(
-            "none: no segment contains {}, so nothing would limit or refuse a session{meant}",
+            "none: no segment contains {}, {so}{meant}",
             named.join(" or ")
         )
     }

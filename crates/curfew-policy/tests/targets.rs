@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use curfew_model::{BootInstant, EndReason, Facts, Now, Revision, UpstreamAddress, WallInstant};
+use curfew_model::{
+    BootInstant, EndReason, Facts, Now, Revision, ServiceName, UpstreamAddress, WallInstant,
+};
 use curfew_policy::{Decide, Outcome, PolicySet, Verdict, compile, load};
 use curfew_testkit::alice;
 
@@ -67,6 +69,21 @@ fn the_segment_of_any_address_has_to_admit() {
         panic!("admitted")
     };
     assert_eq!(refusal.reason, EndReason::AccessDenied);
+}
+
+#[test]
+fn a_service_that_nothing_limits_is_for_nobody() {
+    let set = set("");
+    let mut nowhere = facts(&["192.0.2.7:1"]);
+    let what_a_door_sees_of_others = set.decide(&nowhere, NOW).verdict;
+    assert!(matches!(what_a_door_sees_of_others, Verdict::Admit(_)));
+    nowhere.target.service = Some(ServiceName::new("db").unwrap());
+    let Verdict::Refuse(refusal) = set.decide(&nowhere, NOW).verdict else {
+        panic!("admitted")
+    };
+    assert_eq!(refusal.reason, EndReason::AccessDenied);
+    assert_eq!(refusal.cause, "no segment contains the service db");
+    assert!(!refusal.audit_only);
 }
 
 #[test]

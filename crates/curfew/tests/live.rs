@@ -158,6 +158,37 @@ fn a_revoked_user_stays_out_until_the_block_is_lifted() {
 }
 
 #[test]
+fn a_set_that_leaves_a_service_in_no_segment_is_refused() {
+    let site = Site::start("");
+    let mut client = site.open("127.0.0.1");
+    let path = site.path("policy/p.yaml");
+    std::fs::write(
+        &path,
+        policy("1h").replace("service: echo", "service: ecko"),
+    )
+    .unwrap();
+    let refused = site.curfew(&["policy", "apply", site.path("policy").to_str().unwrap()]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    let words = "error: the service echo would be in no segment";
+    assert!(refused.out.contains(words), "{}", refused.out);
+    assert!(client.echoes());
+    assert_eq!(site.sessions()[0]["segments"], json!(["echo"]));
+}
+
+#[test]
+fn who_is_bound_with_an_issuer_is_revoked_by_the_name_that_is_shown() {
+    let carol = "- {address: 127.0.0.3, user: 'https://idp.example.org#carol', groups: [dba]}\n";
+    let site = Site::start_with("", carol);
+    let mut client = site.open("127.0.0.3");
+    let shown = site.curfew(&["sessions", "list"]).out;
+    let name = "https://idp.example.org#carol";
+    assert!(shown.contains(&format!("user:{name}")), "{shown}");
+    let revoked = site.curfew(&["revoke", "--user", name, "--reason", "left"]);
+    assert_eq!(revoked.code, 0, "{revoked:?}");
+    assert!(client.is_ended());
+}
+
+#[test]
 fn an_applied_policy_decides_live_sessions_again() {
     let site = Site::start("");
     let mut client = site.open("127.0.0.1");

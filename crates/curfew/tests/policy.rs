@@ -92,8 +92,8 @@ fn explain_says_plainly_that_nothing_contains_the_target() {
     let explain = |more: &[&str]| curfew(&[&["policy", "explain", EXAMPLES], more].concat());
     let (code, text) = explain(&["--service", "payment-db", "--user", "alice"]);
     assert_eq!(code, 3, "{text}");
-    let expected = "decision  none: no segment contains the service payment-db, so nothing would limit or refuse a \
-                    session; did you mean payments-db?";
+    let expected = "decision  none: no segment contains the service payment-db, so everybody is refused; did you mean \
+                    payments-db?";
     assert!(
         text.contains(expected) && !text.contains("admitted"),
         "{text}"

@@ -131,8 +131,8 @@ impl NewBinding {
         if self.until.is_some_and(|until| until <= now) {
             return Err(invalid("until: it is past"));
         }
-        let (issuer, id) = issuer_and_id(&name);
-        if !is_name(&id) || !is_name(&issuer.0) {
+        let (issuer, id) = Issuer::of_name(&name);
+        if !is_name(id) || !is_name(&issuer.0) {
             return Err(invalid("names are written ID or ISSUER#ID"));
         }
         let (address, uid, cgroup) = (self.address, self.uid, self.cgroup);
@@ -147,7 +147,7 @@ impl NewBinding {
                 proof: Proof::Bound,
                 kind,
                 issuer,
-                id,
+                id: id.to_owned(),
                 display: self.display,
             },
             groups: groups(self.groups)?,
@@ -159,14 +159,6 @@ impl NewBinding {
 
 pub(super) fn is_name(text: &str) -> bool {
     (1..=NAME).contains(&text.len()) && !text.chars().any(char::is_control)
-}
-
-/// `[ISSUER#]ID`.
-fn issuer_and_id(name: &str) -> (Issuer, String) {
-    match name.split_once('#') {
-        Some((issuer, id)) => (Issuer(issuer.to_owned()), id.to_owned()),
-        None => (Issuer::local(), name.to_owned()),
-    }
 }
 
 /// Where a binding is kept.

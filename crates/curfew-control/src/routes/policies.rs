@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{Wait, word};
 use crate::{
-    Finding, Outcome, Segment, Source,
+    Finding, Outcome, Segment, Source, Valid,
     app::{App, Deed},
     caller::{Admin, Viewer},
     compile::{LimitsView, pack, unpack},
@@ -171,7 +171,8 @@ pub(super) async fn validate(
     set.check()?;
     app.blocking(move |app| {
         let (_, all) = set.whole(app)?;
-        let (ok, findings) = match app.parts.compile.validate(&all) {
+        let checked = app.parts.compile.validate(&all);
+        let (ok, findings) = match checked.and_then(Valid::covering) {
             Ok(valid) => (true, valid.warnings),
             Err(findings) => (false, findings),
         };
@@ -228,7 +229,8 @@ pub(super) async fn apply(
             let (checked_on, valid) = app
                 .blocking(move |app| {
                     let (revision, all) = checking.whole(app)?;
-                    let valid = app.parts.compile.validate(&all).map_err(invalid)?;
+                    let checked = app.parts.compile.validate(&all);
+                    let valid = checked.and_then(Valid::covering).map_err(invalid)?;
                     Ok::<_, Problem>((revision, valid))
                 })
                 .await??;

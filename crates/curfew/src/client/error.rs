@@ -185,14 +185,13 @@ impl fmt::Display for Refusal {
 #[must_use]
 pub fn finding_text(finding: &Value) -> String {
     let field = |name: &str| clean_lines(&text(finding, name));
-    let mut words = format!(
-        "{}: {}:{}:{}: {}",
-        field("level"),
-        field("path"),
-        field("line"),
-        field("column"),
-        field("message")
-    );
+    let (level, path, message) = (field("level"), field("path"), field("message"));
+    let mut words = if path.is_empty() {
+        format!("{level}: {message}")
+    } else {
+        let (line, column) = (field("line"), field("column"));
+        format!("{level}: {path}:{line}:{column}: {message}")
+    };
     for (name, label) in [
         ("excerpt", ""),
         ("consequence", "otherwise: "),

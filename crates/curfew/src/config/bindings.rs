@@ -94,12 +94,19 @@ fn read_identity(source: &Source<'_>, node: &Node, map: &Map<'_, '_>) -> Option<
         "user" => Kind::User,
         _ => Kind::Workload,
     };
-    let id = source.filled(node, &format!("`{field}`"))?.to_owned();
+    let (issuer, id) = Issuer::of_name(source.filled(node, &format!("`{field}`"))?);
+    if id.is_empty() || issuer.0.is_empty() {
+        source.error(
+            node,
+            format!("`{field}` is half a name: write ID or ISSUER#ID"),
+        );
+        return None;
+    }
     Some(Identity {
         proof: Proof::Bound,
         kind,
-        issuer: Issuer::local(),
-        id,
+        issuer,
+        id: id.to_owned(),
         display: None,
     })
 }

@@ -1,16 +1,13 @@
 //! Whether a configuration is usable, before anything is started: the policy compiles, every upstream resolves, every
 //! service is in a segment. Starting is the node's.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use curfew_audit::AuditError;
 use curfew_control::{Source, StartError, pack};
 use curfew_enforcer::EngineError;
 use curfew_gateway::service::{ServiceConfig, ServiceError};
-use curfew_model::{InvalidName, Revision, Target};
+use curfew_model::{InvalidName, Revision};
 use curfew_policy::{PolicySet, Problem};
 use curfew_state::{CommitError, StoreError};
 
@@ -21,7 +18,7 @@ use crate::{
     sources::{self, SourceError},
 };
 
-use super::unbound;
+use super::{compiler::target, unbound};
 
 /// Why a process does not start, or does not take a new configuration.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +114,7 @@ pub fn check(path: &Path) -> Result<Checked, NodeError> {
         match resolved(&placed.service) {
             Ok(service) => {
                 if let Some(set) = &set
-                    && !covered(set, &service)
+                    && !set.covers(&target(&service))
                 {
                     more.push(no_segment(placed));
                 }
@@ -142,13 +139,6 @@ pub fn check(path: &Path) -> Result<Checked, NodeError> {
         services,
         warnings,
         set,
-    })
-}
-
-fn covered(set: &PolicySet, service: &ServiceConfig) -> bool {
-    set.covers(&Target {
-        service: Some(service.name.clone()),
-        upstreams: Arc::clone(&service.upstreams),
     })
 }
 

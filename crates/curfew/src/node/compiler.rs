@@ -3,15 +3,34 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_control::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, unpack};
-use curfew_model::Revision;
+use curfew_gateway::service::ServiceConfig;
+use curfew_model::{Revision, ServiceName, Target};
 use curfew_policy::{PolicySet, Problem, SegmentSummary, Severity, check_statement};
 use curfew_state::Owner;
 
 use crate::policy::compiled;
 
-/// Compiles for the API.
-#[derive(Clone, Copy, Debug)]
-pub struct Compiler;
+/// Compiles for the API of a node with these services.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    services: Vec<Target>,
+}
+
+impl Compiler {
+    pub fn new(services: &[ServiceConfig]) -> Self {
+        Self {
+            services: services.iter().map(target).collect(),
+        }
+    }
+}
+
+/// Where a service leads, as policy sees it.
+pub fn target(service: &ServiceConfig) -> Target {
+    Target {
+        service: Some(service.name.clone()),
+        upstreams: Arc::clone(&service.upstreams),
+    }
+}
 
 impl Compile for Compiler {
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
@@ -27,12 +46,31 @@ impl Compile for Compiler {
                 segments: set.segments().map(segment).collect(),
                 policies: set.policies().cloned().collect(),
                 warnings: findings,
+                uncovered: self.uncovered(&set),
             }),
         }
     }
 
     fn check_attribute(&self, name: &str, value: &str) -> Result<(), String> {
         check_statement(name, value)
+    }
+}
+
+impl Compiler {
+    fn uncovered(&self, set: &PolicySet) -> Vec<Finding> {
+        let uncovered = self.services.iter().filter(|service| !set.covers(service));
+        let names = uncovered.filter_map(|target| target.service.as_ref());
+        let of = |name: &ServiceName| Finding {
+            level: Level::Error,
+            path: String::new(),
+            line: 0,
+            column: 0,
+            message: format!("the service {name} would be in no segment"),
+            excerpt: None,
+            consequence: Some("everybody would be refused, and its sessions would end".to_owned()),
+            help: Some("add it to a segment's members".to_owned()),
+        };
+        names.map(of).collect()
     }
 }
 

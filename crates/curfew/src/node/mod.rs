@@ -174,7 +174,7 @@ impl Node {
             journal: log,
             bus: as_bus,
             fleet: Arc::new(fleet),
-            compile: Arc::new(compiler::Compiler),
+            compile: Arc::new(compiler::Compiler::new(&services)),
             clock: Arc::clone(&clock),
             metrics,
         };

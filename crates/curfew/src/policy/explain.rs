@@ -184,10 +184,7 @@ impl Explain {
 /// An identity as a flag names it.
 fn identity(proof: Proof, kind: Kind, name: Option<&str>) -> Option<Identity> {
     let name = name?;
-    let (issuer, id) = match name.rsplit_once('#') {
-        Some((issuer, id)) => (Issuer(issuer.to_owned()), id),
-        None => (Issuer::local(), name),
-    };
+    let (issuer, id) = Issuer::of_name(name);
     Some(Identity {
         proof,
         kind,
