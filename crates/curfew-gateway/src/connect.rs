@@ -13,6 +13,9 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::tuning::Tuning;
 
+/// How often a Unix socket whose queue is full is tried again: unlike TCP, the kernel waits for no place in it.
+const FULL: Duration = Duration::from_millis(10);
+
 /// Why no connection to an upstream came about.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -63,7 +66,23 @@ pub struct Connecting {
 struct Attempt {
     address: UpstreamAddress,
     socket: Socket,
+    /// What connect(2) said when it was begun.
+    connected: bool,
     until: BootInstant,
+}
+
+impl Attempt {
+    fn is_unix(&self) -> bool {
+        matches!(self.address, UpstreamAddress::Unix(_))
+    }
+
+    fn look_again_at(&self, now: BootInstant) -> BootInstant {
+        if self.is_unix() {
+            self.until.min(now.after(FULL))
+        } else {
+            self.until
+        }
+    }
 }
 
 /// How far a connection has come.
@@ -96,10 +115,11 @@ impl Connecting {
         }
     }
 
-    /// The socket that waits for its peer.
+    /// The socket that will be writable when its peer has answered; a Unix socket never tells.
     #[must_use]
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.attempt.as_ref().map(|attempt| attempt.socket.as_fd())
+        let attempt = self.attempt.as_ref().filter(|attempt| !attempt.is_unix());
+        attempt.map(|attempt| attempt.socket.as_fd())
     }
 
     /// How many addresses were tried: with each, the socket is another.
@@ -120,10 +140,11 @@ impl Connecting {
                 let others = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
                 let share = self.deadline.since(now) / others.saturating_add(1);
                 match begin(&address, &self.tuning) {
-                    Ok(socket) => {
+                    Ok((socket, connected)) => {
                         self.attempt = Some(Attempt {
                             address,
                             socket,
+                            connected,
                             until: now.after(share),
                         });
                     }
@@ -131,10 +152,14 @@ impl Connecting {
                 }
                 continue;
             };
-            let source = match is_connected(&attempt.socket, &attempt.address) {
+            let connected = match attempt.connected {
+                true => Ok(true),
+                false => is_connected(&attempt.socket, &attempt.address),
+            };
+            let source = match connected {
                 Ok(true) => return Progress::Connected(attempt.socket.into(), attempt.address),
                 Ok(false) if now < attempt.until => {
-                    let until = attempt.until;
+                    let until = attempt.look_again_at(now);
                     self.attempt = Some(attempt);
                     return Progress::Waiting(until);
                 }
@@ -149,8 +174,8 @@ impl Connecting {
     }
 }
 
-/// A socket that is on its way to this address.
-fn begin(address: &UpstreamAddress, tuning: &Tuning) -> io::Result<Socket> {
+/// A socket that is on its way to this address, and whether it is there.
+fn begin(address: &UpstreamAddress, tuning: &Tuning) -> io::Result<(Socket, bool)> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = match address {
         UpstreamAddress::Tcp(address) => {
@@ -160,8 +185,8 @@ fn begin(address: &UpstreamAddress, tuning: &Tuning) -> io::Result<Socket> {
         }
         UpstreamAddress::Unix(_) => Socket::new(Domain::UNIX, kind, None)?,
     };
-    is_connected(&socket, address)?;
-    Ok(socket)
+    let connected = is_connected(&socket, address)?;
+    Ok((socket, connected))
 }
 
 /// Connects, or asks how far that has come: connect(2) says either.
@@ -175,6 +200,7 @@ fn is_connected(socket: &Socket, address: &UpstreamAddress) -> io::Result<bool> 
         Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::ISCONN) => Ok(true),
             Some(Errno::INPROGRESS | Errno::ALREADY) => Ok(false),
+            Some(Errno::AGAIN) if matches!(address, UpstreamAddress::Unix(_)) => Ok(false),
             _ => Err(error),
         },
     }

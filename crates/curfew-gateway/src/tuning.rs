@@ -35,6 +35,8 @@ impl Tuning {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_notsent_lowat(NOTSENT_BYTES)?;
         socket.set_tcp_user_timeout(Some(self.user_timeout))?;
+        // An urgent byte is one like others to the relay, which passes on no marks.
+        socket.set_out_of_band_inline(true)?;
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(self.keepalive))
     }
 }

@@ -14,7 +14,7 @@ use curfew_gateway::connect::{ConnectError, Connecting, Progress, alternate_fami
 use curfew_gateway::tuning::Tuning;
 use curfew_model::{BootInstant, UpstreamAddress};
 use rustix::event::{PollFd, PollFlags, poll};
-use socket2::{SockRef, Socket};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -135,6 +135,31 @@ fn a_unix_socket_can_be_an_upstream() {
     connect(&[UpstreamAddress::Unix(folder.clone())]).unwrap();
     listener.accept().unwrap();
     std::fs::remove_file(folder).unwrap();
+}
+
+#[test]
+fn a_unix_socket_whose_queue_is_full_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let address = [UpstreamAddress::Unix(path)];
+    let _waits = connect(&address).unwrap();
+    let now = BootInstant(5);
+    let mut connecting = Connecting::new(&address, Tuning::default(), PATIENCE, now);
+    let Progress::Waiting(again) = connecting.advance(now) else {
+        panic!("its queue was not full")
+    };
+    assert!(again < now.after(PATIENCE) && connecting.socket().is_none());
+    listener.accept().unwrap();
+    let connected = connecting.advance(again);
+    assert!(matches!(connected, Progress::Connected(..)));
+    // No longer than the timeout.
+    let mut connecting = Connecting::new(&address, Tuning::default(), PATIENCE, now);
+    assert!(matches!(connecting.advance(now), Progress::Waiting(_)));
+    let late = connecting.advance(now.after(PATIENCE));
+    assert!(matches!(late, Progress::Failed(_)));
 }
 
 #[test]

@@ -229,6 +229,8 @@ fn a_cancel_of_a_session_that_ended_goes_nowhere() {
         let mut request = [0; 16];
         cancel.read_exact(&mut request).unwrap();
         assert_eq!(request[8..], key[..]);
+        // While it is on its way, another is not.
+        Wire::request_cancel(lab.address(), &key);
         wire.0.write_all(&frame(b'X', b"")).unwrap();
         server.read_exact(&mut [0; 5]).unwrap();
         (wire, key)

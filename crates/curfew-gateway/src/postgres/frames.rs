@@ -275,9 +275,13 @@ impl State {
                 if usize::try_from(length) != Ok(kept.len()) {
                     return Err(bad);
                 }
-                self.key = Some(CancelKey::from_payload(kept).ok_or(bad)?);
+                let key = CancelKey::from_payload(kept).ok_or(bad)?;
+                // The first is the one that is forwarded, and forgotten when the session is over.
+                self.key.get_or_insert(key);
             }
             b'Z' => {
+                // The first answers the login: what the client sent behind it is still to come.
+                let answers_login = self.transaction.is_none();
                 self.transaction = Some(match (length, kept) {
                     (1, b"I") => Transaction::Idle,
                     (1, b"T") => Transaction::Open,
@@ -285,6 +289,9 @@ impl State {
                     _ => return Err(bad),
                 });
                 self.copy = None;
+                if answers_login {
+                    return Ok(());
+                }
                 if self.queries > 0 {
                     self.queries -= 1;
                 } else {
@@ -366,9 +373,34 @@ mod tests {
         }
     }
 
+    /// Ready for the first query.
+    fn logged_in() -> Conversation {
+        let mut talk = Conversation::default();
+        talk.scan_server(&frame(b'Z', b"I")).unwrap();
+        talk
+    }
+
+    #[test]
+    fn a_query_sent_ahead_of_the_login_s_answer_is_not_answered_by_it() {
+        let mut talk = Conversation::default();
+        talk.scan_client(&frame(b'Q', b"select 1\0")).unwrap();
+        talk.scan_server(&frame(b'Z', b"I")).unwrap();
+        assert!(talk.may_run() && talk.busy());
+        talk.scan_server(&frame(b'Z', b"I")).unwrap();
+        assert!(!talk.may_run());
+    }
+
+    #[test]
+    fn the_first_key_is_the_session_s() {
+        let mut talk = logged_in();
+        talk.scan_server(&frame(b'K', &[7; 12])).unwrap();
+        talk.scan_server(&frame(b'K', &[8; 12])).unwrap();
+        assert_eq!(talk.key().unwrap().key(), &[7; 8]);
+    }
+
     #[test]
     fn busy_from_query_to_ready() {
-        let mut talk = Conversation::default();
+        let mut talk = logged_in();
         talk.scan_client(&frame(b'Q', b"select 1\0")).unwrap();
         assert!(talk.busy());
         talk.scan_server(&frame(b'C', b"SELECT 1\0")).unwrap();
@@ -379,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_pipeline_that_was_not_flushed_may_run_and_is_not_busy() {
-        let mut talk = Conversation::default();
+        let mut talk = logged_in();
         assert!(!talk.may_run());
         talk.scan_client(&frame(b'E', &[0; 5])).unwrap();
         assert!(talk.may_run() && !talk.busy());
@@ -391,7 +423,7 @@ mod tests {
 
     #[test]
     fn copy_in_of_the_extended_protocol_is_not_busy_for_ever() {
-        let mut talk = Conversation::default();
+        let mut talk = logged_in();
         talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'S', b"")].concat())
             .unwrap();
         assert!(talk.busy());

@@ -85,6 +85,7 @@ impl Entry {
         };
         side.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
         side.writable |= flags.contains(EventFlags::OUT);
+        side.has_more |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::PRI);
         side.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
         self.failed |= flags.contains(EventFlags::ERR);
     }

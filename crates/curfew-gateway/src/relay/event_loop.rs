@@ -305,7 +305,8 @@ impl EventLoop {
     ) {
         let id = self.next;
         self.next += 1;
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let flags =
+            EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let added = [(&sockets.client, id << 1), (&sockets.upstream, id << 1 | 1)]
             .into_iter()
             .try_for_each(|(fd, token)| {

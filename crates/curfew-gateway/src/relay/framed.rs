@@ -160,7 +160,7 @@ impl Hand<'_> {
         match recv(source, room, RecvFlags::DONTWAIT) {
             Ok((0, _)) => Ok(Received::End),
             Ok((read, _)) => {
-                if read < size && !from.hung_up {
+                if read < size && !from.has_more {
                     from.readable = false;
                 }
                 Ok(Received::UpTo(held + read))

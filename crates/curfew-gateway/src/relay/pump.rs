@@ -23,8 +23,11 @@ const SMALL_SPLICES: u8 = 4;
 pub(super) struct Readiness {
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The peer has sent its end: a short read does not mean that all was read.
+    /// The peer has sent its end.
     pub(super) hung_up: bool,
+    /// A short read does not mean that all was read: the end follows, or what is behind an urgent mark, where the kernel
+    /// stops.
+    pub(super) has_more: bool,
 }
 
 /// Why a direction stopped for now.
@@ -162,7 +165,7 @@ impl Direction {
         };
         self.eof = read == 0;
         self.bulk = read == BUFFER_BYTES;
-        if read < BUFFER_BYTES && !from.hung_up {
+        if read < BUFFER_BYTES && !from.has_more {
             from.readable = false;
         }
         let bytes = lane.buffer.get(..read).unwrap_or_default();

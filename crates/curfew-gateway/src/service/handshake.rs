@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::facts::{facts, session_id};
 use super::front::Front;
-use super::pending::{Admitted, Pending, Purpose, Stage};
+use super::pending::{Admitted, Claim, Pending, Purpose, Stage};
 use super::sockets::{is_open, reset, say};
 use crate::accept::{Client, Permit};
 use crate::door::{CarryError, Nudge};
@@ -26,9 +26,9 @@ impl Front {
             (Stage::Connecting(connecting, purpose), client) => {
                 self.go_on(id, client, connecting, purpose);
             }
-            (Stage::Cancelling(socket), client) => {
+            (Stage::Cancelling(socket, claim), client) => {
                 if is_open(&socket) {
-                    let stage = Stage::Cancelling(socket);
+                    let stage = Stage::Cancelling(socket, claim);
                     self.put(id, Pending { client, stage, due });
                 }
             }
@@ -85,8 +85,11 @@ impl Front {
                 self.forget_client(&client);
                 // As the server does, an unknown key is answered by the end of the connection alone.
                 let holder = self.common.keys.lock().find(&key).cloned();
-                if let Some(holder) = holder {
-                    let purpose = Purpose::Cancel(key.request());
+                // One is enough for what runs: as many as clients like to send would use up descriptors.
+                if let Some(holder) = holder
+                    && let Some(claim) = Claim::take(&self.common.cancelling, holder.session)
+                {
+                    let purpose = Purpose::Cancel(key.request(), Some(claim));
                     self.connect(id, Some(client), &[holder.upstream], purpose);
                 }
                 return;

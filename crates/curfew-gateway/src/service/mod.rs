@@ -30,6 +30,7 @@ use crate::{
 };
 use desk::Desk;
 use front::Front;
+use pending::Cancelling;
 use talk::Keys;
 
 /// What a service is.
@@ -142,6 +143,7 @@ struct Common {
     /// Counts the sessions.
     places: Arc<AtomicUsize>,
     keys: Arc<Keys>,
+    cancelling: Cancelling,
 }
 
 /// A running service. Dropping it stops it, and waits until its fronts have left; sessions go on.
@@ -184,6 +186,7 @@ impl Service {
             clock: gateway.clock,
             turned_away: gateway.turned_away,
             places: Arc::default(),
+            cancelling: Cancelling::default(),
         });
         let (leave, fronts) = mpsc::channel();
         let mut started = Self {

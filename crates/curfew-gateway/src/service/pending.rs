@@ -1,8 +1,11 @@
 //! A connection that is not relayed: what it waits for. Sockets are watched and moved on by the front.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use curfew_model::BootInstant;
+use curfew_model::{BootInstant, SessionId};
+use parking_lot::Mutex;
 
 use crate::accept::{Client, Permit};
 use crate::connect::Connecting;
@@ -25,7 +28,7 @@ pub(super) enum Stage {
     /// The upstream's answer.
     Connecting(Connecting, Purpose),
     /// The upstream's end, after it was sent a cancel.
-    Cancelling(OwnedFd),
+    Cancelling(OwnedFd, Option<Claim>),
     /// The client's end, after it was told why it gets nothing.
     Leaving,
 }
@@ -34,8 +37,32 @@ pub(super) enum Stage {
 pub(super) enum Purpose {
     /// A session that was admitted.
     Session(Box<Admitted>),
-    /// A cancel with these bytes.
-    Cancel(Vec<u8>),
+    /// A cancel with these bytes; a client's has a claim.
+    Cancel(Vec<u8>, Option<Claim>),
+}
+
+/// The sessions that a client's cancel is on its way for.
+pub(super) type Cancelling = Arc<Mutex<HashSet<SessionId>>>;
+
+/// Says that a client's cancel of this session is on its way, until it is dropped.
+pub(super) struct Claim {
+    all: Cancelling,
+    session: SessionId,
+}
+
+impl Claim {
+    /// None while another cancel of this session is on its way.
+    pub(super) fn take(all: &Cancelling, session: SessionId) -> Option<Self> {
+        let all = Arc::clone(all);
+        let is_first = all.lock().insert(session);
+        is_first.then_some(Self { all, session })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.session);
+    }
 }
 
 impl Purpose {

@@ -21,10 +21,10 @@ use crate::relay::Opened;
 /// Cancels of our own on their way at a time, so that a server is not flooded when many sessions end at once.
 const CANCELS: usize = 64;
 
-/// The cancels of sessions that ended.
+/// The cancels that are on their way, or are to be.
 #[derive(Default)]
 pub(super) struct Cancels {
-    /// The connections of those on their way.
+    /// Of sessions that ended: the connections of those on their way.
     pub(super) started: BTreeSet<u64>,
     /// Those that wait their turn.
     pub(super) waiting: VecDeque<Cancel>,
@@ -40,7 +40,7 @@ impl Front {
         {
             let id = self.number();
             self.cancels.started.insert(id);
-            self.connect(id, None, &[upstream], Purpose::Cancel(request));
+            self.connect(id, None, &[upstream], Purpose::Cancel(request, None));
             if !self.pending.contains_key(&id) {
                 self.cancels.started.remove(&id);
             }
@@ -135,11 +135,11 @@ impl Front {
         purpose: Purpose,
     ) {
         match (purpose, client) {
-            (Purpose::Cancel(request), client) => {
+            (Purpose::Cancel(request, claim), client) => {
                 let flags = EventFlags::IN | EventFlags::RDHUP;
                 if say(&socket, &request) && self.seat.watch(&socket, id << 1 | 1, flags).is_ok() {
                     let due = self.now().after(self.config().connect_timeout);
-                    let stage = Stage::Cancelling(socket);
+                    let stage = Stage::Cancelling(socket, claim);
                     self.put(id, Pending { client, stage, due });
                 }
             }
