@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use curfew_gateway::relay::{AdoptError, Bytes, Finish, Finished, Flow, Relay, RelayConfig};
 use curfew_model::{BootInstant, Clock, Now};
-use socket2::SockRef;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -183,22 +182,6 @@ fn a_half_closed_client_still_receives() {
         outbound: 6,
     };
     assert_eq!(lab.report(), (1, Finish::ClosedByClient, bytes));
-}
-
-#[test]
-fn what_follows_an_urgent_byte_is_not_left_behind() {
-    let lab = Lab::new(1);
-    let (client, server, _flow) = lab.pair(1);
-    let sent = SockRef::from(&client);
-    // In one segment, so that the relay's first read stops at the mark.
-    sent.set_tcp_cork(true).unwrap();
-    sent.send(&[1; 100]).unwrap();
-    sent.send_out_of_band(&[2]).unwrap();
-    sent.send(&[3; 100]).unwrap();
-    sent.set_tcp_cork(false).unwrap();
-    let mut received = [0; 201];
-    (&server).read_exact(&mut received).unwrap();
-    assert_eq!(received, *[&[1; 100][..], &[2], &[3; 100]].concat());
 }
 
 #[test]

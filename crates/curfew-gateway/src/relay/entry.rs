@@ -236,3 +236,58 @@ fn discard(sockets: &Sockets, client: &mut Readiness, buffer: &mut [u8]) -> Step
     }
     Step::Again
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+
+    use curfew_model::BootInstant;
+    use rustix::io::ioctl_fionread;
+    use socket2::SockRef;
+
+    use super::super::flow::Wire;
+    use super::super::pump::BUFFER_BYTES;
+    use super::*;
+    use crate::tuning::Tuning;
+
+    fn connected() -> (TcpStream, OwnedFd) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (other, _) = listener.accept().unwrap();
+        Tuning::default().apply(&SockRef::from(&other)).unwrap();
+        (one, other.into())
+    }
+
+    #[test]
+    fn what_follows_an_urgent_byte_is_not_left_behind() {
+        let (client, near) = connected();
+        let (mut server, far) = connected();
+        let sent = SockRef::from(&client);
+        sent.send(&[1; 100]).unwrap();
+        sent.send_out_of_band(&[2]).unwrap();
+        sent.send(&[3; 100]).unwrap();
+        while ioctl_fionread(&near).unwrap() < 201 {
+            std::thread::yield_now();
+        }
+        let sockets = Sockets {
+            client: near,
+            upstream: far,
+        };
+        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
+        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
+        entry.note(EventFlags::IN | EventFlags::PRI | EventFlags::OUT, true);
+        let mut tools = Tools {
+            buffer: vec![0; BUFFER_BYTES],
+            framed_buffer: Vec::new(),
+            pipes: Pipes::default(),
+        };
+        assert_eq!(entry.advance(&mut tools, 0), Step::Blocked);
+        // The kernel stops a read at the mark, and tells no more of what is behind it.
+        assert_eq!(entry.shared.bytes().inbound, 201);
+        let mut received = [0; 201];
+        server.read_exact(&mut received).unwrap();
+        assert_eq!(received, *[&[1; 100][..], &[2], &[3; 100]].concat());
+    }
+}
