@@ -25,7 +25,7 @@ pub use limits::{Credential, Reconnect};
 pub use reason::{EndReason, UnknownReason};
 pub use revocation::{Block, Revocation, Scope};
 pub use segment::{Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, Sensitivity};
-pub use subject::{Binding, BindingKey, Identity, Issuer, Kind, Proof};
+pub use subject::{Binding, BindingKey, Identity, Issuer, Kind, Proof, canonical_net};
 pub use time::{
     BootInstant, Clock, Now, ParseDurationError, WallInstant, format_duration, parse_duration,
 };

@@ -92,6 +92,19 @@ impl fmt::Display for Identity {
     }
 }
 
+/// The one form of a range: v4-mapped ones, `::ffff:0:0/96` and what is in it, are written as IPv4. Host bits stay.
+#[must_use]
+pub fn canonical_net(net: IpNet) -> IpNet {
+    let v4 = match net.addr().to_canonical() {
+        address @ IpAddr::V4(_) if net.addr().is_ipv6() => net
+            .prefix_len()
+            .checked_sub(96)
+            .and_then(|length| IpNet::new(address, length).ok()),
+        _ => None,
+    };
+    v4.unwrap_or(net)
+}
+
 /// What a binding is looked up by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,14 +124,7 @@ impl BindingKey {
         let Self::Address(net) = self else {
             return self;
         };
-        let v4 = match net.addr().to_canonical() {
-            address @ IpAddr::V4(_) if net.addr().is_ipv6() => net
-                .prefix_len()
-                .checked_sub(96)
-                .and_then(|length| IpNet::new(address, length).ok()),
-            _ => None,
-        };
-        Self::Address(v4.unwrap_or(net).trunc())
+        Self::Address(canonical_net(net).trunc())
     }
 
     /// Whether `address` falls under this key; v4-mapped addresses count as IPv4.
@@ -200,6 +206,7 @@ mod tests {
             ("10.1.0.4/8", "address 10.0.0.0/8"),
             ("::ffff:10.1.0.4/128", "address 10.1.0.4"),
             ("::ffff:10.1.0.4/104", "address 10.0.0.0/8"),
+            ("::ffff:0:0/96", "address 0.0.0.0/0"),
             ("::ffff:10.1.0.4/64", "address ::/64"),
             ("2001:db8::1/32", "address 2001:db8::/32"),
         ] {

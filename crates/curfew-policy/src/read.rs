@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::parse_duration;
+use curfew_model::{canonical_net, parse_duration};
 use ipnet::IpNet;
 
 use crate::{
@@ -264,11 +264,12 @@ impl<'a> Source<'a> {
             .ok()
     }
 
-    /// A range of addresses, or a single one; host bits that are set are an error.
+    /// A range of addresses, or a single one, v4-mapped ones as IPv4; host bits that are set are an error.
     pub fn cidr(&self, node: &Node, what: &str) -> Option<IpNet> {
         let text = self.text(node, what)?;
         let net = text.parse::<IpNet>();
-        match net.or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error)) {
+        let net = net.or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error));
+        match net.map(canonical_net) {
             Ok(net) if net.addr() == net.network() => Some(net),
             Ok(net) => {
                 let problem = Problem::error(

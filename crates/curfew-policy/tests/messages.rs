@@ -65,6 +65,10 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             "4:43: error: `cidr` is \"10.0.0.1/8\", which has bits set behind its prefix",
         ),
         (
+            segment("members: [{cidr: '::ffff:10.0.0.1/104'}]"),
+            "help: write 10.0.0.0/8 for the range, or 10.0.0.1 for the address",
+        ),
+        (
             segment("members: [{cidr: 10.0.0/8}]"),
             "4:43: error: `cidr` is \"10.0.0/8\": write a range like",
         ),

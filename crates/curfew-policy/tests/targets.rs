@@ -97,3 +97,30 @@ fn one_address_is_enough_for_a_segment_and_all_are_named_where_there_is_none() {
     let both = "the address 192.0.2.7:1 or the address 192.0.2.8:1";
     assert!(explained.verdict.contains(both), "{}", explained.verdict);
 }
+
+#[test]
+fn v4_mapped_ranges_are_ipv4_wherever_they_stand() {
+    let text = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: NAME}\nspec: {sensitivity: low, MORE}\n";
+    let segment = |name: &str, more: &str| text.replace("NAME", name).replace("MORE", more);
+    for (member, client) in [
+        ("'::ffff:10.0.0.1'", "'::ffff:192.0.2.1'"),
+        ("'::ffff:10.0.0.0/120'", "'::ffff:192.0.2.0/120'"),
+        ("'::ffff:0:0/96'", "'::ffff:0:0/96'"),
+    ] {
+        let text = segment("vault", &format!("access: open, members: [{{cidr: {member}}}]"))
+            + "---\n"
+            + &segment("office", &format!("members: [{{cidr: {client}}}]"))
+            + &[("from-cidr", format!("cidrs: [{client}]")), ("from-segment", "segments: [office]".to_owned())]
+                .map(|(name, from)| format!(
+                    "---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: {name}}}\n\
+                     spec: {{admit: false, from: {{{from}}}, to: {{segments: [vault]}}, limits: {{maxLifetime: 1m}}}}\n"
+                ))
+                .concat();
+        let loaded = load([("p.yaml", &*text)]);
+        assert_eq!(loaded.problems, []);
+        let set = compile(loaded.documents, Revision(1)).unwrap();
+        let decision = set.decide(&facts(&["10.0.0.1:5432"]), NOW);
+        let names: Vec<&str> = decision.policies.iter().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["from-cidr", "from-segment"], "{member} {client}");
+    }
+}
