@@ -81,8 +81,11 @@ impl PolicySet {
         let policy = |(number, standing): (&usize, &Standing)| {
             let policy = self.policies.get(*number)?;
             let place = &policy.place;
+            let failed = *standing == Standing::Limits(NoAdmission::Failed);
+            let why = failed.then(|| case.failure(policy)).flatten();
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
             Some(format!(
-                "{} ({}:{}): {}",
+                "{} ({}:{}): {}{why}",
                 policy.name,
                 place.file,
                 place.line,
@@ -142,7 +145,8 @@ fn standing_text(standing: Standing) -> String {
             NoAdmission::Ceiling => "limits only (admit: false)",
             NoAdmission::Asserted => "limits only: what matches is only asserted by the client",
             NoAdmission::Excepted => "limits only: an asserted identity is excepted",
-            NoAdmission::Unknown => "limits only: an attribute of `when` is absent",
+            NoAdmission::Absent => "limits only: an attribute of `when` is absent",
+            NoAdmission::Failed => "limits only: `when` cannot be decided",
         }
         .to_owned(),
         Standing::Absent(why) => match why {

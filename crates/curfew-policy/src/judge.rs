@@ -32,8 +32,10 @@ pub(crate) enum NoAdmission {
     Asserted,
     /// An asserted identity is excepted.
     Excepted,
-    /// The condition could not be decided.
-    Unknown,
+    /// An attribute of the condition is absent.
+    Absent,
+    /// The condition could not be decided for another reason.
+    Failed,
 }
 
 /// Why a policy does not match.
@@ -96,7 +98,7 @@ impl<'a> Case<'a> {
         }
         let truth = match &policy.when {
             None => Truth::True,
-            Some(when) => when.truth(self.attributes.get_or_init(|| Attributes::of(self.facts))),
+            Some(when) => when.truth(self.attributes()),
         };
         if truth == Truth::False {
             return Standing::Absent(NoMatch::Condition);
@@ -114,12 +116,23 @@ impl<'a> Case<'a> {
         }
     }
 
+    fn attributes(&self) -> &Attributes {
+        self.attributes.get_or_init(|| Attributes::of(self.facts))
+    }
+
+    /// Why a policy's condition cannot be decided, if it cannot.
+    pub(crate) fn failure(&self, policy: &SessionPolicy) -> Option<String> {
+        policy.when.as_ref()?.failure(self.attributes())
+    }
+
     fn no_admission(&self, policy: &SessionPolicy, truth: Truth) -> Option<NoAdmission> {
         let from = &policy.from;
         if !policy.admit {
             Some(NoAdmission::Ceiling)
-        } else if truth == Truth::Unknown {
-            Some(NoAdmission::Unknown)
+        } else if truth == Truth::Absent {
+            Some(NoAdmission::Absent)
+        } else if truth == Truth::Failed {
+            Some(NoAdmission::Failed)
         } else if self.touches(&from.except, Count::All) {
             Some(NoAdmission::Excepted)
         } else if !from.anyone && !from.allow_asserted && !self.selects(&from.selector, Count::Firm)

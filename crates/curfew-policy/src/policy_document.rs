@@ -238,7 +238,7 @@ fn read_when(source: &Source<'_>, node: &Node) -> Option<Arc<Condition>> {
         Err(wrong) => {
             for message in wrong {
                 let problem = Problem::error(&source.place(node), format!("`when`: {message}"));
-                source.report(problem.or_else("the condition could never be decided"));
+                source.report(problem.or_else("the condition would not do what it says"));
             }
             None
         }

@@ -1,15 +1,13 @@
 //! Conditions: CEL over a closed, typed list of attributes. No clock is in it, and no function that could read one.
 
+mod check;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, LazyLock},
 };
 
-use cel::{
-    Context, Env, Program, Value,
-    common::ast::{Expr, IdedExpr},
-    objects::Map,
-};
+use cel::{Context, Env, ExecutionError, Program, Value, objects::Map};
 use curfew_model::Facts;
 
 use crate::problem::nearest;
@@ -65,8 +63,6 @@ const ATTRIBUTES: [(&str, &str, Type, By); 13] = [
     ("target", "port", Type::Number, By::Session),
 ];
 
-const FUNCTIONS: [&str; 5] = ["size", "startsWith", "endsWith", "contains", "matches"];
-
 /// The functions of the language, built once: building them costs more than a decision.
 static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
@@ -79,12 +75,14 @@ pub(crate) struct Condition(Program);
 pub(crate) enum Truth {
     True,
     False,
-    /// An attribute was absent, or it failed otherwise: it does not grant, but its limits apply.
-    Unknown,
+    /// An attribute was absent: it does not grant, but its limits apply.
+    Absent,
+    /// It failed otherwise, with the same effect.
+    Failed,
 }
 
 impl Condition {
-    /// Compiles a condition and checks every name in it.
+    /// Compiles a condition and checks every name in it, and that its parts fit each other.
     ///
     /// # Errors
     /// What is wrong, and what to write.
@@ -102,8 +100,7 @@ impl Condition {
                 .map(|error| format!("not CEL: {}", error.msg))
                 .collect::<Vec<_>>()
         })?;
-        let mut wrong = Vec::new();
-        check(program.expression(), MAX_DEPTH, &mut Vec::new(), &mut wrong);
+        let wrong = check::check(program.expression());
         if wrong.is_empty() {
             Ok(Self(program))
         } else {
@@ -115,83 +112,18 @@ impl Condition {
         match self.0.execute(&attributes.0) {
             Ok(Value::Bool(true)) => Truth::True,
             Ok(Value::Bool(false)) => Truth::False,
-            _ => Truth::Unknown,
+            Err(ExecutionError::NoSuchKey(_)) => Truth::Absent,
+            _ => Truth::Failed,
         }
     }
-}
 
-/// Checks names and, with what is left of it in `depth`, nesting.
-fn check(node: &IdedExpr, depth: usize, bound: &mut Vec<String>, wrong: &mut Vec<String>) {
-    let Some(depth) = depth.checked_sub(1) else {
-        let text = format!("parts nest deeper than {MAX_DEPTH}: write several policies");
-        if !wrong.contains(&text) {
-            wrong.push(text);
+    /// Why it cannot be decided, if it cannot.
+    pub(crate) fn failure(&self, attributes: &Attributes) -> Option<String> {
+        match self.0.execute(&attributes.0) {
+            Ok(Value::Bool(_)) => None,
+            Ok(_) => Some("it is neither true nor false".to_owned()),
+            Err(error) => Some(error.to_string()),
         }
-        return;
-    };
-    match &node.expr {
-        Expr::Select(select) => match &select.operand.expr {
-            Expr::Ident(root) if !bound.contains(root) => {
-                check_attribute(root, &select.field, wrong)
-            }
-            _ => check(&select.operand, depth, bound, wrong),
-        },
-        Expr::Ident(name) if !bound.contains(name) => {
-            wrong.push(format!(
-                "`{name}` is no attribute by itself: name one like `subject.risk`"
-            ));
-        }
-        Expr::Call(call) => {
-            let operator = call.func_name.starts_with(['_', '!', '-', '@']);
-            if !operator && !FUNCTIONS.contains(&call.func_name.as_str()) {
-                wrong.push(format!(
-                    "unknown function `{}`: there are {}",
-                    call.func_name,
-                    FUNCTIONS.join(", ")
-                ));
-            }
-            for part in call.target.as_deref().into_iter().chain(&call.args) {
-                check(part, depth, bound, wrong);
-            }
-        }
-        Expr::List(list) => list
-            .elements
-            .iter()
-            .for_each(|element| check(element, depth, bound, wrong)),
-        Expr::Comprehension(over) => {
-            check(&over.iter_range, depth, bound, wrong);
-            let outer = bound.len();
-            bound.push(over.iter_var.clone());
-            bound.extend(over.iter_var2.clone());
-            bound.push(over.accu_var.clone());
-            for part in [
-                &over.accu_init,
-                &over.loop_cond,
-                &over.loop_step,
-                &over.result,
-            ] {
-                check(part, depth, bound, wrong);
-            }
-            bound.truncate(outer);
-        }
-        Expr::Map(_) | Expr::Struct(_) => {
-            wrong.push("a condition compares attributes: no maps or structures".to_owned())
-        }
-        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => {}
-    }
-}
-
-fn check_attribute(root: &str, field: &str, wrong: &mut Vec<String>) {
-    if !ATTRIBUTES
-        .iter()
-        .any(|(r, f, _, _)| *r == root && *f == field)
-    {
-        let all = ATTRIBUTES.iter();
-        let names = all.map(|(root, field, _, _)| format!("{root}.{field}"));
-        wrong.push(unknown(
-            &format!("{root}.{field}"),
-            &names.collect::<Vec<_>>(),
-        ));
     }
 }
 
@@ -321,6 +253,150 @@ mod tests {
             ),
         ] {
             assert_eq!(check_statement(name, value), Err(says.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_before_anybody_is_decided_about() {
+        for (text, says) in [
+            (
+                "subject.risk",
+                "it is a text, and a condition is true or false",
+            ),
+            ("'x'", "it is a text, and a condition is true or false"),
+            ("target.port", "it is a whole number, and a condition"),
+            (
+                "subject.risk == 3",
+                "`==` compares a text with a whole number",
+            ),
+            ("subject.risk == null", "`==` compares a text with null"),
+            (
+                "subject.risk > 3",
+                "`>` compares a text with a whole number",
+            ),
+            ("subject.groups == 'x'", "`==` compares a list with a text"),
+            (
+                "device.compliant == 'yes'",
+                "`==` compares true or false with a text",
+            ),
+            ("!subject.risk", "`!` takes true or false, not a text"),
+            (
+                "device.compliant && subject.risk",
+                "`&&` takes true or false, not a text",
+            ),
+            (
+                "subject.risk in ['low', 3]",
+                "a list holds a text and a whole number",
+            ),
+            (
+                "subject.risk in [1, 2]",
+                "`in` looks for a text in a list that holds a whole number",
+            ),
+            (
+                "'dba' in subject.id",
+                "`in` looks into a list, not into a text",
+            ),
+            (
+                "subject.groups.exists(g, g == 1)",
+                "`==` compares a text with a whole number",
+            ),
+            (
+                "subject.groups.all(g, g)",
+                "`&&` takes true or false, not a text",
+            ),
+            (
+                "subject.groups[0] == 1",
+                "`==` compares a text with a whole number",
+            ),
+            (
+                "subject.groups['x'] == 'x'",
+                "`[ ]` takes a whole number, not a text",
+            ),
+            (
+                "subject.risk.level == 'x'",
+                "`.level` is asked of a text, which has no fields",
+            ),
+            (
+                "subject.id.startsWith(1)",
+                "`startsWith` is of texts, not of a whole number",
+            ),
+            ("subject.id.startsWith()", "`startsWith` takes one text"),
+            ("startsWith(subject.id, 'x')", "`startsWith` takes one text"),
+            (
+                "subject.groups.contains('x')",
+                "`contains` is of texts, not of a list",
+            ),
+            (
+                "size(target.port) > 1",
+                "`size` is of a text or a list, not of a whole number",
+            ),
+            ("size() > 1", "`size` is of one value"),
+            ("subject.risk.matches('(')", "unknown function `matches`"),
+            ("1 / 0 == 1", "`/` by zero"),
+            ("target.port % 0 == 1", "`%` by zero"),
+            (
+                "subject.id + 1 == 'x'",
+                "`+` cannot be applied to a text and a whole number",
+            ),
+            ("-subject.id == 'x'", "`-` takes a number, not a text"),
+            (
+                "device.compliant ? 1 : 'x'",
+                "`? :` gives a whole number or a text",
+            ),
+        ] {
+            let wrong = compiled(text.to_owned()).unwrap_err().join("\n");
+            assert!(wrong.contains(says), "{text}: {wrong}");
+        }
+        let both = "subject.risk > 3 || device.compliant == 'yes'";
+        assert_eq!(compiled(both.to_owned()).unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn what_fits_is_taken_and_can_be_decided() {
+        let facts = curfew_testkit::alice(
+            "192.0.2.1:40000".parse().unwrap(),
+            "10.0.0.1:5432".parse().unwrap(),
+            curfew_model::BootInstant(0),
+        );
+        let attributes = Attributes::of(&facts);
+        for text in [
+            "subject.id in ['alice', 'bob'] && !(subject.kind == 'device')",
+            "has(subject.risk) ? subject.risk == 'low' : true",
+            "!has(device.compliant) || device.compliant",
+            "size(subject.groups) + subject.groups.size() >= 0",
+            "subject.groups.all(g, g.startsWith('x') || g.size() > 3 || true)",
+            "['a', 'b'].exists_one(x, x + 'b' == 'ab')",
+            "[1, 2].map(x, x * 2) == [2, 4] && [1, 2].filter(x, x > 1) == [2]",
+            "target.port > 1024.5 && target.port == 5432u && target.port % 2 == 0",
+            "subject.groups + ['x'] != []",
+            "([[1]])[0][0] == 1 && 'a' < 'b' && -1 < 1",
+        ] {
+            let condition = compiled(text.to_owned()).unwrap();
+            let truth = condition.truth(&attributes);
+            assert_eq!(
+                truth,
+                Truth::True,
+                "{text}: {:?}",
+                condition.failure(&attributes)
+            );
+        }
+    }
+
+    #[test]
+    fn an_absent_attribute_is_told_from_another_failure() {
+        let facts = curfew_testkit::alice(
+            "192.0.2.1:40000".parse().unwrap(),
+            "10.0.0.1:5432".parse().unwrap(),
+            curfew_model::BootInstant(0),
+        );
+        let attributes = Attributes::of(&facts);
+        for (text, truth) in [
+            ("subject.risk == 'low'", Truth::Absent),
+            ("subject.groups[7] == 'x'", Truth::Failed),
+            ("1 / (target.port - target.port) == 1", Truth::Failed),
+        ] {
+            let condition = compiled(text.to_owned()).unwrap();
+            assert_eq!(condition.truth(&attributes), truth, "{text}");
         }
     }
 

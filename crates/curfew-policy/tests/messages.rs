@@ -1,8 +1,11 @@
 //! What a person is told about wrong documents, to the letter.
 #![cfg(test)]
 
-use curfew_model::{Binding, BindingKey, Identity, Issuer, Kind, Proof, Revision};
+use curfew_model::{
+    Binding, BindingKey, BootInstant, Identity, Issuer, Kind, Now, Proof, Revision, WallInstant,
+};
 use curfew_policy::{Given, compile, load};
+use curfew_testkit::alice;
 
 /// Every message about a source, or about what it compiles to.
 fn messages(text: &str) -> String {
@@ -131,6 +134,12 @@ fn each_kind_of_mistake_is_named_at_its_place() {
                 "from: {{anyone: true}}, {to}, when: 'subject.risk =='"
             )),
             "error: `when`: not CEL",
+        ),
+        (
+            policy(&format!(
+                "from: {{anyone: true}}, {to}, when: subject.risk == 3"
+            )),
+            "p.yaml:9:58: error: `when`: `==` compares a text with a whole number, which are never equal",
         ),
         (
             policy(&format!(
@@ -411,4 +420,36 @@ spec: {{from: {{users: [{}]}}, to: {{segments: [db]}}}}
     let said = set.unbound(&Given::default());
     assert_eq!(said.len(), 101);
     assert_eq!(said[100].message, "3 names more that no binding gives yet");
+}
+
+#[test]
+fn explain_says_why_a_condition_cannot_be_decided() {
+    let facts = alice(
+        "192.0.2.1:40000".parse().unwrap(),
+        "10.0.0.1:5432".parse().unwrap(),
+        BootInstant(0),
+    );
+    let now = Now {
+        boot: BootInstant(0),
+        wall: WallInstant(0),
+    };
+    for (when, says) in [
+        (
+            "subject.groups[7] == 'x'",
+            "limits only: `when` cannot be decided: Index out of bounds",
+        ),
+        (
+            "subject.risk == 'x'",
+            "limits only: an attribute of `when` is absent",
+        ),
+    ] {
+        let text = format!(
+            "{HEAD}spec: {{sensitivity: low, members: [{{cidr: 10.0.0.0/8}}]}}\n---\n\
+             apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: p}}\n\
+             spec: {{from: {{anyone: true}}, to: {{segments: [db]}}, when: {when:?}}}\n"
+        );
+        let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
+        let told = set.explain(&facts, now).policies.join("\n");
+        assert!(told.contains(says), "{told}");
+    }
 }
