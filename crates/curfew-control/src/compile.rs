@@ -42,6 +42,9 @@ pub trait Compile: Send + Sync {
     /// Every finding, when at least one is an error.
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>>;
 
+    /// Whether these files hold no document at all, comments and separators aside.
+    fn is_empty(&self, sources: &[Source]) -> bool;
+
     /// Checks an attribute that somebody sets of a subject: that conditions of policies can name it, and read its value.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub use decision::{Decide, Decision, MatchedSegment, Refusal, Verdict};
 pub use document::Documents;
 pub use explain::{Explanation, Outcome};
 pub use inventory::SegmentSummary;
-pub use load::{Loaded, load};
+pub use load::{Loaded, is_empty, load};
 pub use named::Given;
 pub use problem::{Place, Problem, Severity, nearest};
 pub use read::{Map, Source, read};

@@ -58,6 +58,22 @@ pub fn load<'a>(sources: impl IntoIterator<Item = (&'a str, &'a str)>) -> Loaded
     })
 }
 
+/// Whether these sources hold no document: nothing but comments and separators. One that cannot be read counts as one.
+#[must_use]
+pub fn is_empty<'a>(sources: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
+    let sources: Vec<(&str, &str)> = sources.into_iter().collect();
+    let empty = |(file, text): &(&str, &str)| {
+        let nodes = Source::new((*file).into(), text).documents();
+        nodes.is_some_and(|nodes| nodes.iter().all(is_blank))
+    };
+    with_room(|| sources.iter().all(empty)).unwrap_or(false)
+}
+
+/// Whether nothing stands between two separators.
+fn is_blank(node: &Node) -> bool {
+    matches!(node.value, Value::Null)
+}
+
 fn load_here(sources: &[(&str, &str)]) -> Loaded {
     let mut loaded = Loaded::default();
     let mut count = 0usize;
@@ -67,10 +83,7 @@ fn load_here(sources: &[(&str, &str)]) -> Loaded {
         count = count.saturating_add(nodes.as_ref().map_or(0, Vec::len));
         match nodes {
             Some(nodes) if count <= MAX_DOCUMENTS => {
-                for node in nodes
-                    .iter()
-                    .filter(|node| !matches!(node.value, Value::Null))
-                {
+                for node in nodes.iter().filter(|node| !is_blank(node)) {
                     read_document(&source, node, &mut loaded.documents);
                 }
             }

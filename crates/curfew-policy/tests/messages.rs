@@ -4,7 +4,7 @@
 use curfew_model::{
     Binding, BindingKey, BootInstant, Identity, Issuer, Kind, Now, Proof, Revision, WallInstant,
 };
-use curfew_policy::{Given, compile, load};
+use curfew_policy::{Given, compile, is_empty, load};
 use curfew_testkit::alice;
 
 /// Every message about a source, or about what it compiles to.
@@ -452,4 +452,21 @@ fn explain_says_why_a_condition_cannot_be_decided() {
         let told = set.explain(&facts, now).policies.join("\n");
         assert!(told.contains(says), "{told}");
     }
+}
+
+#[test]
+fn a_set_without_a_document_is_empty() {
+    for text in [
+        "",
+        " \n",
+        "# only a comment\n",
+        "---\n---\n# x\n",
+        "---\n~\n...\n",
+    ] {
+        assert!(is_empty([("a.yaml", text), ("b.yaml", "")]), "{text:?}");
+    }
+    for text in [HEAD, "x", "{}", "---\n# x\n---\n[]\n", "a: [\n"] {
+        assert!(!is_empty([("a.yaml", "# x"), ("b.yaml", text)]), "{text:?}");
+    }
+    assert!(is_empty([]));
 }

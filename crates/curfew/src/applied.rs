@@ -38,6 +38,9 @@ pub struct Apply {
     /// Whose set it replaces [default: files if PATH is the `policy.path` of the configuration, otherwise api]
     #[arg(long, value_enum)]
     owner: Option<Owner>,
+    /// Take a set without any document: it removes all documents of its owner
+    #[arg(long)]
+    allow_empty: bool,
     /// Only if the state still has this revision
     #[arg(long, value_name = "REVISION")]
     expected_revision: Option<u64>,
@@ -80,7 +83,7 @@ impl Apply {
             Owner::Files => "files",
             Owner::Api => "api",
         };
-        let mut body = json!({"sources": sources, "owner": word});
+        let mut body = json!({"sources": sources, "owner": word, "allow_empty": self.allow_empty});
         if let (Some(revision), Some(body)) = (self.expected_revision, body.as_object_mut()) {
             body.insert("expected_revision".to_owned(), json!(revision));
         }

@@ -128,19 +128,15 @@ impl NewSet {
             let detail = format!("sources: at most {FILES} files");
             return Err(Problem::new(Code::Invalid, detail));
         }
-        let blank = self
-            .sources
-            .iter()
-            .all(|source| source.text.trim().is_empty());
-        if blank && !self.allow_empty {
-            let detail = "the set is empty, which would remove every document of its owner: set allow_empty if that is meant";
-            return Err(Problem::new(Code::Invalid, detail));
-        }
         Ok(())
     }
 
-    /// These files beside those of the other owners.
+    /// These files beside those of the other owners. Without any document they have to be meant.
     fn whole(&self, app: &App) -> Answered<(Revision, Vec<(Owner, Source)>)> {
+        if !self.allow_empty && app.parts.compile.is_empty(&self.sources) {
+            let detail = "the set is empty, which would remove every document of its owner: allow_empty, `--allow-empty` on the command line, if that is meant";
+            return Err(Problem::new(Code::Invalid, detail));
+        }
         let state = app.parts.store.read();
         let mut all = sources(&state, Some(self.owner))?;
         all.extend(

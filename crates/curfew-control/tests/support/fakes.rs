@@ -423,6 +423,11 @@ impl Compile for FakeCompile {
         }
     }
 
+    fn is_empty(&self, sources: &[Source]) -> bool {
+        let mut lines = sources.iter().flat_map(|source| source.text.lines());
+        lines.all(|line| line.trim().is_empty() || line.starts_with('#'))
+    }
+
     fn check_attribute(&self, name: &str, _value: &str) -> Result<(), String> {
         match name {
             "subject.risk" => Ok(()),

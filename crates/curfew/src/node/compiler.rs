@@ -51,6 +51,11 @@ impl Compile for Compiler {
         }
     }
 
+    fn is_empty(&self, sources: &[Source]) -> bool {
+        let texts = sources.iter();
+        curfew_policy::is_empty(texts.map(|source| (source.path.as_str(), source.text.as_str())))
+    }
+
     fn check_attribute(&self, name: &str, value: &str) -> Result<(), String> {
         check_statement(name, value)
     }

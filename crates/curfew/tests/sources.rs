@@ -1,0 +1,30 @@
+//! What is read as a policy set, against the real thing: no set without a document unasked.
+#![cfg(test)]
+
+mod support;
+
+use support::site::Site;
+
+#[test]
+fn a_set_without_a_document_is_refused_unless_it_is_asked_for() {
+    let site = Site::start("");
+    let path = site.path("ceiling.yaml");
+    let apply = |text: &str, more: &[&str]| {
+        std::fs::write(&path, text).unwrap();
+        site.curfew(&[&["policy", "apply", path.to_str().unwrap()], more].concat())
+    };
+    let ceiling = "apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {name: ceiling}\n\
+                   spec: {admit: false, from: {anyone: true}, to: {segments: [echo]}, limits: {maxLifetime: 1m}}\n";
+    assert_eq!(apply(ceiling, &[]).code, 0);
+    let history = || site.curfew(&["policy", "history", "--output", "json"]).out;
+    let before = history();
+    for text in ["", "# only a comment\n", "---\n# x\n---\n"] {
+        let ran = apply(text, &[]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("the set is empty"), "{ran:?}");
+        assert_eq!(history(), before, "{text:?}");
+    }
+    let ran = apply("# gone\n", &["--allow-empty"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_ne!(history(), before);
+}
