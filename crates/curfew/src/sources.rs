@@ -3,8 +3,11 @@
 use std::{
     fs,
     io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::OFlags;
 
 /// Larger files are no source, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -25,6 +28,9 @@ pub enum SourceError {
         #[source]
         source: io::Error,
     },
+    /// It is a pipe, a socket or a device: reading it could take for ever.
+    #[error("{}: is no regular file: write the documents to one, or leave it out", .0.display())]
+    NotAFile(PathBuf),
     /// It is no text.
     #[error("{}: is not UTF-8 text", .0.display())]
     NotText(PathBuf),
@@ -125,9 +131,21 @@ pub fn read_file(path: &Path) -> Result<Source, SourceError> {
         path: path.to_owned(),
         source,
     };
+    let regular = |metadata: &fs::Metadata| match metadata.is_file() || metadata.is_dir() {
+        true => Ok(()),
+        false => Err(SourceError::NotAFile(path.to_owned())),
+    };
+    // Before it is opened, which can do something to a device, and then what was opened. No open waits for a writer.
+    regular(&metadata(path)?)?;
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(io)?;
+    regular(&file.metadata().map_err(io)?)?;
     let mut bytes = Vec::new();
     // Not by the length that the system tells: some files have none, and no end.
-    let file = fs::File::open(path).map_err(io)?;
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(io)?;

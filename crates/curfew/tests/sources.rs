@@ -1,9 +1,10 @@
-//! What is read as a policy set, against the real thing: no set without a document unasked.
+//! What is read as a policy set, against the real thing: no set without a document unasked, and nothing
+//! that could keep the reader waiting.
 #![cfg(test)]
 
 mod support;
 
-use support::site::Site;
+use support::{Ran, curfew, site::Site};
 
 #[test]
 fn a_set_without_a_document_is_refused_unless_it_is_asked_for() {
@@ -27,4 +28,20 @@ fn a_set_without_a_document_is_refused_unless_it_is_asked_for() {
     let ran = apply("# gone\n", &["--allow-empty"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_ne!(history(), before);
+}
+
+#[test]
+fn what_is_no_regular_file_is_named_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("p.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    for path in [folder.path(), &fifo] {
+        let ran = Ran::of(curfew(&["policy", "validate"]).arg(path));
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let says = format!("{}: is no regular file", fifo.display());
+        assert!(ran.err.contains(&says), "{ran:?}");
+    }
+    let ran = Ran::of(curfew(&["run", "--check", "-c"]).arg(&fifo));
+    assert!(ran.out.contains("is no regular file"), "{ran:?}");
 }
