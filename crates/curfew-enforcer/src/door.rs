@@ -17,6 +17,7 @@
 
 use curfew_engine::Activity;
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
+use curfew_policy::Sight;
 
 /// What a door can do, for `explain` and for choosing a door by sensitivity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Caps {
     pub warns: bool,
     /// It can tell a client why a session ended.
     pub says_goodbye: bool,
+    /// What it sees of a connection beside addresses, for the members of segments and for bindings.
+    pub sees: &'static [Sight],
 }
 
 /// What the engine wants done at the door.

@@ -32,6 +32,7 @@ impl Door for NotingDoor {
             survives_agent: false,
             warns: false,
             says_goodbye: false,
+            sees: &[],
         }
     }
 

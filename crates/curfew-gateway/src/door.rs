@@ -377,6 +377,7 @@ impl Door for GatewayDoor {
             // Where the protocol has words for it.
             warns: true,
             says_goodbye: true,
+            sees: &[],
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     named::Places,
     net::NetIndex,
     problem::{Place, Problem, nearest},
+    sight::Needed,
 };
 
 /// Unknown segments that a known one is looked for: each takes a look at all names.
@@ -52,6 +53,8 @@ pub struct PolicySet {
     pub(crate) by_identity: Vec<(Member, usize)>,
     /// Whom the policies name.
     pub(crate) named: Places,
+    /// The members that need a door to see something.
+    pub(crate) needed: Vec<Needed>,
 }
 
 /// Compiles documents.
@@ -61,6 +64,7 @@ pub struct PolicySet {
 pub fn compile(mut documents: Documents, revision: Revision) -> Result<PolicySet, Vec<Problem>> {
     let mut names = std::mem::take(&mut documents.names);
     let named = std::mem::take(&mut names.named);
+    let needed = std::mem::take(&mut names.needed);
     let problems = across(names);
     if !problems.is_empty() {
         return Err(problems);
@@ -70,6 +74,7 @@ pub fn compile(mut documents: Documents, revision: Revision) -> Result<PolicySet
     let leads = lead(&documents);
     Ok(PolicySet {
         named,
+        needed,
         ..build(documents, leads, revision)
     })
 }
@@ -175,6 +180,7 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
         by_net: NetIndex::default(),
         by_identity: Vec::new(),
         named: Places::new(),
+        needed: Vec::new(),
     };
     let mut defaults: HashMap<Sensitivity, PlacedLimits> = HashMap::new();
     for sensitivity in Sensitivity::ALL {

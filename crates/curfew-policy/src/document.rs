@@ -12,6 +12,7 @@ use crate::{
     limits::PlacedLimits,
     named::{Named, Places},
     problem::Place,
+    sight::Needed,
     when::Condition,
     window::Validity,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Names {
     pub(crate) spoken_of: Vec<(SegmentName, Place)>,
     /// Whom policies name.
     pub(crate) named: Places,
+    /// The members that need a door to see something.
+    pub(crate) needed: Vec<Needed>,
     /// Documents whose kind cannot be told: each may be a segment.
     pub(crate) unclear: Vec<SegmentName>,
     /// Whether a segment is there, or may be in what cannot be told.

@@ -7,12 +7,13 @@ use curfew_model::{
 };
 
 use crate::{
-    document::{Documents, Member, Segment},
+    document::{Documents, Member, Names, Segment},
     limits::{self, PlacedLimits},
     policy_document,
     problem::{Place, Problem, Severity},
     read::{Map, Source},
     room::with_room,
+    sight::{Needed, Sight},
     tree::{Node, Value},
 };
 
@@ -151,7 +152,8 @@ fn read_document(source: &Source<'_>, node: &Node, into: &mut Documents) {
         Some(Kind::Segment) => {
             into.names.some_segment = true;
             let metadata = read_metadata(&map, &mut into.names.segments);
-            let segment = spec.and_then(|spec| read_segment(source, metadata, spec));
+            let segment =
+                spec.and_then(|spec| read_segment(source, metadata, spec, &mut into.names));
             into.segments.extend(segment);
         }
         Some(Kind::SessionPolicy) => {
@@ -249,6 +251,7 @@ fn read_segment(
     source: &Source<'_>,
     metadata: Option<Metadata<SegmentName>>,
     spec: &Node,
+    names: &mut Names,
 ) -> Option<Segment> {
     let map = source.map(spec, "a segment's `spec`", &SEGMENT)?;
     let sensitivity = map
@@ -278,7 +281,7 @@ fn read_segment(
             source
                 .list(node, "`members`")
                 .iter()
-                .filter_map(|node| read_member(source, node))
+                .filter_map(|node| read_member(source, node, names))
                 .collect()
         })
         .unwrap_or_default();
@@ -331,7 +334,7 @@ fn read_segment(
     })
 }
 
-fn read_member(source: &Source<'_>, node: &Node) -> Option<Member> {
+fn read_member(source: &Source<'_>, node: &Node, names: &mut Names) -> Option<Member> {
     let fields = [
         "cidr", "ports", "service", "cgroup", "spiffe", "uid", "pods",
     ];
@@ -352,6 +355,18 @@ fn read_member(source: &Source<'_>, node: &Node) -> Option<Member> {
         source.error(node, "`ports` go with `cidr` only");
     }
     let value = map.get(field)?;
+    if let Some(sight) = Sight::of(field) {
+        let pattern = match &value.value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        let place = source.place(value);
+        names.needed.push(Needed {
+            sight,
+            pattern,
+            place,
+        });
+    }
     match *field {
         "cidr" => {
             let ports = map

@@ -71,6 +71,13 @@ impl Given {
         self.0.extend(groups.map(|group| (Named::Group, group)));
     }
 
+    /// The workloads, as policies write them.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = &str> {
+        let all = self.0.range((Named::Workload, String::new())..);
+        all.take_while(|(named, _)| *named == Named::Workload)
+            .map(|(_, name)| name.as_str())
+    }
+
     fn nearest(&self, named: Named, name: &str) -> Option<&str> {
         let same = self.0.range((named, String::new())..);
         let same = same.take_while(|(other, _)| *other == named);

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use curfew_model::{
-    BootInstant, EndReason, Facts, Now, Revision, ServiceName, UpstreamAddress, WallInstant,
+    Binding, BindingKey, BootInstant, EndReason, Facts, Identity, Issuer, Kind, Now, Proof,
+    Revision, ServiceName, UpstreamAddress, WallInstant,
 };
-use curfew_policy::{Decide, Outcome, PolicySet, Verdict, compile, load};
+use curfew_policy::{Decide, Given, Outcome, PolicySet, Sight, Verdict, compile, load};
 use curfew_testkit::alice;
 
 const NOW: Now = Now {
@@ -123,4 +124,37 @@ fn v4_mapped_ranges_are_ipv4_wherever_they_stand() {
         let names: Vec<&str> = decision.policies.iter().map(|name| name.as_str()).collect();
         assert_eq!(names, ["from-cidr", "from-segment"], "{member} {client}");
     }
+}
+
+#[test]
+fn members_that_no_door_sees_are_named_unless_a_binding_gives_them() {
+    let text = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: x}\nspec:\n  sensitivity: low\n\
+                \x20 members:\n  - {cidr: 10.0.0.0/8}\n  - {cgroup: '/a/*.service'}\n  - {spiffe: 'spiffe://e/*'}\n\
+                \x20 - {uid: 7}\n  - {pods: {namespace: n}}\n";
+    let set = compile(load([("p.yaml", text)]).documents, Revision(1)).unwrap();
+    let lines = |sees: &[Sight], given: &Given| -> Vec<u64> {
+        let problems = set.unseen(sees, given);
+        problems.iter().map(|problem| problem.place.line).collect()
+    };
+    let mut given = Given::default();
+    assert_eq!(lines(&[], &given), [8, 9, 10, 11]);
+    assert_eq!(lines(&[Sight::Cgroup, Sight::Pods], &given), [9, 10]);
+    let said = set.unseen(&[], &given);
+    assert_eq!(said[3].message, "no door of this node sees pods");
+    for id in ["cgroup:/a/db.service", "spiffe://e/db"] {
+        given.binding(&Binding {
+            key: BindingKey::Uid(1),
+            identity: Identity {
+                proof: Proof::Bound,
+                kind: Kind::Workload,
+                issuer: Issuer::local(),
+                id: id.to_owned(),
+                display: None,
+            },
+            groups: Vec::new(),
+            until: None,
+            refreshed_at: None,
+        });
+    }
+    assert_eq!(lines(&[], &given), [10, 11]);
 }

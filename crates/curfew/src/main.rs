@@ -10,6 +10,7 @@ mod clock;
 mod completions;
 mod config;
 mod demo;
+mod doors;
 mod enforcers;
 mod node;
 mod outcomes;

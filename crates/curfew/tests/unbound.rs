@@ -13,7 +13,9 @@ use support::{
 fn warned(lines: &[Value]) -> Vec<String> {
     let warned = lines.iter().filter(|line| line["level"] == "WARN");
     let texts = warned.map(|line| line["fields"]["message"].as_str().unwrap().to_owned());
-    texts.filter(|text| text.contains("no binding")).collect()
+    texts
+        .filter(|text| text.contains("no binding") || text.contains("no door"))
+        .collect()
 }
 
 /// Of whom a check warns, as `PLACE: WHAT`, and the whole report.
@@ -63,4 +65,46 @@ fn each_load_warns_of_whom_neither_the_configuration_nor_the_state_gives() {
     }
     site.restart();
     assert_eq!(warned(&site.begun), texts, "a start says the same, once");
+}
+
+#[test]
+fn what_no_door_sees_is_said_by_the_check_each_load_and_an_answer() {
+    let site = Site::start("");
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let pods = "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: pods}\n\
+                spec: {sensitivity: low, members: [{pods: {namespace: x}}]}\n";
+    std::fs::write(site.path("policy/p.yaml"), policy("30m") + pods).unwrap();
+    let (warned_of, ran) = check(&site);
+    let said = "policy/p.yaml:14:43: warning: no door of this node sees pods";
+    assert_eq!(warned_of, [said]);
+    assert_eq!(
+        ran.code, 0,
+        "policy may be meant for other nodes too: {ran:?}"
+    );
+    site.signal("HUP");
+    let texts = warned(&site.logged_until("reloaded"));
+    assert!(
+        texts.len() == 1 && texts[0].contains("sees pods"),
+        "{texts:?}"
+    );
+    let more = site.path("more.yaml");
+    std::fs::write(&more, pods.replace("name: pods", "name: others")).unwrap();
+    let ran = site.curfew(&["policy", "apply", more.to_str().unwrap()]);
+    assert!(
+        ran.out.contains("more.yaml:5:43") && ran.out.contains("sees pods"),
+        "{ran:?}"
+    );
+
+    let bound = "- {cgroup: /system.slice/x.service, user: x}\n";
+    let config = match config.contains("bindings:\n") {
+        true => config.replace("bindings:\n", &format!("bindings:\n{bound}")),
+        false => format!("{config}bindings:\n{bound}"),
+    };
+    std::fs::write(site.path("curfew.yaml"), config).unwrap();
+    let (warned_of, ran) = check(&site);
+    assert!(
+        warned_of[0].contains("no door of this node sees the cgroup of a client"),
+        "{ran:?}"
+    );
+    assert_eq!(ran.code, 3, "the file is this node's: {ran:?}");
 }

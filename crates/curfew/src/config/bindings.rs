@@ -3,7 +3,9 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use curfew_model::{Binding, BindingKey, Identity, Issuer, Kind, Proof};
-use curfew_policy::{Map, Node, Place, Problem, Source};
+use curfew_policy::{Map, Node, Place, Problem, Sight, Source};
+
+use crate::doors;
 
 const FIELDS: [&str; 6] = ["address", "uid", "cgroup", "user", "workload", "groups"];
 const KEYS: [&str; 3] = ["address", "uid", "cgroup"];
@@ -83,9 +85,21 @@ fn read_key(source: &Source<'_>, node: &Node, map: &Map<'_, '_>) -> Option<(Bind
     let key = match field {
         "address" => BindingKey::Address(source.cidr(node, "`address`")?).canonical(),
         "uid" => BindingKey::Uid(source.uid(node)?),
-        _ => BindingKey::Cgroup(source.cgroup(node)?),
+        _ => {
+            let path = source.cgroup(node)?;
+            if !doors::sees().contains(&Sight::Cgroup) {
+                source.report(unseen(&source.place(node)));
+            }
+            BindingKey::Cgroup(path)
+        }
     };
     Some((key, source.place(node)))
+}
+
+fn unseen(place: &Place) -> Problem {
+    Problem::warning(place, "no door of this node sees the cgroup of a client")
+        .or_else("the binding gives nobody a subject here")
+        .help("bind the address, or the uid of the client on this host")
 }
 
 fn read_identity(source: &Source<'_>, node: &Node, map: &Map<'_, '_>) -> Option<Identity> {

@@ -79,7 +79,8 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Of whom the policy names and no binding of the configuration gives, as it is shown. Others may have bindings.
+    /// Of whom the policy names and no binding of the configuration gives, and of what it needs and no door here sees, as
+    /// it is shown. Others may have bindings, and other doors.
     pub fn unbound(&self) -> Vec<String> {
         let bindings = self.config.bindings.iter();
         let problems = self.set.as_ref().map(|set| unbound::of(set, bindings, []));

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use curfew_control::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, unpack};
 use curfew_gateway::service::ServiceConfig;
 use curfew_model::{Revision, ServiceName, Target};
-use curfew_policy::{PolicySet, Problem, SegmentSummary, Severity, check_statement};
+use curfew_policy::{Given, PolicySet, Problem, SegmentSummary, Severity, check_statement};
 use curfew_state::Owner;
 
-use crate::policy::compiled;
+use crate::{doors, policy::compiled};
 
 /// Compiles for the API of a node with these services.
 #[derive(Clone, Debug)]
@@ -39,15 +39,19 @@ impl Compile for Compiler {
             .map(|(_, source)| (source.path.clone(), source.text.clone()))
             .collect();
         let (set, problems) = compiled(&named, Revision(0));
-        let findings = problems.into_iter().map(finding).collect();
+        let mut findings: Vec<Finding> = problems.into_iter().map(finding).collect();
         match set {
             None => Err(findings),
-            Some(set) => Ok(Valid {
-                segments: set.segments().map(segment).collect(),
-                policies: set.policies().cloned().collect(),
-                warnings: findings,
-                uncovered: self.uncovered(&set),
-            }),
+            Some(set) => {
+                let unseen = set.unseen(doors::sees(), &Given::default());
+                findings.extend(unseen.into_iter().map(finding));
+                Ok(Valid {
+                    segments: set.segments().map(segment).collect(),
+                    policies: set.policies().cloned().collect(),
+                    warnings: findings,
+                    uncovered: self.uncovered(&set),
+                })
+            }
         }
     }
 

@@ -1,11 +1,13 @@
-//! Whom the policy names and nobody is yet: said when it is loaded, as bindings may come later. Finding them is the
-//! policy's.
+//! Whom the policy names and nobody is yet, and what no door of this process sees: said when it is loaded, as bindings
+//! may come later. Finding them is the policy's.
 
 use curfew_model::Binding;
 use curfew_policy::{Given, PolicySet, Problem};
 use curfew_state::State;
 
-/// Of whom a set names and neither these bindings nor these groups give.
+use crate::doors;
+
+/// What a set needs and no door sees, and whom it names and neither these bindings nor these groups give.
 pub fn of<'a>(
     set: &PolicySet,
     bindings: impl IntoIterator<Item = &'a Binding>,
@@ -16,10 +18,12 @@ pub fn of<'a>(
         .into_iter()
         .for_each(|binding| given.binding(binding));
     groups.into_iter().for_each(|groups| given.groups(groups));
-    set.unbound(&given)
+    let mut problems = set.unbound(&given);
+    problems.extend(set.unseen(doors::sees(), &given));
+    problems
 }
 
-/// Warns of those that a set names and that neither the configuration nor the state gives.
+/// Warns of what no door sees, and of those that a set names and that neither the configuration nor the state gives.
 pub fn warn(set: &PolicySet, configured: &[Binding], state: &State) {
     let bindings = configured.iter().chain(state.bindings.values());
     let groups = state
