@@ -1,5 +1,7 @@
 //! Time windows and the ends of grants, on the wall clock of a time zone. No clock is read here.
 
+use std::time::Duration;
+
 use curfew_model::{EndReason, WallInstant};
 use jiff::{
     Timestamp, ToSpan,
@@ -8,6 +10,9 @@ use jiff::{
 };
 
 use crate::{read::Source, tree::Node};
+
+/// After so much time on end no day of the week is left out.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 const DAYS: [(&str, Weekday); 7] = [
     ("mon", Weekday::Monday),
@@ -59,6 +64,7 @@ impl Validity {
             return InForce::Until(grant);
         };
         match window.at(wall) {
+            Open::Always => InForce::Until(grant),
             Open::Until(end) => InForce::Until(
                 [grant, Some((end, EndReason::OutsideHours))]
                     .into_iter()
@@ -73,34 +79,41 @@ impl Validity {
 }
 
 enum Open {
+    Always,
     Until(WallInstant),
     From(Option<WallInstant>),
 }
 
 impl Window {
-    /// Looks at the span that started yesterday, today, and the next eight days: every weekday is among them. Times
-    /// that a daylight-saving change skips or repeats are resolved as the zone's rules say.
+    /// Looks at the span that started yesterday, today, and the next eight days: every weekday is among them. Spans that
+    /// adjoin are one. A time that a change of the clocks repeats is the first of both; a span that falls into the hour
+    /// which the clocks skip never opens.
     fn at(&self, wall: WallInstant) -> Open {
         let Ok(now) = Timestamp::from_millisecond(wall.0) else {
             return Open::From(None);
         };
         let local = now.to_zoned_datetime(self.zone.clone());
-        let mut next = None;
-        for offset in -1i64..=8 {
-            let Ok(date) = local.date().checked_add(offset.days()) else {
-                continue;
-            };
-            let Some((start, end)) = self.span(date) else {
-                continue;
-            };
-            if start <= wall && wall < end {
-                return Open::Until(end);
-            }
-            if start > wall && next.is_none() {
-                next = Some(start);
+        let spans = (-1i64..=8)
+            .filter_map(|offset| self.span(local.date().checked_add(offset.days()).ok()?));
+        let mut open: Option<WallInstant> = None;
+        for (start, end) in spans {
+            match open {
+                Some(until) if start > until => break,
+                Some(until) => open = Some(until.max(end)),
+                None if start > wall => return Open::From(Some(start)),
+                None if wall < end => open = Some(end),
+                None => {}
             }
         }
-        Open::From(next)
+        let Some(until) = open else {
+            return Open::From(None);
+        };
+        // More than a week on end has no gap.
+        if until.since(wall) > WEEK {
+            Open::Always
+        } else {
+            Open::Until(until)
+        }
     }
 
     fn span(&self, date: Date) -> Option<(WallInstant, WallInstant)> {
@@ -121,7 +134,8 @@ impl Window {
                 other.unwrap_or(Time::midnight()),
             ),
         };
-        Some((instant(date, self.start)?, instant(end_date, end_time)?))
+        let (start, end) = (instant(date, self.start)?, instant(end_date, end_time)?);
+        (start < end).then_some((start, end))
     }
 }
 
@@ -280,11 +294,42 @@ mod tests {
             at(&night, "2026-11-27T05:00:00Z"),
             InForce::OutsideHours(Some(wall("2026-11-27T22:00:00Z")))
         );
-        let whole = window("mon-sun", "00:00-24:00", "UTC");
+        let whole = window("sat", "00:00-24:00", "UTC");
         assert_eq!(
             at(&whole, "2026-11-28T23:59:59Z"),
             until("2026-11-29T00:00:00Z")
         );
+    }
+
+    #[test]
+    fn windows_that_adjoin_are_one() {
+        let week = window("mon-fri", "00:00-24:00", "UTC");
+        assert_eq!(
+            at(&week, "2026-11-24T12:00:00Z"),
+            until("2026-11-28T00:00:00Z")
+        );
+        for zone in ["UTC", "Europe/Berlin"] {
+            let whole = window("mon-sun", "00:00-24:00", zone);
+            for text in ["2026-11-28T23:59:59Z", "2026-10-25T00:30:00Z"] {
+                assert_eq!(at(&whole, text), InForce::Until(None), "{zone} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_clock_skips_never_opens_and_what_it_repeats_is_the_first() {
+        let gap = window("sun", "02:30-03:00", "Europe/Berlin");
+        assert_eq!(
+            at(&gap, "2026-03-29T00:00:00Z"),
+            InForce::OutsideHours(Some(wall("2026-04-05T00:30:00Z")))
+        );
+        let repeated = window("sun", "01:00-02:30", "Europe/Berlin");
+        assert_eq!(
+            at(&repeated, "2026-10-25T00:15:00Z"),
+            until("2026-10-25T00:30:00Z")
+        );
+        let next = InForce::OutsideHours(Some(wall("2026-11-01T00:00:00Z")));
+        assert_eq!(at(&repeated, "2026-10-25T01:15:00Z"), next);
     }
 
     #[test]
