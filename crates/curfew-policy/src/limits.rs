@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use curfew_model::{Credential, Provenance, Reconnect, Sensitivity};
+use curfew_model::{Credential, Provenance, Reconnect, Sensitivity, parse_duration};
 
 use crate::{
-    problem::Problem,
+    problem::{Problem, nearest},
     read::Source,
     tree::{Node, Value},
 };
@@ -151,6 +151,16 @@ fn read_reconnect(source: &Source<'_>, node: &Node) -> Option<Reconnect> {
             proof: true,
             ..Reconnect::default()
         }),
+        Value::Text(text) if parse_duration(text).is_err() => {
+            let message =
+                format!("`reconnect` is {text:?}: write allow, proof, or a duration like 60s");
+            let problem = Problem::error(&source.place(node), message);
+            source.report(match nearest(text, ["allow", "proof"]) {
+                Some(near) => problem.help(format!("did you mean `{near}`?")),
+                None => problem,
+            });
+            None
+        }
         _ => source
             .duration(node, "`reconnect`")
             .map(|wait| Reconnect { wait, proof: false }),

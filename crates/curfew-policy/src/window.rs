@@ -9,7 +9,11 @@ use jiff::{
     tz::TimeZone,
 };
 
-use crate::{read::Source, tree::Node};
+use crate::{
+    problem::{Problem, nearest},
+    read::Source,
+    tree::Node,
+};
 
 /// After so much time on end no day of the week is left out.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -178,10 +182,19 @@ pub(crate) fn read(source: &Source<'_>, node: &Node) -> Option<Window> {
         let text = source.text(node, "`timeZone`")?;
         let zone = TimeZone::get(text);
         if zone.is_err() {
-            source.error(
-                node,
-                format!("{text:?} is no time zone: use a name like Europe/Berlin, or UTC"),
-            );
+            let message =
+                format!("{text:?} is no time zone: use a name like Europe/Berlin, or UTC");
+            let problem = Problem::error(&source.place(node), message);
+            let known: Vec<String> = jiff::tz::db()
+                .available()
+                .map(|name| name.to_string())
+                .collect();
+            let near = nearest(text, known.iter().map(String::as_str));
+            let meant = near.map(|near| format!("did you mean `{near}`?"));
+            source.report(match meant {
+                Some(meant) => problem.help(meant),
+                None => problem,
+            });
         }
         zone.ok()
     });

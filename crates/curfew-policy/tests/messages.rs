@@ -151,7 +151,21 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             policy(&format!(
                 "from: {{anyone: true}}, {to}, during: {{hours: 8-18, timeZone: Europe/Berln}}"
             )),
-            "\"Europe/Berln\" is no time zone",
+            "\"Europe/Berln\" is no time zone: use a name like Europe/Berlin, or UTC",
+        ),
+        (
+            policy(&format!(
+                "from: {{anyone: true}}, {to}, during: {{hours: '08:00-18:00', timeZone: Europe/Berln}}"
+            )),
+            "help: did you mean `Europe/Berlin`?",
+        ),
+        (
+            segment("members: [{service: db}], limits: {reconnect: proff}"),
+            "`reconnect` is \"proff\": write allow, proof, or a duration like 60s",
+        ),
+        (
+            segment("members: [{service: db}], limits: {reconnect: proff}"),
+            "help: did you mean `proof`?",
         ),
         (
             policy(&format!("from: {{anyone: true}}, {to}, notAfter: tomorrow")),
