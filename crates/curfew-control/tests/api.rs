@@ -342,6 +342,8 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
         json!({"address": "10.1.2.3", "uid": 1, "user": "alice"}),
         json!({"address": "10.1.2.3", "user": "alice", "workload": "x"}),
         json!({"address": "10.1.2.3/40", "user": "alice"}),
+        json!({"address": "10.1.2.3/16", "user": "alice"}),
+        json!({"address": "::ffff:10.1.2.3/112", "user": "alice"}),
         json!({"address": "10.1.2.3", "user": "a\nb"}),
         json!({"address": "10.1.2.3", "user": "#"}),
         json!({"address": "10.1.2.3", "user": "alice", "until": "2001-01-01T00:00:00Z"}),

@@ -210,6 +210,7 @@ fn a_removed_token_is_refused_and_the_last_admin_stays() {
         json!({"name": "No Name", "role": "viewer"}),
         json!({"name": "b", "role": "binder"}),
         json!({"name": "v", "role": "viewer", "networks": ["10.0.0.0/8"]}),
+        json!({"name": "b", "role": "binder", "networks": ["10.1.0.0/8"]}),
         json!({"name": "v", "role": "root"}),
     ] {
         let answer = world.admin().post("/v1/tokens", &bad);

@@ -53,7 +53,8 @@ impl Key {
                         "address: {text:?} is neither an address nor a range like 10.0.0.0/24"
                     ))
                 })?;
-                Ok(BindingKey::Address(net.trunc()))
+                whole_range("address", &net)?;
+                Ok(BindingKey::Address(net).canonical())
             }
             (None, Some(uid), None) => Ok(BindingKey::Uid(uid)),
             (None, None, Some(path)) if path.starts_with('/') && path.len() <= NAME => {
@@ -155,6 +156,19 @@ impl NewBinding {
             refreshed_at: Some(now),
         })
     }
+}
+
+/// With host bits a range says less than it means: it is probably one address of it.
+pub(super) fn whole_range(what: &str, net: &IpNet) -> Answered<()> {
+    let range = net.trunc();
+    if *net == range {
+        return Ok(());
+    }
+    let detail = format!(
+        "{what}: {net} has host bits set: write {range} for the range, or {} for the address",
+        net.addr()
+    );
+    Err(Problem::new(Code::Invalid, detail))
 }
 
 pub(super) fn is_name(text: &str) -> bool {

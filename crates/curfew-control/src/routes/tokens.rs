@@ -101,6 +101,9 @@ pub(super) async fn create(
         let detail = format!("networks: 1 to {NETWORKS} for a binder, none for others");
         return Err(Problem::new(Code::Invalid, detail));
     }
+    for net in &new.networks {
+        super::bindings::whole_range("networks", net)?;
+    }
     let working = Arc::clone(&app);
     app.finish(async move {
         let app = working;
@@ -126,7 +129,7 @@ pub(super) async fn create(
             name: new.name,
             hash: Hash::of(token.as_bytes()),
             role: new.role,
-            networks: new.networks.iter().map(IpNet::trunc).collect(),
+            networks: new.networks,
             created_at: app.wall(),
         };
         let shown = Shown::from(&kept);
