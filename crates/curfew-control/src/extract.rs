@@ -7,7 +7,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::error::Category;
+use serde_json::{Value, error::Category};
 
 use crate::problem::{Code, Problem};
 
@@ -29,11 +29,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             .await
             .map_err(|error| Problem::new(Code::BadRequest, error.to_string()))?;
         serde_json::from_slice(&body).map(Self).map_err(|error| {
-            let code = match error.classify() {
-                Category::Data => Code::Invalid,
-                Category::Syntax | Category::Eof | Category::Io => Code::MalformedJson,
+            let (code, detail) = match error.classify() {
+                Category::Data => (Code::Invalid, error.to_string()),
+                // A choice that names nothing, or two things, is taken for bad syntax: only the whole body tells.
+                _ if serde_json::from_slice::<Value>(&body).is_ok() => {
+                    let detail =
+                        format!("where one of several is chosen, name exactly one: {error}");
+                    (Code::Invalid, detail)
+                }
+                _ => (Code::MalformedJson, error.to_string()),
             };
-            Problem::new(code, error.to_string())
+            Problem::new(code, detail)
                 .with("line", error.line())
                 .with("column", error.column())
         })

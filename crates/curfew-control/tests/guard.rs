@@ -275,6 +275,14 @@ fn whatever_is_refused_is_a_problem_document() {
             "{body:?}: {malformed:?}"
         );
     }
+    for body in [
+        json!({"scope": {}, "reason": "x"}),
+        json!({"scope": {"segment": "a", "device": "b"}, "reason": "x"}),
+        json!({"scope": {"nothing": "a"}, "reason": "x"}),
+    ] {
+        let invalid = world.admin().post("/v1/revocations", &body);
+        assert!(is_problem(&invalid, 422, "invalid"), "{body}: {invalid:?}");
+    }
     let deep = "[".repeat(50_000);
     let deep = json.send("POST", "/v1/revocations", Some(deep.as_bytes()));
     assert!((400..=422).contains(&deep.status), "{deep:?}");
