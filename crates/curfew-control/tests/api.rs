@@ -76,6 +76,7 @@ fn sessions_are_filtered_and_paged() {
     };
     assert_eq!(ids(""), [1, 2, 3, 4, 5, 6]);
     assert_eq!(ids("?subject=user:bob"), [6]);
+    assert_eq!(ids("?subject=user:local%23bob"), [6]);
     assert_eq!(ids("?subject=user:BOB"), [] as [u128; 0]);
     assert_eq!(ids("?segment=db&limit=2"), [1, 2]);
     world.fleet.end_session(2);

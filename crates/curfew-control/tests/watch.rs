@@ -7,7 +7,7 @@ use curfew_model::{
     EndReason, Event, EventKind, Identity, Issuer, Kind, Proof, Revision, SessionId, WallInstant,
 };
 use curfew_state::{Bus as _, EnforcerEvent, Message};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{World, is_problem};
 use uuid::Uuid;
 
@@ -64,10 +64,12 @@ fn watching(client: &support::client::Client, query: &str) -> impl Iterator<Item
 #[test]
 fn events_are_seen_as_they_come() {
     let world = World::start();
+    let set = json!({"sources": [{"path": "p.yaml", "text": "segment db\n"}]});
+    assert_eq!(world.admin().post("/v1/policies", &set).status, 200);
     let mut all = watching(&world.admin(), "");
     let mut ended = watching(
         &world.role("viewer"),
-        "?segment=db&subject=user:alice&event=session.ended",
+        "?segment=db&subject=user:local%23alice&event=session.ended",
     );
     event(&world, 1, EventKind::SessionOpened, "alice", "db");
     event(&world, 2, EventKind::EnforcerStarted, "alice", "db");
@@ -113,8 +115,17 @@ fn watchers_are_bounded_and_an_unknown_filter_is_refused() {
     let over = world.admin().get("/v1/sessions/watch");
     assert!(is_problem(&over, 429, "too_many_requests"), "{over:?}");
     drop(held);
-    let unknown = world.admin().get("/v1/sessions/watch?user=alice");
-    assert!(is_problem(&unknown, 400, "bad_request"), "{unknown:?}");
+    for (query, said) in [
+        ("user=alice", "user"),
+        ("event=session.openned", "session.opened"),
+        ("event=policy.applied", "session.opened"),
+        ("segment=nowhere", "no segment nowhere"),
+    ] {
+        let path = format!("/v1/sessions/watch?{query}");
+        let unknown = world.admin().get(&path);
+        assert!(is_problem(&unknown, 400, "bad_request"), "{unknown:?}");
+        assert!(unknown.body.contains(said), "{unknown:?}");
+    }
 }
 
 #[test]

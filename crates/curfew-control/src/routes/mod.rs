@@ -166,14 +166,19 @@ fn page(limit: Option<usize>) -> Answered<usize> {
     }
 }
 
-/// A subject to look for. A name without its kind would find nothing, and look like an answer.
+/// A subject to look for, as names are shown. A name without its kind would find nothing, and look like an answer.
 fn subject_filter(text: Option<String>) -> Answered<Option<String>> {
     let kinds = ["user", "workload", "device", "role"];
     let kind = text.as_deref().map(|text| text.split_once(':'));
     match kind {
         Some(None) => {}
         Some(Some((kind, id))) if !kinds.contains(&kind) || id.is_empty() => {}
-        _ => return Ok(text),
+        // The issuer `local` is not written.
+        Some(Some((kind, id))) => {
+            let id = id.strip_prefix("local#").unwrap_or(id);
+            return Ok(Some(format!("{kind}:{id}")));
+        }
+        None => return Ok(None),
     }
     let detail = "subject: write KIND:ID or KIND:ISSUER#ID, like user:alice; kinds are user, workload, device and role";
     Err(Problem::new(Code::BadRequest, detail))

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use curfew_model::SegmentName;
+use curfew_model::{EventKind, SegmentName};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, broadcast::error::RecvError, watch};
@@ -36,7 +36,8 @@ pub(super) struct Wanted {
     segment: Option<SegmentName>,
     /// Of sessions of this subject: `kind:ID` or `kind:ISSUER#ID`.
     subject: Option<String>,
-    /// Of this kind: `session.opened`, `session.refused`, `session.warned`, `session.renewed`, `session.ended`, …
+    /// Of this kind: `session.opened`, `session.refused`, `session.warned`, `session.renewed`, `session.ended`,
+    /// `session.would_refuse`, `session.would_end`, `session.cancelled`.
     event: Option<String>,
 }
 
@@ -63,6 +64,10 @@ pub(super) async fn watch(
     Query(mut wanted): Query<Wanted>,
 ) -> Answered<Response> {
     wanted.subject = super::subject_filter(wanted.subject)?;
+    check_event(wanted.event.as_deref())?;
+    if let Some(name) = wanted.segment.clone() {
+        app.blocking(move |app| check_segment(app, &name)).await??;
+    }
     let Some((events, place)) = app.hub.watch() else {
         let detail = "too many are watching: close some";
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(30));
@@ -89,6 +94,38 @@ pub(super) async fn watch(
         (header::CACHE_CONTROL, "no-store"),
     ];
     Ok((headers, Body::from_stream(events)).into_response())
+}
+
+/// An event that never comes would be waited for without end.
+fn check_event(kind: Option<&str>) -> Answered<()> {
+    let known: [EventKind; 8] = [
+        EventKind::SessionOpened,
+        EventKind::SessionRefused,
+        EventKind::SessionWarned,
+        EventKind::SessionRenewed,
+        EventKind::SessionEnded,
+        EventKind::SessionWouldRefuse,
+        EventKind::SessionWouldEnd,
+        EventKind::SessionCancelled,
+    ];
+    let known = known.map(super::word);
+    match kind {
+        Some(kind) if !known.iter().any(|known| known == kind) => {
+            let detail = format!("event: {kind:?} is none of {}", known.join(", "));
+            Err(Problem::new(Code::BadRequest, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_segment(app: &App, name: &SegmentName) -> Answered<()> {
+    let state = app.parts.store.read();
+    let valid = app.segments.of(&state, &*app.parts.compile)?;
+    if valid.segments.iter().any(|segment| segment.name == *name) {
+        return Ok(());
+    }
+    let detail = format!("segment: the policy in force has no segment {name}");
+    Err(Problem::new(Code::BadRequest, detail))
 }
 
 struct Watcher {
