@@ -36,7 +36,7 @@ const ANSWER: Duration = Duration::from_secs(90);
 /// Wrong tokens a second from one address, and at once.
 const WRONG: (u32, u32) = (5, 20);
 /// What is answered without a token.
-const OPEN: [&str; 3] = ["/healthz", "/readyz", "/v1/openapi.json"];
+pub(crate) const OPEN: [&str; 3] = ["/healthz", "/readyz", "/v1/openapi.json"];
 
 /// The address of the caller's end of the connection.
 #[derive(Clone, Copy, Debug)]

@@ -12,6 +12,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+/// The media type of problem documents.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
 macro_rules! codes {
     ($($variant:ident = $code:literal, $status:ident, $title:literal;)*) => {
         /// What went wrong. The code is stable.
@@ -19,15 +22,17 @@ macro_rules! codes {
         pub(crate) enum Code { $(#[doc = $title] $variant,)* }
 
         impl Code {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+
             pub(crate) fn code(self) -> &'static str {
                 match self { $(Self::$variant => $code,)* }
             }
 
-            fn status(self) -> StatusCode {
+            pub(crate) fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status,)* }
             }
 
-            fn title(self) -> &'static str {
+            pub(crate) fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title,)* }
             }
         }
@@ -135,7 +140,7 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
-        let kind = HeaderValue::from_static("application/problem+json");
+        let kind = HeaderValue::from_static(PROBLEM_JSON);
         headers.insert(header::CONTENT_TYPE, kind);
         if self.code == Code::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -3,17 +3,14 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use axum::extract::State;
-use curfew_model::{
-    Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof, Revision, WallInstant,
-};
+use curfew_model::{Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof, WallInstant};
 use curfew_state::{Change, Expected};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Wait, page, subjects::groups};
+use super::{Changed, Wait, page, subjects::groups};
 use crate::{
-    Outcome,
     app::{App, Deed},
     caller::{Binder, Caller, Viewer},
     extract::{Json, Query},
@@ -25,18 +22,16 @@ use crate::{
 const NAME: usize = 1_000;
 
 /// What is bound: exactly one of them.
-#[derive(Debug, Clone, Deserialize, Serialize, IntoParams, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct Key {
     /// A source address or range.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     /// The user id that owns the client's socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     /// The cgroup path of the client.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<String>,
 }
 
@@ -187,6 +182,7 @@ pub(super) enum Kept {
 
 /// One binding. Both sources may bind the same.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Binding)]
 pub(super) struct Shown {
     #[serde(flatten)]
     key: Key,
@@ -273,15 +269,6 @@ pub(super) async fn list(
         .map(|(last, kept)| super::as_cursor(&(&last.key, kept)));
     let bindings = found.into_iter().map(Shown::from).collect();
     Ok(Json(Bindings { bindings, next }))
-}
-
-/// A changed binding.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Changed {
-    #[schema(value_type = u64)]
-    revision: Revision,
-    /// What each enforcer did.
-    enforcers: Vec<Outcome>,
 }
 
 /// Makes a binding, or refreshes it: its subject has proved itself now.

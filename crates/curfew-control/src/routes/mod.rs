@@ -9,15 +9,16 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use curfew_model::parse_duration;
+use curfew_model::{Revision, parse_duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use utoipa::{
-    IntoParams, Modify, OpenApi,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+use utoipa::{IntoParams, OpenApi, ToSchema};
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouter},
+    routes,
 };
-use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    Outcome,
     app::App,
     guard,
     problem::{Answered, Code, Document, Problem},
@@ -25,6 +26,7 @@ use crate::{
 
 mod audit;
 mod bindings;
+mod described;
 mod enforcers;
 mod health;
 mod policies;
@@ -34,6 +36,8 @@ mod sessions;
 mod subjects;
 mod tokens;
 mod watch;
+
+use described::Bearer;
 
 /// How long an answer waits for enforcers if the caller does not say.
 const WAIT: Duration = Duration::from_secs(5);
@@ -51,45 +55,41 @@ const PAGE: (usize, usize) = (100, 1_000);
 )]
 struct Api;
 
-struct Bearer;
-
-impl Modify for Bearer {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        if let Some(components) = &mut openapi.components {
-            components.add_security_scheme(
-                "token",
-                SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),
-            );
-        }
-    }
+/// Every route, with the schemas that it brings into the document.
+fn all() -> Vec<UtoipaMethodRouter<Arc<App>>> {
+    vec![
+        routes!(sessions::list),
+        routes!(sessions::show, sessions::cancel),
+        routes!(sessions::explain),
+        routes!(sessions::renew),
+        routes!(revocations::list, revoke::create),
+        routes!(revocations::show),
+        routes!(revocations::lift),
+        routes!(watch::watch),
+        routes!(policies::segments),
+        routes!(policies::list, policies::apply),
+        routes!(policies::validate),
+        routes!(policies::history),
+        routes!(policies::past),
+        routes!(bindings::list, bindings::bind, bindings::unbind),
+        routes!(subjects::list, subjects::set, subjects::forget),
+        routes!(tokens::list, tokens::create),
+        routes!(tokens::remove),
+        routes!(enforcers::list),
+        routes!(audit::tail),
+        routes!(audit::head),
+        routes!(audit::verify),
+        routes!(health::metrics),
+        routes!(health::alive),
+        routes!(health::ready),
+    ]
 }
 
 fn described() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::with_openapi(Api::openapi())
-        .routes(routes!(sessions::list))
-        .routes(routes!(sessions::show, sessions::cancel))
-        .routes(routes!(sessions::explain))
-        .routes(routes!(sessions::renew))
-        .routes(routes!(revocations::list, revoke::create))
-        .routes(routes!(revocations::show))
-        .routes(routes!(revocations::lift))
-        .routes(routes!(watch::watch))
-        .routes(routes!(policies::segments))
-        .routes(routes!(policies::list, policies::apply))
-        .routes(routes!(policies::validate))
-        .routes(routes!(policies::history))
-        .routes(routes!(policies::past))
-        .routes(routes!(bindings::list, bindings::bind, bindings::unbind))
-        .routes(routes!(subjects::list, subjects::set, subjects::forget))
-        .routes(routes!(tokens::list, tokens::create))
-        .routes(routes!(tokens::remove))
-        .routes(routes!(enforcers::list))
-        .routes(routes!(audit::tail))
-        .routes(routes!(audit::head))
-        .routes(routes!(audit::verify))
-        .routes(routes!(health::metrics))
-        .routes(routes!(health::alive))
-        .routes(routes!(health::ready))
+    let empty = OpenApiRouter::with_openapi(Api::openapi());
+    let mut router = all().into_iter().fold(empty, OpenApiRouter::routes);
+    described::complete(router.get_openapi_mut());
+    router
 }
 
 /// The OpenAPI document as JSON.
@@ -153,6 +153,15 @@ impl Wait {
         }
         Ok(wait)
     }
+}
+
+/// What a change came to.
+#[derive(Debug, Serialize, ToSchema)]
+struct Changed {
+    #[schema(value_type = u64)]
+    revision: Revision,
+    /// What each enforcer did.
+    enforcers: Vec<Outcome>,
 }
 
 /// How many entries of a list are wanted.

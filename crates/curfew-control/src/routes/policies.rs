@@ -28,6 +28,7 @@ const TRIES: u32 = 5;
 
 /// One segment.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Segment)]
 pub(super) struct Shown {
     #[schema(value_type = String)]
     name: SegmentName,

@@ -21,6 +21,7 @@ use crate::{
 
 /// An order, and what enforcers did.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Revocation)]
 pub(super) struct Shown {
     #[schema(value_type = String)]
     id: RevocationId,

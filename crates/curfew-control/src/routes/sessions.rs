@@ -63,7 +63,7 @@ pub(super) struct Sessions {
 
 /// Lists sessions: the living, unless `state` asks for the 10,000 that ended last.
 #[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(Listing),
-    responses((status = 200, body = Sessions), (status = "4XX", body = Document, content_type = "application/problem+json")))]
+    responses((status = 200, body = Sessions)))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     _: Viewer,

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use axum::extract::State;
-use curfew_model::{EventKind, Issuer, Kind, Revision};
+use curfew_model::{EventKind, Issuer, Kind};
 use curfew_state::{Change, Expected, Subject, SubjectKey};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Wait, bindings::is_name, page};
+use super::{Changed, Wait, bindings::is_name, page};
 use crate::{
-    Compile, Outcome,
+    Compile,
     app::{App, Deed},
     caller::{Admin, Caller, Viewer},
     extract::{Json, Query},
@@ -138,15 +138,6 @@ pub(super) async fn list(
         .map(|last| super::as_cursor(&last.key));
     let subjects = found.into_iter().map(Known::from).collect();
     Ok(Json(Subjects { subjects, next }))
-}
-
-/// A changed subject.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Changed {
-    #[schema(value_type = u64)]
-    revision: Revision,
-    /// What each enforcer did.
-    enforcers: Vec<Outcome>,
 }
 
 /// Sets what is known of a subject.

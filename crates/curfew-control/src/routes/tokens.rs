@@ -22,6 +22,7 @@ const NETWORKS: usize = 256;
 
 /// A token on record, without the token.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Token)]
 pub(super) struct Shown {
     name: String,
     /// `viewer`, `operator`, `admin` or `binder`.
