@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use curfew_control::Door;
 use curfew_model::EndReason;
@@ -46,6 +49,47 @@ fn the_log_is_read_and_verified_over_the_api() {
     let verified = admin.post("/v1/audit/verify", &json!({})).json();
     assert_eq!(verified["ok"], false);
     assert_eq!(verified["findings"][0]["line"], 2, "{verified}");
+}
+
+/// Every metric with the names of its labels.
+fn families(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut families: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let series = line.split(' ').next().unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let parts = ["_bucket", "_count", "_sum"];
+        let name = parts
+            .iter()
+            .find_map(|part| name.strip_suffix(part))
+            .unwrap_or(name);
+        let labels = labels.split(',').filter_map(|label| label.split_once('='));
+        let labels = labels
+            .map(|(label, _)| label.to_owned())
+            .filter(|label| label != "le");
+        families.entry(name.to_owned()).or_default().extend(labels);
+    }
+    families
+}
+
+/// The same, as the guide has it.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let guide = include_str!("../../../docs/guide/metrics.md");
+    let rows = guide.lines().filter(|line| line.starts_with("| `curfew_"));
+    let names = |cell: &str| -> Vec<String> {
+        cell.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    };
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').collect();
+        (
+            names(cells[1]).remove(0),
+            names(cells[3]).into_iter().collect(),
+        )
+    })
+    .collect()
 }
 
 #[test]
@@ -97,6 +141,7 @@ fn metrics_count_what_happened_and_name_no_subject() {
         );
     }
     assert!(!text.contains("alice"));
+    assert_eq!(families(text), documented());
     // A session that is gone is not counted on.
     world.fleet.sessions.lock().clear();
     let text = world.admin().get("/metrics").body;
