@@ -88,6 +88,15 @@ fn events_are_seen_as_they_come() {
 }
 
 #[test]
+fn who_comes_back_is_told_that_events_were_lost() {
+    let world = World::start();
+    let back = world.admin().with("Last-Event-ID", "gw-1:1");
+    let lines = watching(&back, "");
+    let told: Vec<String> = lines.skip_while(String::is_empty).take(2).collect();
+    assert_eq!(told, ["event: lost", "data: {\"lost\":null}"]);
+}
+
+#[test]
 fn a_stream_ends_with_its_token() {
     let world = World::start();
     let viewer = world.role("viewer");

@@ -5,7 +5,7 @@ use std::{convert::Infallible, fmt::Write as _, sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::State,
-    http::header,
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -55,13 +55,15 @@ impl Wanted {
     }
 }
 
-/// Watches sessions, as server-sent events. An event `lost` says how many were missed: list the sessions again.
-#[utoipa::path(get, path = "/v1/sessions/watch", tag = "sessions", params(Wanted),
+/// Watches sessions, as server-sent events. An event `lost` says how many were missed, and `null` to who comes back with a
+/// `Last-Event-ID`, because nobody counted: list the sessions again.
+#[utoipa::path(get, path = "/v1/sessions/watch", tag = "sessions", params(Wanted, ("Last-Event-ID" = Option<String>, Header, description = "the `id` of the event before the stream broke")),
     responses((status = 200, content_type = "text/event-stream"), (status = 429, body = Document, content_type = "application/problem+json")))]
 pub(super) async fn watch(
     State(app): State<Arc<App>>,
     Viewer(by): Viewer,
     Query(mut wanted): Query<Wanted>,
+    headers: HeaderMap,
 ) -> Answered<Response> {
     wanted.subject = super::subject_filter(wanted.subject)?;
     check_event(wanted.event.as_deref())?;
@@ -81,7 +83,12 @@ pub(super) async fn watch(
         _place: place,
     };
     // The head goes out at once: who has it misses nothing from there on.
-    let head = Bytes::from_static(b": watching\n\n");
+    let mut head = ": watching\n\n".to_owned();
+    if headers.contains_key("last-event-id") {
+        // Nothing is held for those who come back.
+        head.push_str(&written("lost", None, "{\"lost\":null}"));
+    }
+    let head = Bytes::from(head);
     let events = stream::unfold((watcher, Some(head)), |(mut watcher, head)| async move {
         let bytes = match head {
             Some(head) => head,
