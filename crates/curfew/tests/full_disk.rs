@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use curfew_model::Clock as _;
 use curfew_testkit::BootClock;
 use serde_json::json;
@@ -16,7 +18,11 @@ fn an_order_that_finds_no_room_closes_and_keeps_nobody_out() {
     let mut client = site.open("127.0.0.1");
     site.fill_disk();
     let revoke = ["revoke", "--user", "alice", "--reason", "left the company"];
+    let start = BootClock.now().boot;
     let refused = site.curfew(&revoke);
+    // The command has tried twice.
+    let took = BootClock.now().boot.since(start);
+    assert!(took < Duration::from_secs(8), "{took:?}");
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("(not_durable)"), "{refused:?}");
     assert!(client.is_ended());
