@@ -51,6 +51,16 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
+impl Tls {
+    /// Whether a server starts with these files: they are there, and the key is the certificate's.
+    ///
+    /// # Errors
+    /// [`StartError::Certificate`](crate::StartError::Certificate).
+    pub fn check(&self) -> Result<(), crate::StartError> {
+        crate::tls::acceptor(self).map(drop)
+    }
+}
+
 /// How much the API takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

@@ -98,14 +98,14 @@ pub struct Control {
     /// Its address; 127.0.0.1:7171 unless it is given.
     pub listen: SocketAddr,
     /// Its certificate; required outside loopback.
-    pub tls: Option<Tls>,
+    pub tls: Option<Placed<Tls>>,
 }
 
 impl PartialEq for Control {
     fn eq(&self, other: &Self) -> bool {
-        let files = |tls: &Option<Tls>| {
+        let files = |tls: &Option<Placed<Tls>>| {
             tls.as_ref()
-                .map(|tls| (tls.certificate.clone(), tls.key.clone()))
+                .map(|tls| (tls.value.certificate.clone(), tls.value.key.clone()))
         };
         self.listen == other.listen && files(&self.tls) == files(&other.tls)
     }
@@ -155,6 +155,10 @@ pub struct PlacedService {
 pub struct Draft {
     /// What is wrong with it.
     pub problems: Vec<Problem>,
+    /// Where state, log and keys are to be kept.
+    pub data_dir: Option<Placed<PathBuf>>,
+    /// The API's certificate.
+    pub tls: Option<Placed<Tls>>,
     /// The policy that it names.
     pub policy: Option<Placed<PathBuf>>,
     /// The services that can be read.

@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 use crate::{
     cli::{FINDINGS, chain},
     clock::SystemClock,
-    node::{self, Checked, Node, NodeError},
+    node::{self, Checked, Node, NodeError, Purpose},
     show::out,
 };
 
@@ -68,7 +68,7 @@ impl Run {
     /// # Errors
     /// Why it does not start.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let checked = node::check(&self.config);
+        let checked = node::check(&self.config, Purpose::Start);
         if self.check {
             return Ok(self.report(checked)?);
         }
@@ -133,7 +133,8 @@ impl Run {
 
     /// Takes policy and bindings anew; what is not usable changes nothing.
     fn reload(&self, node: &mut Node) {
-        let reloaded = node::check(&self.config).and_then(|checked| node.reload(checked));
+        let checked = node::check(&self.config, Purpose::Reload);
+        let reloaded = checked.and_then(|checked| node.reload(checked));
         match reloaded {
             Ok(done) => {
                 info!(revision = %done.revision, closed = done.closed, "reloaded");

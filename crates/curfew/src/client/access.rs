@@ -101,7 +101,7 @@ impl Connect {
                     .map_err(|error| ClientError::NoServer(Box::new(error)))?;
                 let tls = config.control.tls.as_ref();
                 let server = Server::configured(config.control.listen, tls.is_some())?;
-                (server, tls.map(|tls| tls.certificate.clone()))
+                (server, tls.map(|tls| tls.value.certificate.clone()))
             }
         };
         let authorities = match self.ca_file.as_ref().or(certificate.as_ref()) {

@@ -64,15 +64,18 @@ pub(super) fn read(
     })
 }
 
-fn read_tls(source: &Source<'_>, node: &Node, folder: &Path) -> Option<Tls> {
+fn read_tls(source: &Source<'_>, node: &Node, folder: &Path) -> Option<Placed<Tls>> {
     let map = source.map(node, "`tls`", &["certificate", "key"])?;
     let path = |field: &str| {
         let text = source.filled(map.need(field)?, &format!("`{field}`"))?;
         Some(folder.join(text))
     };
     let (certificate, key) = (path("certificate"), path("key"));
-    Some(Tls {
-        certificate: certificate?,
-        key: key?,
+    Some(Placed {
+        value: Tls {
+            certificate: certificate?,
+            key: key?,
+        },
+        place: source.place(node),
     })
 }

@@ -27,17 +27,23 @@ pub(super) fn read(source: &Source<'_>, nodes: &[Node], folder: &Path) -> Draft 
     let Some(map) = source.map(node, "the configuration", &FIELDS) else {
         return Draft::default();
     };
-    let data_dir = map
-        .need("data_dir")
-        .and_then(|node| source.filled(node, "`data_dir`"));
+    let data_dir = map.need("data_dir").and_then(|node| {
+        Some(Placed {
+            value: folder.join(source.filled(node, "`data_dir`")?),
+            place: source.place(node),
+        })
+    });
     let (policy, watch) = read_policy(source, &map, folder);
     let control = control::read(source, map.get("control"), folder);
     let services = services::read(source, &map, control.as_ref());
     let audit = map.get("audit").map(|node| audit::read(source, node));
     let bindings = map.get("bindings").map(|node| bindings::read(source, node));
+    let tls = control
+        .as_ref()
+        .and_then(|control| control.value.tls.clone());
     let config = || {
         Some(Config {
-            data_dir: folder.join(data_dir?),
+            data_dir: data_dir.as_ref()?.value.clone(),
             control: control?.value,
             policy: policy.as_ref()?.value.clone(),
             watch,
@@ -48,6 +54,8 @@ pub(super) fn read(source: &Source<'_>, nodes: &[Node], folder: &Path) -> Draft 
     };
     Draft {
         config: config(),
+        data_dir,
+        tls,
         policy,
         services,
         problems: Vec::new(),

@@ -40,7 +40,7 @@ impl Site {
         let file = folder.path().join("curfew.yaml");
         std::fs::write(folder.path().join("policy.yaml"), cast::policy(unit))?;
         std::fs::write(&file, cast::config(folder.path(), &upstreams))?;
-        let node = Node::start(node::check(&file)?, clock)?;
+        let node = Node::start(node::check(&file, node::Purpose::Start)?, clock)?;
         Ok(Self {
             node,
             services,

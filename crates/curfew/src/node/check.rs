@@ -13,12 +13,12 @@ use curfew_state::{CommitError, StoreError};
 
 use crate::{
     cli::chain,
-    config::{self, Config, ConfigError, Placed, PlacedService, Service},
+    config::{self, Config, ConfigError, Draft, Placed, PlacedService, Service},
     policy::compiled,
     sources::{self, SourceError},
 };
 
-use super::{compiler::target, unbound};
+use super::{compiler::target, private, unbound};
 
 /// Why a process does not start, or does not take a new configuration.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,17 @@ pub enum NodeError {
         path: PathBuf,
         /// The system's word.
         source: std::io::Error,
+    },
+    /// Others may write into the data directory.
+    #[error(
+        "others may write into the data directory {} (mode {mode:04o}), and so swap tokens, keys and state: look whether what is in it is yours, then run `chmod 700 {}`",
+        path.display(), path.display()
+    )]
+    OthersWrite {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// Threads or descriptors have run out.
     #[error("no threads or descriptors left: raise the limits on tasks and open files")]
@@ -89,14 +100,26 @@ impl Checked {
     }
 }
 
+/// What a configuration is to be usable for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To start with it.
+    Start,
+    /// To take policy and bindings of it: the certificate and the data directory are in use, and stay.
+    Reload,
+}
+
 /// Reads a configuration and checks all of it in one pass: the file, the policy that it names, that every upstream
-/// resolves and every service is in a segment.
+/// resolves and every service is in a segment; to start with it, the certificate and the data directory too.
 ///
 /// # Errors
 /// [`NodeError`], before anything is started.
-pub fn check(path: &Path) -> Result<Checked, NodeError> {
+pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
     let mut draft = config::draft(path)?;
     let mut more = Vec::new();
+    if purpose == Purpose::Start {
+        more.extend(unusable(&draft));
+    }
     let mut set = None;
     let mut policy = None;
     if let Some(Placed { value, place }) = &draft.policy {
@@ -141,6 +164,20 @@ pub fn check(path: &Path) -> Result<Checked, NodeError> {
         warnings,
         set,
     })
+}
+
+/// What would keep a process from starting, of the files that the configuration names.
+fn unusable(draft: &Draft) -> impl Iterator<Item = Problem> {
+    let certificate = draft.tls.as_ref().and_then(|Placed { value, place }| {
+        let error = value.check().err()?;
+        let problem = Problem::error(place, chain(&error));
+        Some(problem.help("give a certificate chain and its own key, as PEM files"))
+    });
+    let data_dir = draft.data_dir.as_ref().and_then(|Placed { value, place }| {
+        let error = private::check(value).err()?;
+        Some(Problem::error(place, chain(&error)))
+    });
+    certificate.into_iter().chain(data_dir)
 }
 
 fn no_segment(placed: &PlacedService) -> Problem {

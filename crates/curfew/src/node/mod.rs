@@ -13,6 +13,7 @@ mod keeper;
 mod log_alarm;
 mod log_watch;
 mod past;
+mod private;
 mod record;
 mod scribe;
 mod teller;
@@ -46,7 +47,7 @@ use record::Recorder;
 use scribe::Scribe;
 use teller::Teller;
 
-pub use check::{Checked, NodeError, check};
+pub use check::{Checked, NodeError, Purpose, check};
 
 /// The log's folder in the data directory.
 pub const AUDIT: &str = "audit";
@@ -93,7 +94,7 @@ impl Node {
             path: config.data_dir.clone(),
             source,
         };
-        make_private(&config.data_dir).map_err(data_dir)?;
+        private::make(&config.data_dir)?;
         let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.data_dir)?);
         let log = Arc::new(Log::open(
             config.audit.options(config.data_dir.join(AUDIT)),
@@ -179,7 +180,7 @@ impl Node {
             metrics,
         };
         let settings = Settings {
-            tls: config.control.tls.clone(),
+            tls: config.control.tls.as_ref().map(|tls| tls.value.clone()),
             ..Settings::new(config.control.listen, &config.data_dir)
         };
         let control = Server::start(settings, parts)?;
@@ -360,13 +361,4 @@ fn keep_policy(
     }];
     let revision = store.commit(Expected::Nothing, &changes)?;
     Ok(Some(Commit { revision, changes }))
-}
-
-/// The data directory holds tokens and keys: nobody else may look into one that is made here.
-fn make_private(dir: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
 }
