@@ -19,5 +19,5 @@ pub use head::Head;
 pub use read::{Lines, export, newest_head, tail};
 pub use record::{Digest, Entry, LogEvent, MAX_RECORD, Record, RecordKind};
 pub use segment::is_log;
-pub use verify::{Finding, Place, Problem, Report, Truncation, verify};
+pub use verify::{Finding, Place, Problem, Report, Truncation, verify, verify_export};
 pub use writer::{Health, Log, Options, Ticket};

@@ -17,6 +17,8 @@ use crate::{
 
 /// Findings that are listed; more are counted.
 const LISTED: usize = 100;
+/// How findings name the head that verification was given.
+const GIVEN: &str = "given head";
 /// Enforcers whose own counts are followed.
 const ENFORCERS: usize = 10_000;
 
@@ -61,12 +63,15 @@ pub enum Problem {
     /// There are records, and no head.
     #[error("the signed heads are missing")]
     NoHeads,
+    /// There is no record, so nothing can be proved.
+    #[error("there is no record: nothing was recorded yet, or everything was removed")]
+    NoRecords,
 }
 
 /// Where something was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file's name in the log's directory; `given head` for the head that verification was given.
+    /// The file's name in the log's directory; `given head` for the head that verification was given, `records` for all.
     pub file: String,
     /// The line, counted from one; zero for the file as a whole.
     pub line: u64,
@@ -101,6 +106,13 @@ pub enum Truncation {
     ExcludedThrough(u64),
     /// No head was given: records after this one may have been cut off.
     NotExcludedAfter(u64),
+    /// The given head names a record older than those that are left: it says nothing of them.
+    HeadOutdated {
+        /// The record that it names.
+        head: u64,
+        /// Records after this one may have been cut off.
+        last: u64,
+    },
 }
 
 /// What verification found.
@@ -127,6 +139,20 @@ pub struct Report {
 }
 
 impl Report {
+    fn new() -> Self {
+        Self {
+            records: 0,
+            first: None,
+            last: None,
+            key: None,
+            findings: Vec::new(),
+            more: 0,
+            truncation: Truncation::NotExcludedAfter(0),
+            lost: 0,
+            enforcer_gaps: 0,
+        }
+    }
+
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_ok(&self) -> bool {
@@ -159,17 +185,7 @@ struct Claim {
 /// # Errors
 /// [`AuditError`] when a file cannot be read.
 pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
-    let mut report = Report {
-        records: 0,
-        first: None,
-        last: None,
-        key: None,
-        findings: Vec::new(),
-        more: 0,
-        truncation: Truncation::NotExcludedAfter(0),
-        lost: 0,
-        enforcer_gaps: 0,
-    };
+    let mut report = Report::new();
     let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
     let heads = segment::read_small(dir, segment::HEADS)?;
     let stored = heads
@@ -180,7 +196,7 @@ pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
         .split_inclusive('\n')
         .map(|line| (segment::ANCHOR, line));
     let given = head.map(|head| format!("{head}\n"));
-    let given = given.iter().map(|line| ("given head", line.as_str()));
+    let given = given.iter().map(|line| (GIVEN, line.as_str()));
     let mut anchor = None;
     let mut number = 0;
     let mut file_before = "";
@@ -223,20 +239,94 @@ pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
         .first
         .unwrap_or(chain.next)
         .min(chain.anchor.saturating_add(1));
+    let last = report.last.map_or(chain.anchor, |(seq, _)| seq);
+    finish(&mut report, claims, start, head, last);
+    Ok(report)
+}
+
+/// Verifies an export: a file of records as `export` gives them, from any record on. It holds no signed head, so that it
+/// was not written anew as a whole shows only against one.
+///
+/// # Errors
+/// [`AuditError`] when the file cannot be read.
+pub fn verify_export(path: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
+    let mut report = Report::new();
+    let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
+    let read = head.and_then(|head| read_head(&mut report, GIVEN, 1, &format!("{head}\n")));
+    if let Some(head) = read {
+        let claim = Claim {
+            file: GIVEN,
+            line: 1,
+            hash: head.hash,
+        };
+        claims.entry(head.seq).or_default().push(claim);
+    }
+    let (first, prev) = beginning(path)?;
+    let before = first.saturating_sub(1);
+    if let Some(prev) = prev {
+        check_claims(&mut report, &mut claims, before, prev);
+    }
+    let mut chain = Chain {
+        next: first,
+        prev: prev.unwrap_or(Digest::GENESIS),
+        anchor: before,
+        counts: BTreeMap::new(),
+    };
+    chain.segment(&mut report, &mut claims, path, first, true)?;
+    let last = report.last.map_or(before, |(seq, _)| seq);
+    finish(&mut report, claims, first, head, last);
+    Ok(report)
+}
+
+/// The number of the first record of an export, and, where that can be read, the hash of the one before it.
+fn beginning(path: &Path) -> Result<(u64, Option<Digest>), AuditError> {
+    let file = File::open(path).map_err(AuditError::io("open", path))?;
+    let mut reader = BufReader::new(file);
+    let mut wrong = 0;
+    while let Some(line) = read::next_line(&mut reader).map_err(AuditError::io("read", path))? {
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        match record::read_line(line) {
+            Ok(record) if record.seq > wrong + 1 => {
+                let prev = (wrong == 0).then_some(record.prev);
+                return Ok((record.seq - wrong, prev));
+            }
+            Ok(_) => break,
+            Err(_) => wrong += 1,
+        }
+    }
+    Ok((1, Some(Digest::GENESIS)))
+}
+
+/// What is left when every record was read: heads of records that are not there, and what is known about the end.
+fn finish(
+    report: &mut Report,
+    claims: BTreeMap<u64, Vec<Claim>>,
+    start: u64,
+    head: Option<&Head>,
+    last: u64,
+) {
+    let mut outdated = false;
     for (seq, claims) in claims {
         for claim in claims {
-            // Heads of records that retention removed cannot be compared any more.
             if seq >= start {
                 report.add(claim.file, claim.line, Some(seq), Problem::Truncated(seq));
+            } else {
+                // Heads of records that retention removed cannot be compared any more.
+                outdated |= claim.file == GIVEN;
             }
         }
     }
-    let last = report.last.map_or(chain.anchor, |(seq, _)| seq);
+    if report.is_ok() && report.records == 0 {
+        report.add("records", 0, None, Problem::NoRecords);
+    }
     report.truncation = match head {
+        Some(head) if outdated && report.is_ok() => Truncation::HeadOutdated {
+            head: head.seq,
+            last,
+        },
         Some(head) if report.is_ok() => Truncation::ExcludedThrough(head.seq),
         _ => Truncation::NotExcludedAfter(last),
     };
-    Ok(report)
 }
 
 /// A line as a head, if it is one, in the one way of writing it, signed, and of the log's key.

@@ -24,7 +24,7 @@ use crate::{
 pub enum Audit {
     /// Print the last records
     Tail(Tail),
-    /// Prove that no record was altered, dropped or moved
+    /// Prove that no record was altered, dropped or moved, in a log or in an export of one
     Verify(Verify),
     /// Print the newest signed head, to be kept elsewhere
     Head(Newest),
@@ -72,8 +72,8 @@ pub struct Newest {
 /// The arguments of `audit verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The log's directory
-    dir: PathBuf,
+    /// The log's directory, or a file that `audit export` made
+    log: PathBuf,
     /// A head exported earlier, as a file; without one, records cut off the end are not found
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
@@ -201,11 +201,16 @@ impl Newest {
 impl Verify {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let head = self.head.map(read_head).transpose()?;
-        if head.is_none() {
+        let is_export = self.log.is_file();
+        if head.is_none() && !is_export {
             // With a head, a log that is gone is a finding.
-            there_is_a_log(&self.dir)?;
+            there_is_a_log(&self.log)?;
         }
-        let report = curfew_audit::verify(&self.dir, head.as_ref())?;
+        let report = if is_export {
+            curfew_audit::verify_export(&self.log, head.as_ref())?
+        } else {
+            curfew_audit::verify(&self.log, head.as_ref())?
+        };
         self.output.show(&as_json(&report), |_| words(&report))?;
         Ok(if report.is_ok() {
             ExitCode::SUCCESS
@@ -235,6 +240,7 @@ fn words(report: &Report) -> String {
         "the log does NOT verify"
     };
     lines.push(format!("{} records: {verdict}", report.records));
+    lines.extend(extent(report));
     lines.push(truncation(report));
     if report.lost > 0 {
         lines.push(format!(
@@ -251,8 +257,31 @@ fn words(report: &Report) -> String {
     lines.join("\n") + "\n"
 }
 
+/// Where the log begins and ends, and whose it is.
+fn extent(report: &Report) -> impl Iterator<Item = String> {
+    let ends = report.first.zip(report.last.as_ref());
+    let extent = ends.map(|(first, (last, _))| {
+        let before = match first {
+            1 => "",
+            _ => "; nothing is said of those before",
+        };
+        format!("from record {first} to record {last}{before}")
+    });
+    let signed = match &report.key {
+        Some(key) => format!("signed with the key {key}"),
+        None => "no signature is in it: that it was not written anew as a whole shows only against a head exported \
+                 earlier, with --head"
+            .to_owned(),
+    };
+    extent.into_iter().chain([signed])
+}
+
 fn truncation(report: &Report) -> String {
     match report.truncation {
+        Truncation::HeadOutdated { head, last } => format!(
+            "the given head names record {head}, which is not there any more, and proves nothing of those that are: \
+             truncation after record {last} cannot be excluded; give a newer head"
+        ),
         Truncation::ExcludedThrough(seq) => {
             format!("nothing up to record {seq} was cut off: the given head names it")
         }

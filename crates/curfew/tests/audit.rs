@@ -43,6 +43,39 @@ fn a_whole_log_verifies_and_says_what_it_cannot_exclude() {
     let (code, text) = curfew(&["audit", "verify", dir]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("cannot be excluded"), "{text}");
+    assert!(
+        text.contains("from record 1 to record 5\nsigned with the key "),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_export_is_verified_without_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (log, head, file) = (path("log"), path("head"), path("export"));
+    std::fs::create_dir(&log).unwrap();
+    std::fs::write(&head, write_log(Path::new(&log), 5)).unwrap();
+    let (_, lines) = curfew(&["audit", "export", &log, "--from", "3"]);
+    std::fs::write(&file, &lines).unwrap();
+    std::fs::remove_dir_all(&log).unwrap();
+    let (code, text) = curfew(&["audit", "verify", &file]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("from record 3 to record 5; nothing is said of"),
+        "{text}"
+    );
+    assert!(text.contains("no signature is in it"), "{text}");
+    let (code, text) = curfew(&["audit", "verify", &file, "--head", &head]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("nothing up to record 5 was cut off"),
+        "{text}"
+    );
+    std::fs::write(&file, lines.replacen("alice", "malice", 1)).unwrap();
+    let (code, text) = curfew(&["audit", "verify", &file]);
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("export:1: record 3: altered"), "{text}");
 }
 
 #[test]

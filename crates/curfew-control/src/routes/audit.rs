@@ -113,7 +113,9 @@ impl From<Report> for Verified {
     fn from(report: Report) -> Self {
         let (whole_through, unknown_after) = match report.truncation {
             Truncation::ExcludedThrough(seq) => (Some(seq), None),
-            Truncation::NotExcludedAfter(seq) => (None, Some(seq)),
+            Truncation::NotExcludedAfter(seq) | Truncation::HeadOutdated { last: seq, .. } => {
+                (None, Some(seq))
+            }
         };
         let wrong = report.findings.iter().map(|finding| Wrong {
             file: finding.place.file.clone(),
@@ -136,7 +138,8 @@ impl From<Report> for Verified {
     }
 }
 
-/// Verifies the whole log on the server. Who does not trust the server verifies an export.
+/// Verifies the whole log on the server. Who does not trust the server verifies an export elsewhere:
+/// `curfew audit export DIR > FILE` beside the server, then `curfew audit verify FILE --head HEAD`.
 #[utoipa::path(post, path = "/v1/audit/verify", tag = "audit", request_body = Against,
     responses((status = 200, body = Verified), (status = 429, body = Document, content_type = "application/problem+json")))]
 pub(super) async fn verify(
