@@ -50,6 +50,7 @@ enum Carried {
     /// Asked for, without a flow yet.
     Opening {
         key: u64,
+        opened_at: BootInstant,
         ended: Option<EndReason>,
         nudge: Option<Arc<dyn Nudge>>,
     },
@@ -142,7 +143,7 @@ impl GatewayDoor {
     ) -> Result<Opening, CarryError> {
         let enforcer = self.enforcer().ok_or(CarryError::Detached)?;
         let id = open.id;
-        let key = self.note(id, nudge);
+        let key = self.note(id, open.facts.opened_at, nudge);
         match enforcer.open(open) {
             Ok(admitted) => Ok(Opening {
                 door: Arc::clone(self),
@@ -188,11 +189,17 @@ impl GatewayDoor {
         }
     }
 
-    fn note(&self, id: SessionId, nudge: Option<Arc<dyn Nudge>>) -> u64 {
+    fn note(
+        &self,
+        id: SessionId,
+        opened_at: BootInstant,
+        nudge: Option<Arc<dyn Nudge>>,
+    ) -> u64 {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let mut sessions = self.sessions.lock();
         let opening = Carried::Opening {
             key,
+            opened_at,
             ended: None,
             nudge,
         };
@@ -418,7 +425,10 @@ impl Door for GatewayDoor {
                 Carried::Flowing { flow, .. } => {
                     Some(moved(*id, flow.bytes(), flow.last_activity()))
                 }
-                Carried::Opening { .. } => None,
+                // It has moved nothing since it was opened, which is an answer: the engine need not wait for one.
+                Carried::Opening { opened_at, .. } => {
+                    Some(moved(*id, Bytes::default(), *opened_at))
+                }
             })
             .collect()
     }

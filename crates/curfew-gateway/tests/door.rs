@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Deadlines, Door, Enforcer, Input, Open, Peer, Record, Sink};
+use curfew_enforcer::{Activity, Deadlines, Door, Enforcer, Input, Open, Peer, Record, Sink};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
 };
 use curfew_model::{Clock, EndReason, Event, EventKind, SessionId};
-use curfew_testkit::{BootClock, Lifetime, alice};
+use curfew_policy::Decide;
+use curfew_testkit::{BootClock, Lifetime, Limited, alice};
 use parking_lot::Mutex;
 
 /// What waiting for a thread may take on a loaded machine.
@@ -42,11 +43,15 @@ struct Lab {
 
 impl Lab {
     fn new(lifetime: Duration) -> Self {
+        Self::of(Arc::new(Lifetime(lifetime)))
+    }
+
+    fn of(policy: Arc<dyn Decide>) -> Self {
         let door = Arc::new(GatewayDoor::default());
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
         let relay = Relay::start(RelayConfig::default(), Arc::clone(&clock), door.clone()).unwrap();
         let (sender, events) = mpsc::channel();
-        let engine = Engine::new(Arc::new(Lifetime(lifetime)), Bounds::default(), clock.now());
+        let engine = Engine::new(policy, Bounds::default(), clock.now());
         let as_door: Arc<dyn Door> = door.clone();
         let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
         let deadlines =
@@ -164,4 +169,31 @@ fn a_client_that_leaves_is_the_reason_on_record() {
     assert_eq!(service.read(&mut [0u8; 1]).unwrap(), 0);
     drop(service);
     assert_eq!(lab.end_of(id), EndReason::ClosedByClient);
+}
+
+#[test]
+fn a_session_that_has_no_flow_yet_answers_that_it_moved_nothing() {
+    let lab = Lab::of(Arc::new(Limited {
+        idle_timeout: Some(Duration::from_millis(150)),
+        ..Limited::default()
+    }));
+    let id = SessionId(uuid::Uuid::from_u128(1));
+    let (opened_at, nobody) = (BootClock.now().boot, ([127, 0, 0, 1], 9).into());
+    let open = Open {
+        id,
+        facts: alice(nobody, nobody, opened_at),
+        peer: Peer::default(),
+        decided_at: None,
+    };
+    // Its upstream is not connected.
+    let opening = lab.door.open(open, None).unwrap();
+    let answer = Activity {
+        id,
+        last: opened_at,
+        bytes_in: 0,
+        bytes_out: 0,
+    };
+    assert_eq!(lab.door.activity(&[id]), [answer]);
+    assert_eq!(lab.end_of(id), EndReason::IdleTimeout);
+    assert_eq!(opening.ended(), Some(EndReason::IdleTimeout));
 }
