@@ -1,10 +1,10 @@
 //! What a change does to live sessions: a new policy set, alone or with bindings, a window, fresh proof. A looser rule
 //! leaves a lease as it is.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use curfew_model::{BootInstant, EndReason, EventKind, Lease, Revision, WallInstant};
-use curfew_policy::{Decide, Decision};
+use curfew_policy::{Decide, Decision, Difference};
 
 use crate::{
     Action, Changes, Concerns, Engine, EngineError, Report,
@@ -226,14 +226,32 @@ impl Engine {
     fn concerned(&self, concerns: &Concerns) -> Vec<u32> {
         match concerns {
             Concerns::All => self.living(),
-            Concerns::Only { segments, policies } => {
-                let segments = segments.iter().map(Key::Segment);
-                let keys = segments.chain(policies.iter().map(Key::Policy));
+            Concerns::Only(difference) => {
+                let keys = difference.segments.iter().map(Key::Segment);
                 let mut classes: Vec<u32> = keys.flat_map(|key| self.groups(key)).collect();
                 classes.sort_unstable();
                 classes.dedup();
-                self.of_groups(List::Class, classes)
+                let mut slots = self.of_groups(List::Class, classes);
+                slots.extend(self.moved_targets(difference));
+                let mut slots = self.by_age(slots);
+                slots.dedup();
+                slots
             }
         }
+    }
+
+    /// The living sessions whose target may have come into a segment or left one. Sessions share few targets: each is
+    /// looked at once, and without one that moved, no session is.
+    fn moved_targets(&self, difference: &Difference) -> Vec<u32> {
+        let moves = |&key: &u32| self.targets.get(key).is_some_and(|t| difference.moves(t));
+        let moved: HashSet<u32> = self.targets.keys().filter(moves).collect();
+        if moved.is_empty() {
+            return Vec::new();
+        }
+        let concerned = |&slot: &u32| {
+            let record = self.table.get(slot);
+            record.is_some_and(|r| r.closing.is_none() && moved.contains(&r.target))
+        };
+        self.table.slots().filter(concerned).collect()
     }
 }

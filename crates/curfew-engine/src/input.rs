@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use curfew_model::{
-    Binding, BindingKey, BootInstant, EndReason, Facts, Issuer, Kind, PolicyName, Revision,
-    Revocation, RevocationId, SegmentName, SessionId,
+    Binding, BindingKey, BootInstant, EndReason, Facts, Issuer, Kind, Revision, Revocation,
+    RevocationId, SegmentName, SessionId,
 };
-use curfew_policy::Decide;
+use curfew_policy::{Decide, Difference};
 
 /// One thing that happened outside.
 #[derive(Clone)]
@@ -106,15 +106,10 @@ pub struct Changes {
 /// Which live sessions a new policy set concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concerns {
-    /// All: members of segments changed, or nobody knows.
+    /// All: nobody knows.
     All,
-    /// Those into these segments or under these policies.
-    Only {
-        /// Segments whose limits, mode or admitting policies changed.
-        segments: Vec<SegmentName>,
-        /// Policies that changed.
-        policies: Vec<PolicyName>,
-    },
+    /// Those into segments that changed, and those whose target came into a segment or left one.
+    Only(Difference),
 }
 
 /// Who keeps a binding. What two keepers say of one address holds side by side; if they name two subjects, the address

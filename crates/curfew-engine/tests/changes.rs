@@ -6,6 +6,7 @@ mod support;
 
 use curfew_engine::{Action, AuditLog, Bounds, Concerns, Engine, Input};
 use curfew_model::*;
+use curfew_policy::Difference;
 use std::time::Duration;
 use support::*;
 
@@ -43,10 +44,10 @@ fn only_concerned_sessions_are_looked_at() {
     }
     engine.open(open(99, "alice", "db", at(0)), at(0)).unwrap();
     let segments = vec![SegmentName::new("db").unwrap()];
-    let concerns = Concerns::Only {
+    let concerns = Concerns::Only(Difference {
         segments,
-        policies: vec![],
-    };
+        ..Difference::default()
+    });
     let report = engine
         .handle(
             Input::Policies {
@@ -57,6 +58,33 @@ fn only_concerned_sessions_are_looked_at() {
         )
         .unwrap();
     assert_eq!((report.matched, report.visited), (1, 1));
+}
+
+#[test]
+fn sessions_whose_service_moves_are_looked_at() {
+    let rules = |name: &str| [(name.to_owned(), Rules::default())];
+    let mut engine = Engine::new(Fake::new(1, rules("db")), Bounds::default(), at(0));
+    for (n, service) in [(1, "web"), (2, "db"), (3, "web")] {
+        engine
+            .open(open(n, "alice", service, at(0)), at(0))
+            .unwrap();
+    }
+    let mut looked_at = |revision, difference| {
+        let set = Fake::new(revision, rules("db"));
+        let concerns = Concerns::Only(difference);
+        engine
+            .handle(Input::Policies { set, concerns }, at(1))
+            .unwrap()
+            .matched
+    };
+    let services = vec![ServiceName::new("web").unwrap()];
+    let nothing = Difference::default();
+    assert_eq!(looked_at(2, nothing.clone()), 0);
+    let moved = Difference {
+        services,
+        ..nothing
+    };
+    assert_eq!(looked_at(3, moved), 2);
 }
 
 #[test]

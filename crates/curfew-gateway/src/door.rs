@@ -189,12 +189,7 @@ impl GatewayDoor {
         }
     }
 
-    fn note(
-        &self,
-        id: SessionId,
-        opened_at: BootInstant,
-        nudge: Option<Arc<dyn Nudge>>,
-    ) -> u64 {
+    fn note(&self, id: SessionId, opened_at: BootInstant, nudge: Option<Arc<dyn Nudge>>) -> u64 {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let mut sessions = self.sessions.lock();
         let opening = Carried::Opening {

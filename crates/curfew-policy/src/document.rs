@@ -77,7 +77,7 @@ pub(crate) struct Segment {
 }
 
 /// What belongs to a segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Member {
     Cidr {
         net: IpNet,
@@ -107,7 +107,7 @@ pub(crate) struct SessionPolicy {
 }
 
 /// Whom a policy speaks of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct From {
     pub(crate) anyone: bool,
     pub(crate) allow_asserted: bool,
@@ -116,7 +116,7 @@ pub(crate) struct From {
 }
 
 /// Names, groups, places: inside a field any, between fields all (in `except`: any).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector {
     pub(crate) users: Option<Vec<Name>>,
     pub(crate) workloads: Option<Vec<Name>>,

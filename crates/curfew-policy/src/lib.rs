@@ -7,6 +7,7 @@
 mod compile;
 mod decide;
 mod decision;
+mod difference;
 mod document;
 mod explain;
 mod inventory;
@@ -26,6 +27,7 @@ mod window;
 
 pub use compile::{PolicySet, compile};
 pub use decision::{Decide, Decision, MatchedSegment, Refusal, Verdict};
+pub use difference::Difference;
 pub use document::Documents;
 pub use explain::{Explanation, Outcome};
 pub use inventory::SegmentSummary;

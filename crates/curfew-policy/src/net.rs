@@ -19,6 +19,11 @@ impl Range {
     pub(crate) fn is_for(&self, port: u16) -> bool {
         self.ports.is_empty() || self.ports.contains(&port)
     }
+
+    /// The ports as written.
+    pub(crate) fn ports(&self) -> &[u16] {
+        &self.ports
+    }
 }
 
 /// Ranges by network.
@@ -38,6 +43,13 @@ impl NetIndex {
             segment,
             ports: ports.to_vec(),
         });
+    }
+
+    /// Every range with its network.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (IpNet, &Range)> {
+        self.nets
+            .iter()
+            .flat_map(|(net, ranges)| ranges.iter().map(move |range| (*net, range)))
     }
 
     /// The ranges that contain an address; v4-mapped addresses count as IPv4.

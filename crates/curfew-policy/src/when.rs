@@ -108,6 +108,11 @@ impl Condition {
         }
     }
 
+    /// Whether it is written like the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.expression() == other.0.expression()
+    }
+
     pub(crate) fn truth(&self, attributes: &Attributes) -> Truth {
         match self.0.execute(&attributes.0) {
             Ok(Value::Bool(true)) => Truth::True,

@@ -30,7 +30,7 @@ const DAYS: [(&str, Weekday); 7] = [
 
 /// A span of hours on some days of the week. A span that ends before it starts runs past midnight and belongs to
 /// the day on which it starts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     days: Vec<Weekday>,
     start: Time,
@@ -40,7 +40,7 @@ pub(crate) struct Window {
 }
 
 /// When a policy is in force.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Validity {
     pub(crate) during: Option<Window>,
     pub(crate) not_after: Option<WallInstant>,

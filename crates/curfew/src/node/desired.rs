@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use curfew_enforcer::{Changes, Concerns, Enforcer, EngineError, Input, Keeper, Report, Subject};
+use curfew_enforcer::{Changes, Enforcer, EngineError, Input, Keeper, Report, Subject};
 use curfew_model::{BindingKey, EnforcerId, Revision, Revocation, RevocationId, Scope};
-use curfew_state::{Change, Commit, Owner, State, SubjectKey};
+use curfew_policy::PolicySet;
+use curfew_state::{Change, Commit, State, SubjectKey};
 use parking_lot::Mutex;
 use tracing::error;
 
-use super::{NodeError, compiler};
+use super::{NodeError, in_force::InForce};
 
 /// Commits that are remembered, to know them again when the watch brings them.
 const REMEMBERED: usize = 256;
@@ -26,37 +27,35 @@ pub struct Desired {
     turn: Mutex<()>,
 }
 
-#[derive(Default)]
 struct Applied {
     revision: Revision,
-    owners: BTreeMap<Owner, Arc<str>>,
+    policy: InForce,
     bindings: BTreeSet<BindingKey>,
     subjects: BTreeSet<SubjectKey>,
     recent: VecDeque<(Commit, Report)>,
 }
 
-/// The texts of each owner's set.
-pub fn owners(state: &State) -> BTreeMap<Owner, Arc<str>> {
-    state
-        .policies
-        .iter()
-        .map(|(owner, (_, text))| (*owner, Arc::clone(text)))
-        .collect()
-}
-
 impl Desired {
-    /// Takes over from an engine that was started with the policy of `state`, and tells it the rest.
-    pub fn new(enforcer: Arc<Enforcer>, id: EnforcerId, state: &State) -> Self {
+    /// Takes over from an engine that was started with `set`, the policy of `state`, and tells it the rest.
+    pub fn new(
+        enforcer: Arc<Enforcer>,
+        id: EnforcerId,
+        state: &State,
+        set: Arc<PolicySet>,
+    ) -> Self {
         let desired = Self {
             enforcer,
             id,
-            applied: Mutex::default(),
+            applied: Mutex::new(Applied {
+                revision: state.revision,
+                policy: InForce::new(state, set),
+                bindings: BTreeSet::new(),
+                subjects: BTreeSet::new(),
+                recent: VecDeque::new(),
+            }),
             turn: Mutex::default(),
         };
-        let mut applied = desired.applied.lock();
-        applied.owners = owners(state);
-        desired.tell_all(&mut applied, state);
-        drop(applied);
+        desired.tell_all(&mut desired.applied.lock(), state);
         desired
     }
 
@@ -107,12 +106,12 @@ impl Desired {
         let mut changes = bindings;
         for change in commit.iter().flat_map(|commit| &commit.changes) {
             if let Change::ApplyPolicy { owner, content, .. } = change {
-                applied.owners.insert(*owner, Arc::clone(content));
+                applied.policy.put(*owner, content);
             }
         }
         if let Some(commit) = &commit {
-            let set = compiler::union(&applied.owners, commit.revision.max(applied.revision));
-            changes.policies = Some((Arc::new(set.map_err(NodeError::Policy)?), Concerns::All));
+            let revision = commit.revision.max(applied.revision);
+            changes.policies = Some(applied.policy.next(revision).map_err(NodeError::Policy)?);
         }
         let report = self.enforcer.handle(Input::Changes(changes));
         if let Some(commit) = &commit {
@@ -152,8 +151,8 @@ impl Desired {
         let subjects = std::mem::take(&mut applied.subjects);
         // What admits comes before what asks for it, and goes after: whom both states admit is never without.
         self.tell_all(&mut applied, state);
-        applied.owners = owners(state);
-        if let Err(error) = self.policies(&applied.owners, state.revision) {
+        applied.policy.put_all(state);
+        if let Err(error) = self.policies(&mut applied.policy, state.revision) {
             error!(%error, "the policy of the state does not compile; the one before stays in force");
         }
         for gone in bindings.difference(&applied.bindings) {
@@ -203,9 +202,10 @@ impl Desired {
     ) -> Result<Report, EngineError> {
         match change {
             Change::ApplyPolicy { owner, content, .. } => {
-                applied.owners.insert(*owner, Arc::clone(content));
+                applied.policy.put(*owner, content);
                 // Where a later commit was carried out before, this completes what it began.
-                self.policies(&applied.owners, revision.max(applied.revision))
+                let newest = revision.max(applied.revision);
+                self.policies(&mut applied.policy, newest)
                     .unwrap_or_else(|error| {
                         // It compiled when it was applied, so this is a defect: the policy before stays in force.
                         error!(%revision, %error, "a policy set does not compile");
@@ -253,14 +253,11 @@ impl Desired {
 
     fn policies(
         &self,
-        owners: &BTreeMap<Owner, Arc<str>>,
+        policy: &mut InForce,
         revision: Revision,
     ) -> Result<Result<Report, EngineError>, String> {
-        let set = compiler::union(owners, revision)?;
-        Ok(self.enforcer.handle(Input::Policies {
-            set: Arc::new(set),
-            concerns: Concerns::All,
-        }))
+        let (set, concerns) = policy.next(revision)?;
+        Ok(self.enforcer.handle(Input::Policies { set, concerns }))
     }
 }
 
@@ -293,197 +290,4 @@ fn add(total: &mut Report, report: Report) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Weak;
-
-    use curfew_enforcer::{Bounds, Deadlines, Engine, Open, Peer, Record, Sink};
-    use curfew_gateway::door::GatewayDoor;
-    use curfew_model::{
-        Binding, Clock as _, Facts, Identity, Issuer, Kind, Proof, SessionId, WallInstant,
-    };
-    use curfew_state::{EmbeddedStore, Expected, Store};
-    use curfew_testkit::{BootClock, alice};
-
-    use super::*;
-
-    struct Silent;
-
-    impl Sink for Silent {
-        fn record(&self, _records: Vec<Record>) {}
-    }
-
-    const SEGMENT: &str = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
-        spec: {sensitivity: low, access: policy, members: [{cidr: 10.1.0.0/16}]}\n---\n";
-
-    /// Admits a group into the only segment.
-    fn admit(group: &str) -> Change {
-        apply(Owner::Files, format!("{SEGMENT}{}", admission(group)))
-    }
-
-    fn admission(group: &str) -> String {
-        format!(
-            "apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: {group}}}\n\
-             spec: {{from: {{groups: [{group}]}}, to: {{segments: [db]}}}}\n"
-        )
-    }
-
-    fn apply(owner: Owner, text: String) -> Change {
-        let source = curfew_control::Source {
-            path: "p.yaml".to_owned(),
-            text,
-        };
-        let content = curfew_control::pack(&[source]).unwrap();
-        let (at, by) = (WallInstant(1), "files".to_owned());
-        Change::ApplyPolicy {
-            owner,
-            content: content.into(),
-            at,
-            by,
-        }
-    }
-
-    fn key(net: &str) -> BindingKey {
-        BindingKey::Address(net.parse().unwrap())
-    }
-
-    fn bind(net: &str, user: &str, groups: &[&str]) -> Change {
-        let identity = Identity {
-            proof: Proof::Bound,
-            kind: Kind::User,
-            issuer: Issuer::local(),
-            id: user.to_owned(),
-            display: None,
-        };
-        Change::Bind(Binding {
-            key: key(net),
-            identity,
-            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
-            until: None,
-            refreshed_at: None,
-        })
-    }
-
-    fn start(state: &State) -> (Deadlines, Desired) {
-        let set = compiler::union(&owners(state), state.revision).unwrap();
-        let engine = Engine::new(Arc::new(set), Bounds::default(), BootClock.now());
-        let door = Weak::<GatewayDoor>::new();
-        let deadlines =
-            Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
-        let enforcer = Arc::clone(deadlines.enforcer());
-        let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), state);
-        (deadlines, desired)
-    }
-
-    fn open(deadlines: &Deadlines, client: u8) -> Option<SessionId> {
-        let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
-        let id: SessionId = id.parse().unwrap();
-        let facts = Facts {
-            identities: Vec::new(),
-            ..alice(
-                ([127, 0, 0, client], 40_000).into(),
-                ([10, 1, 0, 1], 5432).into(),
-                BootClock.now().boot,
-            )
-        };
-        let open = Open {
-            id,
-            facts,
-            peer: Peer::default(),
-            decided_at: None,
-        };
-        deadlines.enforcer().open(open).is_ok().then_some(id)
-    }
-
-    #[test]
-    fn what_catching_up_takes_back_is_carried_out_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(dir.path()).unwrap();
-        let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
-        store.commit(Expected::Nothing, &before).unwrap();
-        let state = store.read();
-        let (deadlines, desired) = start(&state);
-        let commit = Commit {
-            revision: Revision(state.revision.0 + 1),
-            changes: vec![Change::Unbind(key("127.0.0.1/32"))],
-        };
-        // The API has it carried out before the watch, which fell behind, reads a state without it, and then brings it.
-        desired.apply(&commit);
-        desired.catch_up(&state);
-        desired.apply(&commit);
-        assert_eq!(open(&deadlines, 1), None);
-    }
-
-    #[test]
-    fn policies_that_are_carried_out_in_another_order_are_all_in_force() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(dir.path()).unwrap();
-        let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["ops"])];
-        store.commit(Expected::Nothing, &before).unwrap();
-        let state = store.read();
-        let (deadlines, desired) = start(&state);
-        let commit = |later, change| Commit {
-            revision: Revision(state.revision.0 + later),
-            changes: vec![change],
-        };
-        desired.apply(&commit(2, admit("admins")));
-        assert_eq!(open(&deadlines, 1), None);
-        desired.apply(&commit(1, apply(Owner::Api, admission("ops"))));
-        assert!(open(&deadlines, 1).is_some());
-    }
-
-    #[test]
-    fn an_order_does_not_wait_for_the_disk_of_a_reload() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(dir.path()).unwrap();
-        let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
-        store.commit(Expected::Nothing, &before).unwrap();
-        let state = store.read();
-        let (deadlines, desired) = start(&state);
-        let id = open(&deadlines, 1).unwrap();
-        let commit = Commit {
-            revision: Revision(state.revision.0 + 1),
-            changes: vec![Change::Unbind(key("127.0.0.1/32"))],
-        };
-        desired
-            .reload(Changes::default(), || {
-                // The disk takes its time.
-                desired.apply(&commit);
-                let view = deadlines.enforcer().look(|engine| engine.session(id));
-                assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
-                Ok(None)
-            })
-            .unwrap();
-    }
-
-    #[test]
-    fn catching_up_ends_only_whom_the_new_state_does_not_admit() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(dir.path()).unwrap();
-        let commit = |changes: &[Change]| {
-            store.commit(Expected::Nothing, changes).unwrap();
-            store.read()
-        };
-        let before = commit(&[
-            admit("dba"),
-            bind("127.0.0.1/32", "alice", &["dba", "admins"]),
-            bind("127.0.0.2/32", "bob", &["dba", "admins"]),
-            bind("127.0.0.3/32", "carol", &["dba"]),
-        ]);
-        let (deadlines, desired) = start(&before);
-        let sessions = [1, 2, 3].map(|client| open(&deadlines, client).unwrap());
-        // Alice's key is written wider, bob's is gone, carol joins the group that is asked for from now on.
-        let after = commit(&[
-            admit("admins"),
-            Change::Unbind(key("127.0.0.1/32")),
-            bind("127.0.0.0/31", "alice", &["dba", "admins"]),
-            Change::Unbind(key("127.0.0.2/32")),
-            bind("127.0.0.3/32", "carol", &["dba", "admins"]),
-        ]);
-        desired.catch_up(&after);
-        let is_open = sessions.map(|id| {
-            let view = deadlines.enforcer().look(|engine| engine.session(id));
-            view.is_some_and(|view| view.state == curfew_enforcer::State::Open)
-        });
-        assert_eq!(is_open, [true, false, true]);
-    }
-}
+mod tests;

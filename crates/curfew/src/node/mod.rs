@@ -9,6 +9,7 @@ mod crowd;
 mod desired;
 mod fleet;
 mod hostname;
+mod in_force;
 mod keeper;
 mod log_alarm;
 mod log_watch;
@@ -135,11 +136,11 @@ impl Node {
             );
         }
         let state = store.read();
-        let set =
-            compiler::union(&desired::owners(&state), state.revision).map_err(NodeError::Policy)?;
+        let set = compiler::union(&in_force::owners(&state), state.revision);
+        let set = Arc::new(set.map_err(NodeError::Policy)?);
         unbound::warn(&set, &config.bindings, &state);
         let now = clock.now();
-        let mut engine = Engine::new(Arc::new(set), Bounds::default(), now);
+        let mut engine = Engine::new(set.clone(), Bounds::default(), now);
         keeper::kept_ends(&state, now).for_each(|end| engine.restore_last_end(end));
 
         let door = Arc::new(GatewayDoor::default());
@@ -156,7 +157,7 @@ impl Node {
         door.attach(Arc::downgrade(&enforcer));
         let log_alarm = LogAlarm::start(&log, Arc::clone(&enforcer), config.audit.on_full)
             .map_err(NodeError::Resources)?;
-        let desired = Arc::new(Desired::new(Arc::clone(&enforcer), id.clone(), &state));
+        let desired = Arc::new(Desired::new(Arc::clone(&enforcer), id.clone(), &state, set));
         let configured = Arc::new(Configured::default());
         enforcer.handle(Input::Changes(configured.changes(&config.bindings)))?;
         configured.told(config.bindings.clone());
@@ -236,7 +237,7 @@ impl Node {
     /// [`NodeError`]: a set that does not compile with what the API holds changes nothing.
     pub fn reload(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
         let state = self.store.read();
-        let mut owners = desired::owners(&state);
+        let mut owners = in_force::owners(&state);
         owners.insert(Owner::Files, checked.policy.as_str().into());
         let set = compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
         let bindings = self.configured.changes(&checked.config.bindings);

@@ -2,6 +2,7 @@
 
 use curfew_engine::{Concerns, Input};
 use curfew_model::*;
+use curfew_policy::Difference;
 
 use super::{MS, World, compile};
 use crate::{oracle::Order, support::SECOND};
@@ -212,10 +213,10 @@ impl World {
         }
         let segments = vec![SegmentName::new(service.name).unwrap()];
         self.oracle.policies(index, service);
-        let concerns = Concerns::Only {
+        let concerns = Concerns::Only(Difference {
             segments,
-            policies: vec![],
-        };
+            ..Difference::default()
+        });
         let set = compile(self.revision, &self.oracle.services);
         self.tell(Input::Policies { set, concerns });
     }

@@ -1,0 +1,223 @@
+//! Commits carried out at a real engine, whose door is gone.
+
+use std::sync::Weak;
+
+use curfew_enforcer::{Bounds, Deadlines, Engine, Open, Peer, Record, Sink};
+use curfew_gateway::door::GatewayDoor;
+use curfew_model::{
+    Binding, Clock as _, Facts, Identity, Issuer, Kind, Proof, SessionId, WallInstant,
+};
+use curfew_state::{EmbeddedStore, Expected, Owner, Store};
+use curfew_testkit::{BootClock, alice};
+
+use super::super::{compiler, in_force::owners};
+use super::*;
+
+struct Silent;
+
+impl Sink for Silent {
+    fn record(&self, _records: Vec<Record>) {}
+}
+
+const SEGMENT: &str = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
+    spec: {sensitivity: low, access: policy, members: [{cidr: 10.1.0.0/16}]}\n---\n";
+
+/// Admits a group into the only segment.
+fn admit(group: &str) -> Change {
+    apply(Owner::Files, format!("{SEGMENT}{}", admission(group)))
+}
+
+fn admission(group: &str) -> String {
+    format!(
+        "apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: {group}}}\n\
+         spec: {{from: {{groups: [{group}]}}, to: {{segments: [db]}}}}\n"
+    )
+}
+
+fn apply(owner: Owner, text: String) -> Change {
+    let source = curfew_control::Source {
+        path: "p.yaml".to_owned(),
+        text,
+    };
+    let content = curfew_control::pack(&[source]).unwrap();
+    let (at, by) = (WallInstant(1), "files".to_owned());
+    Change::ApplyPolicy {
+        owner,
+        content: content.into(),
+        at,
+        by,
+    }
+}
+
+fn key(net: &str) -> BindingKey {
+    BindingKey::Address(net.parse().unwrap())
+}
+
+fn bind(net: &str, user: &str, groups: &[&str]) -> Change {
+    let identity = Identity {
+        proof: Proof::Bound,
+        kind: Kind::User,
+        issuer: Issuer::local(),
+        id: user.to_owned(),
+        display: None,
+    };
+    Change::Bind(Binding {
+        key: key(net),
+        identity,
+        groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        until: None,
+        refreshed_at: None,
+    })
+}
+
+fn start(state: &State) -> (Deadlines, Desired) {
+    let set = Arc::new(compiler::union(&owners(state), state.revision).unwrap());
+    let engine = Engine::new(set.clone(), Bounds::default(), BootClock.now());
+    let door = Weak::<GatewayDoor>::new();
+    let deadlines = Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
+    let enforcer = Arc::clone(deadlines.enforcer());
+    let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), state, set);
+    (deadlines, desired)
+}
+
+fn open(deadlines: &Deadlines, client: u8) -> Option<SessionId> {
+    let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
+    let id: SessionId = id.parse().unwrap();
+    let facts = Facts {
+        identities: Vec::new(),
+        ..alice(
+            ([127, 0, 0, client], 40_000).into(),
+            ([10, 1, 0, 1], 5432).into(),
+            BootClock.now().boot,
+        )
+    };
+    let open = Open {
+        id,
+        facts,
+        peer: Peer::default(),
+        decided_at: None,
+    };
+    deadlines.enforcer().open(open).is_ok().then_some(id)
+}
+
+#[test]
+fn what_catching_up_takes_back_is_carried_out_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
+    store.commit(Expected::Nothing, &before).unwrap();
+    let state = store.read();
+    let (deadlines, desired) = start(&state);
+    let commit = Commit {
+        revision: Revision(state.revision.0 + 1),
+        changes: vec![Change::Unbind(key("127.0.0.1/32"))],
+    };
+    // The API has it carried out before the watch, which fell behind, reads a state without it, and then brings it.
+    desired.apply(&commit);
+    desired.catch_up(&state);
+    desired.apply(&commit);
+    assert_eq!(open(&deadlines, 1), None);
+}
+
+#[test]
+fn policies_that_are_carried_out_in_another_order_are_all_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["ops"])];
+    store.commit(Expected::Nothing, &before).unwrap();
+    let state = store.read();
+    let (deadlines, desired) = start(&state);
+    let commit = |later, change| Commit {
+        revision: Revision(state.revision.0 + later),
+        changes: vec![change],
+    };
+    desired.apply(&commit(2, admit("admins")));
+    assert_eq!(open(&deadlines, 1), None);
+    desired.apply(&commit(1, apply(Owner::Api, admission("ops"))));
+    assert!(open(&deadlines, 1).is_some());
+}
+
+#[test]
+fn a_set_that_says_the_same_of_it_concerns_no_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
+    store.commit(Expected::Nothing, &before).unwrap();
+    let state = store.read();
+    let (deadlines, desired) = start(&state);
+    let id = open(&deadlines, 1).unwrap();
+    let matched = |later, text: String| {
+        let revision = Revision(state.revision.0 + later);
+        let changes = vec![apply(Owner::Files, text)];
+        desired.apply(&Commit { revision, changes }).matched
+    };
+    let policy = format!("{SEGMENT}{}", admission("dba"));
+    let other = SEGMENT.replace("db", "web").replace("10.1.", "10.2.");
+    assert_eq!(matched(1, policy.clone()), 0);
+    assert_eq!(matched(2, format!("# Moved.\n{other}{policy}")), 0);
+    let view = deadlines.enforcer().look(|engine| engine.session(id));
+    assert_eq!(view.unwrap().revision, state.revision);
+    let ceiling = policy.replace(
+        "segments: [db]}",
+        "segments: [db]}, limits: {maxLifetime: 1h}",
+    );
+    assert_eq!(matched(3, ceiling), 1);
+    assert_eq!(matched(4, policy), 1);
+    assert_eq!(matched(5, other), 1);
+}
+
+#[test]
+fn an_order_does_not_wait_for_the_disk_of_a_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
+    store.commit(Expected::Nothing, &before).unwrap();
+    let state = store.read();
+    let (deadlines, desired) = start(&state);
+    let id = open(&deadlines, 1).unwrap();
+    let commit = Commit {
+        revision: Revision(state.revision.0 + 1),
+        changes: vec![Change::Unbind(key("127.0.0.1/32"))],
+    };
+    desired
+        .reload(Changes::default(), || {
+            // The disk takes its time.
+            desired.apply(&commit);
+            let view = deadlines.enforcer().look(|engine| engine.session(id));
+            assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
+            Ok(None)
+        })
+        .unwrap();
+}
+
+#[test]
+fn catching_up_ends_only_whom_the_new_state_does_not_admit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let commit = |changes: &[Change]| {
+        store.commit(Expected::Nothing, changes).unwrap();
+        store.read()
+    };
+    let before = commit(&[
+        admit("dba"),
+        bind("127.0.0.1/32", "alice", &["dba", "admins"]),
+        bind("127.0.0.2/32", "bob", &["dba", "admins"]),
+        bind("127.0.0.3/32", "carol", &["dba"]),
+    ]);
+    let (deadlines, desired) = start(&before);
+    let sessions = [1, 2, 3].map(|client| open(&deadlines, client).unwrap());
+    // Alice's key is written wider, bob's is gone, carol joins the group that is asked for from now on.
+    let after = commit(&[
+        admit("admins"),
+        Change::Unbind(key("127.0.0.1/32")),
+        bind("127.0.0.0/31", "alice", &["dba", "admins"]),
+        Change::Unbind(key("127.0.0.2/32")),
+        bind("127.0.0.3/32", "carol", &["dba", "admins"]),
+    ]);
+    desired.catch_up(&after);
+    let is_open = sessions.map(|id| {
+        let view = deadlines.enforcer().look(|engine| engine.session(id));
+        view.is_some_and(|view| view.state == curfew_enforcer::State::Open)
+    });
+    assert_eq!(is_open, [true, false, true]);
+}

@@ -1,0 +1,60 @@
+//! The policy that is in force at an enforcer: the texts of its owners, the set that they make, and whom the next one
+//! concerns. Carrying it out is not done here.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use curfew_enforcer::Concerns;
+use curfew_model::Revision;
+use curfew_policy::{Decide, PolicySet};
+use curfew_state::{Owner, State};
+
+use super::compiler;
+
+/// The texts of each owner's set.
+pub fn owners(state: &State) -> BTreeMap<Owner, Arc<str>> {
+    state
+        .policies
+        .iter()
+        .map(|(owner, (_, text))| (*owner, Arc::clone(text)))
+        .collect()
+}
+
+/// What is in force.
+pub struct InForce {
+    owners: BTreeMap<Owner, Arc<str>>,
+    /// What the engine decides by.
+    set: Arc<PolicySet>,
+}
+
+impl InForce {
+    /// The policy of `state`, which `set` was compiled from.
+    pub fn new(state: &State, set: Arc<PolicySet>) -> Self {
+        let owners = owners(state);
+        Self { owners, set }
+    }
+
+    /// Takes the texts of one owner.
+    pub fn put(&mut self, owner: Owner, text: &Arc<str>) {
+        self.owners.insert(owner, Arc::clone(text));
+    }
+
+    /// Takes the texts of all owners.
+    pub fn put_all(&mut self, state: &State) {
+        self.owners = owners(state);
+    }
+
+    /// The set that the texts make, for the engine to take at once, and which sessions it concerns that were decided about
+    /// by the one before.
+    ///
+    /// # Errors
+    /// The problems as they are shown; what was in force stays so.
+    pub fn next(&mut self, revision: Revision) -> Result<(Arc<dyn Decide>, Concerns), String> {
+        let set = Arc::new(compiler::union(&self.owners, revision)?);
+        let concerns = Concerns::Only(set.difference(&self.set));
+        // The engine takes none that is older than its own.
+        if revision >= self.set.revision() {
+            self.set = Arc::clone(&set);
+        }
+        Ok((set, concerns))
+    }
+}
