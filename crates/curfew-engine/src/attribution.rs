@@ -192,6 +192,7 @@ impl Engine {
         self.set_ties(slot, ties);
         let fresh = proved.is_some_and(|proved| old.proved != NEVER || proved.0 > opened_at);
         if fresh {
+            self.renewed.insert(slot);
             Some(Why::Proof)
         } else if ties != old {
             Some(Why::Binding)
@@ -211,7 +212,8 @@ impl Engine {
         Some(fate)
     }
 
-    /// Takes proof later than the one that the lease counts from into account.
+    /// Takes proof later than the one that the lease counts from into account. Where a refresh did that by itself since
+    /// the session was opened or last asked for, there is nothing more to do.
     pub(crate) fn renew(&mut self, id: SessionId) -> Result<Report, EngineError> {
         let unknown = EngineError::UnknownSession(id);
         let slot = self.table.find(id).ok_or(unknown.clone())?;
@@ -222,11 +224,14 @@ impl Engine {
             let ties = self.table.get(slot).and_then(|r| self.ties.get(r.ties));
             ties.is_some_and(|ties| ties.proved == NEVER || proved.0 > ties.proved)
         };
-        if !proof.proved.is_some_and(newer) {
+        let newer = proof.proved.is_some_and(newer);
+        if !newer && !self.renewed.contains(&slot) {
             return Err(EngineError::ProofRequired(id));
         }
         let mut report = Report::default();
-        report.count(self.refresh(slot, proof).unwrap_or(Fate::Lives));
+        let fate = newer.then(|| self.refresh(slot, proof)).flatten();
+        report.count(fate.unwrap_or(Fate::Lives));
+        self.renewed.remove(&slot);
         Ok(report)
     }
 }

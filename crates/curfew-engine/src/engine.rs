@@ -11,7 +11,7 @@ use curfew_model::{
     BootInstant, EndReason, EventKind, Now, Revision, SegmentName, SessionId, Target, WallInstant,
 };
 use curfew_policy::Decide;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::{
     Action, AuditLog, Changes, EngineError, Input, Recorded, Report,
@@ -93,6 +93,8 @@ pub struct Engine {
     pub(crate) probes: Vec<SessionId>,
     /// When the door was asked about the sessions that it has not answered for.
     pub(crate) probed: HashMap<u32, BootInstant>,
+    /// Sessions that a refresh renewed by itself, until somebody asks for it.
+    pub(crate) renewed: HashSet<u32>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) out: VecDeque<Action>,
     /// Records so far.
@@ -130,6 +132,7 @@ impl Engine {
             audit: AuditLog::default(),
             probes: Vec::new(),
             probed: HashMap::new(),
+            renewed: HashSet::new(),
             scratch: Vec::new(),
             out: VecDeque::new(),
             records: 0,
@@ -355,6 +358,7 @@ impl Engine {
         self.leave_who_list(slot);
         self.wheel.disarm(&mut self.table, slot);
         self.probed.remove(&slot);
+        self.renewed.remove(&slot);
         let Some(age) = self.table.get(slot).map(|record| record.opened_rev) else {
             return;
         };

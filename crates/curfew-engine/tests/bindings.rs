@@ -41,8 +41,15 @@ fn bindings_attribute_renew_and_end() {
         )
         .unwrap();
     let lease = engine.session(id(1)).unwrap().lease;
-    assert_eq!(lease.reauth_by.unwrap().at, at(30).boot);
-    assert_eq!(lease.binding_until.unwrap().at, at(90).boot);
+    assert_eq!(lease.reauth_by.clone().unwrap().at, at(30).boot);
+    assert_eq!(lease.binding_until.clone().unwrap().at, at(90).boot);
+    // The refresh renewed it: whoever asks is told so, once.
+    engine.handle(Input::Renew(id(1)), at(10)).unwrap();
+    assert_eq!(engine.session(id(1)).unwrap().lease, lease);
+    assert_eq!(
+        engine.handle(Input::Renew(id(1)), at(10)),
+        Err(EngineError::ProofRequired(id(1)))
+    );
     engine
         .handle(
             Input::BindingSet(Keeper::State, binding("bob", "10.0.0.5/32", None, None)),

@@ -254,6 +254,8 @@ fn bindings_and_subjects_are_made_and_unmade() {
     // Set again, it is fresh proof, and its sessions have it at once.
     assert_eq!(site.curfew(&bind).code, 0);
     let renewed = site.curfew(&["sessions", "renew", &id]);
+    assert_eq!(renewed.code, 0, "{renewed:?}");
+    let renewed = site.curfew(&["sessions", "renew", &id]);
     assert!(renewed.err.contains("(proof_required)"), "{renewed:?}");
     let removed = site.curfew(&["bindings", "remove", "--address", "127.0.0.3"]);
     assert_eq!(removed.code, 0, "{removed:?}");
