@@ -285,8 +285,16 @@ impl Enforcer {
         if let Some(door) = self.door.upgrade() {
             (answers, closed_at) = self.close(&*door, &closing, &deadlines, closes);
             if !orders.is_empty() {
-                // Only of a close does the engine wait for an answer.
-                door.apply(&orders, &mut |_, _| ());
+                door.apply(&orders, &mut |index, outcome| {
+                    if let Some(&Order::Warn { session, deadline }) = orders.get(index)
+                        && matches!(outcome, Outcome::Done | Outcome::Started)
+                    {
+                        answers.push(Input::Warned {
+                            id: session,
+                            deadline,
+                        });
+                    }
+                });
             }
             if !probed.is_empty() {
                 answers.extend(door.activity(&probed).into_iter().map(Input::Activity));

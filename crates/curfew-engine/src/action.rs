@@ -25,7 +25,7 @@ pub enum Action {
         /// The deadline that ended it, from which lateness is counted; none for an order.
         deadline: Option<BootInstant>,
     },
-    /// Tell the client of a coming end.
+    /// Tell the client of a coming end; the answer, where it was told, is [`crate::Input::Warned`].
     Warn {
         /// Which.
         id: SessionId,

@@ -167,6 +167,10 @@ impl Engine {
                 self.activity(activity);
                 Ok(Report::default())
             }
+            Input::Warned { id, deadline } => {
+                self.warned(id, deadline);
+                Ok(Report::default())
+            }
             Input::Ended {
                 id,
                 reason,

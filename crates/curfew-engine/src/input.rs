@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use curfew_model::{
-    Binding, BindingKey, BootInstant, EndReason, Facts, Issuer, Kind, Revision, Revocation,
-    RevocationId, SegmentName, SessionId,
+    Binding, BindingKey, BootInstant, Deadline, EndReason, Facts, Issuer, Kind, Revision,
+    Revocation, RevocationId, SegmentName, SessionId,
 };
 use curfew_policy::{Decide, Difference};
 
@@ -34,6 +34,13 @@ pub enum Input {
     Withdraw(RevocationId),
     /// The door's answer to a probe, or its own report.
     Activity(Activity),
+    /// The door warned the client of a session of this deadline.
+    Warned {
+        /// Which.
+        id: SessionId,
+        /// The deadline of the order.
+        deadline: Deadline,
+    },
     /// A session has no socket any more.
     Ended {
         /// Which.

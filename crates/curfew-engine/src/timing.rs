@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use curfew_model::{BootInstant, Deadline, EndReason, EventKind, Lease, Now, Provenance};
+use curfew_model::{
+    BootInstant, Deadline, EndReason, EventKind, Lease, Now, Provenance, SessionId,
+};
 
 use crate::{
     Action, Activity, Engine,
@@ -196,6 +198,7 @@ impl Engine {
         })
     }
 
+    /// Has the door warn a client. Whether it did is for the door to say.
     fn warn(&mut self, slot: u32, lease: &Lease, now: BootInstant) {
         let Some((at, deadline)) = warn_at(lease) else {
             return;
@@ -209,8 +212,17 @@ impl Engine {
         record.warned = true;
         let id = record.id;
         self.out.push_back(Action::Warn { id, deadline });
-        let cause = Some(cause_of(lease, deadline));
-        self.record(slot, EventKind::SessionWarned, Some(deadline.reason), cause);
+    }
+
+    /// Puts on record that the door warned a client.
+    pub(crate) fn warned(&mut self, id: SessionId, deadline: Deadline) {
+        let open = |slot: &u32| self.table.get(*slot).is_some_and(|r| r.closing.is_none());
+        if let Some(slot) = self.table.find(id).filter(open) {
+            let lease = self.lease(slot).unwrap_or_default();
+            let held = warned_end(&lease) == Some(deadline);
+            let cause = held.then(|| cause_of(&lease, deadline));
+            self.record(slot, EventKind::SessionWarned, Some(deadline.reason), cause);
+        }
     }
 
     /// Takes over what a session moved, living or ended; its slot, while it is at the door.

@@ -108,6 +108,32 @@ fn one_warning_a_deadline() {
 }
 
 #[test]
+fn a_warning_is_on_record_once_the_door_gave_it() {
+    let mut engine = engine(Rules {
+        warn: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    drain(&mut engine);
+    engine.poll(at(90));
+    let deadline = Deadline {
+        at: at(100).boot,
+        reason: EndReason::LifetimeExpired,
+    };
+    let id = id(1);
+    assert_eq!(drain(&mut engine), [Action::Warn { id, deadline }]);
+    engine
+        .handle(Input::Warned { id, deadline }, at(90))
+        .unwrap();
+    let told = drain(&mut engine);
+    let [Action::Record(record)] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert_eq!(record.event, EventKind::SessionWarned);
+    assert_eq!(record.cause.as_deref(), Some("SessionPolicy/p limits"));
+}
+
+#[test]
 fn a_window_that_ends_closes_with_its_deadline_and_its_reason() {
     let rules = Rules {
         window: Some((0, 30)),

@@ -245,8 +245,14 @@ impl GatewayDoor {
             Some(Carried::Flowing { flow, protocol, .. }) => {
                 match protocol.warning(id, deadline, flow.now()) {
                     Some(warning) => {
+                        let hears = flow.takes_notices();
+                        // Before it does, the warning waits for the end of the handshake, which may never come.
                         flow.notice(warning);
-                        Outcome::Started
+                        if hears {
+                            Outcome::Started
+                        } else {
+                            Outcome::Unsupported
+                        }
                     }
                     None => Outcome::Unsupported,
                 }

@@ -67,6 +67,7 @@ fn an_idle_client_is_warned_on_the_wire_and_told_at_the_end() {
     );
     says(wire.next(), b'E', "57P01", "lifetime_expired");
     assert!(wire.next().is_none());
+    assert!(lab.warned());
 }
 
 #[test]
@@ -82,6 +83,7 @@ fn a_login_that_is_not_finished_is_not_warned_and_told_at_the_end() {
     wire.0.write_all(&startup("postgres", "login")).unwrap();
     let (_kept, _) = listener.accept().unwrap();
     says(wire.next(), b'E', "57P01", "lifetime_expired");
+    assert!(!lab.warned());
 }
 
 #[test]

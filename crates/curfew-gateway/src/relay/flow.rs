@@ -80,6 +80,8 @@ pub(super) struct Shared {
     pub(super) bytes_out: AtomicU64,
     pub(super) last_activity: AtomicU64,
     working: AtomicBool,
+    /// Whether its client takes notices by now.
+    listening: AtomicBool,
     wire: Mutex<Wire>,
 }
 
@@ -92,6 +94,7 @@ impl Shared {
             bytes_out: AtomicU64::new(0),
             last_activity: AtomicU64::new(now.0),
             working: AtomicBool::new(false),
+            listening: AtomicBool::new(false),
             wire: Mutex::new(wire),
         }
     }
@@ -145,6 +148,10 @@ impl Shared {
             reset(&sockets.client);
         }
         said
+    }
+
+    pub(super) fn set_listening(&self, listening: bool) {
+        self.listening.store(listening, Ordering::Relaxed);
     }
 
     pub(super) fn set_working(&self, working: bool) {
@@ -213,6 +220,12 @@ impl Flow {
     /// Tells the client of a framed flow something at its next message boundary. Other flows take no notices.
     pub fn notice(&self, bytes: Vec<u8>) {
         self.mailbox.notice(self.shared.key, bytes);
+    }
+
+    /// Whether the client takes notices: that of a framed flow does from the end of its handshake on.
+    #[must_use]
+    pub fn takes_notices(&self) -> bool {
+        self.shared.listening.load(Ordering::Relaxed)
     }
 
     /// The time on the relay's clock.

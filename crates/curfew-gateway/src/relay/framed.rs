@@ -284,6 +284,7 @@ impl Framed {
         // An upstream that waits for a client that does not read is not at work.
         let working = self.framing.working() && self.outbound.unsent.is_empty();
         hand.shared.set_working(working);
+        hand.shared.set_listening(self.framing.takes_notices());
         match (there, back) {
             (step @ Step::Broken(_), _) | (_, step @ Step::Broken(_)) => step,
             (Step::Failed, _) | (_, Step::Failed) => Step::Failed,

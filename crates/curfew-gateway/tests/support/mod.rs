@@ -196,6 +196,18 @@ impl Lab {
         })
     }
 
+    /// Whether a warning is on record before the next end.
+    pub fn warned(&self) -> bool {
+        self.wait("a warning or the end", |heard| match heard {
+            Heard::Event(event) => match event.event {
+                EventKind::SessionWarned => Some(true),
+                EventKind::SessionEnded => Some(false),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     /// Why the next client was turned away.
     pub fn turned_away(&self) -> EndReason {
         self.wait("the turning away", |heard| match heard {
