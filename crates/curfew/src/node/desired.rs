@@ -1,21 +1,15 @@
 //! From desired state to engine: each commit is carried out once, whoever brings it. Deciding may not live here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_enforcer::{Changes, Enforcer, EngineError, Input, Keeper, Report, Subject};
-use curfew_model::{BindingKey, EnforcerId, Revision, Revocation, RevocationId, Scope};
+use curfew_model::{EnforcerId, Revision, Revocation, RevocationId, Scope};
 use curfew_policy::PolicySet;
 use curfew_state::{Change, Commit, State, SubjectKey};
 use parking_lot::Mutex;
 use tracing::error;
 
-use super::{NodeError, in_force::InForce};
-
-/// Commits that are remembered, to know them again when the watch brings them.
-const REMEMBERED: usize = 256;
+use super::{NodeError, applied::Applied, in_force::InForce};
 
 /// Carries the desired state out at one enforcer.
 pub struct Desired {
@@ -25,14 +19,6 @@ pub struct Desired {
     /// Held by the watch while it carries out what it brings, and by a reload over its commit as well, so that the watch
     /// brings that after it. Orders of the API wait for neither, nor for the disk. Taken before `applied`.
     turn: Mutex<()>,
-}
-
-struct Applied {
-    revision: Revision,
-    policy: InForce,
-    bindings: BTreeSet<BindingKey>,
-    subjects: BTreeSet<SubjectKey>,
-    recent: VecDeque<(Commit, Report)>,
 }
 
 impl Desired {
@@ -46,13 +32,7 @@ impl Desired {
         let desired = Self {
             enforcer,
             id,
-            applied: Mutex::new(Applied {
-                revision: state.revision,
-                policy: InForce::new(state, set),
-                bindings: BTreeSet::new(),
-                subjects: BTreeSet::new(),
-                recent: VecDeque::new(),
-            }),
+            applied: Mutex::new(Applied::new(InForce::new(state, set))),
             turn: Mutex::default(),
         };
         desired.tell_all(&mut desired.applied.lock(), state);
@@ -64,15 +44,27 @@ impl Desired {
         self.applied.lock().revision
     }
 
-    /// Carries a commit out; one that is known already gives the same answer again.
+    /// From where the watch has to begin: up to there nothing is missing.
+    pub fn brought_up_to(&self) -> Revision {
+        self.applied.lock().brought()
+    }
+
+    /// Carries a commit out; one that is known already gives the same answer again. Of one that comes after a later one,
+    /// what that one replaced is left out: callers bring their own in any order.
     pub fn apply(&self, commit: &Commit) -> Report {
-        let mut applied = self.applied.lock();
-        if let Some((_, report)) = applied.recent.iter().find(|(known, _)| known == commit) {
-            return *report;
+        self.carry_out(&mut self.applied.lock(), commit)
+    }
+
+    fn carry_out(&self, applied: &mut Applied, commit: &Commit) -> Report {
+        if let Some(report) = applied.known(commit) {
+            return report;
         }
         let mut total = Report::default();
         for change in &commit.changes {
-            match self.change(&mut applied, commit.revision, change) {
+            let Some(change) = applied.newest(commit.revision, change) else {
+                continue;
+            };
+            match self.change(applied, commit.revision, &change) {
                 Ok(report) => add(&mut total, report),
                 // What the engine does not take is refused by its bounds: the state holds it, and it is said.
                 Err(error) => {
@@ -80,14 +72,16 @@ impl Desired {
                 }
             }
         }
-        self.remember(&mut applied, commit, total);
+        self.remember(applied, commit, total);
         total
     }
 
     /// Carries out what the watch brings.
     pub fn brought(&self, commit: &Commit) {
         let _turn = self.turn.lock();
-        self.apply(commit);
+        let mut applied = self.applied.lock();
+        self.carry_out(&mut applied, commit);
+        applied.bring(commit.revision);
     }
 
     /// Carries the policy of a commit out in one step with bindings of the configuration: the watch that brings it finds
@@ -122,23 +116,15 @@ impl Desired {
 
     /// A commit is carried out.
     fn remember(&self, applied: &mut Applied, commit: &Commit, report: Report) {
-        applied.revision = applied.revision.max(commit.revision);
+        applied.remember(commit, report);
         // The door of this process decides inline: no session comes any more that was decided before.
         let _ = self.enforcer.handle(Input::Installed(applied.revision));
-        applied.recent.push_back((commit.clone(), report));
-        if applied.recent.len() > REMEMBERED {
-            applied.recent.pop_front();
-        }
     }
 
     /// Lets go of an order that the state did not take, and of the commit that it came with.
     pub fn withdraw(&self, order: RevocationId) {
         let mut applied = self.applied.lock();
-        let brings =
-            |change: &Change| matches!(change, Change::Revoke(brought) if brought.id == order);
-        applied
-            .recent
-            .retain(|(commit, _)| !commit.changes.iter().any(brings));
+        applied.forget(order);
         // Withdrawing cannot be refused.
         let _ = self.enforcer.handle(Input::Withdraw(order));
     }
@@ -163,9 +149,6 @@ impl Desired {
         for gone in subjects.difference(&applied.subjects) {
             let _ = self.enforcer.handle(forgotten(gone));
         }
-        // What was carried out before it was in this state is taken back by it: the watch brings it again.
-        let newest = state.revision;
-        applied.recent.retain(|(known, _)| known.revision <= newest);
     }
 
     fn tell_all(&self, applied: &mut Applied, state: &State) {
@@ -187,7 +170,7 @@ impl Desired {
         }
         applied.bindings = state.bindings.keys().cloned().collect();
         applied.subjects = state.subjects.keys().cloned().collect();
-        applied.revision = state.revision;
+        applied.start_from(state.revision);
     }
 
     fn is_ours(&self, order: &Revocation) -> bool {

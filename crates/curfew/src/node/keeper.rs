@@ -113,7 +113,7 @@ fn named(name: &str) -> std::thread::Builder {
 }
 
 fn watch(stopping: &AtomicBool, store: &dyn Store, desired: &Desired) {
-    let mut watch = store.watch(desired.revision());
+    let mut watch = store.watch(desired.brought_up_to());
     while !stopping.load(Ordering::Acquire) {
         let next = match &mut watch {
             Ok(watch) => watch.next(LOOK),

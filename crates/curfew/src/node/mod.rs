@@ -2,6 +2,7 @@
 //!
 //! What any of them does may not live here.
 
+mod applied;
 mod check;
 mod compiler;
 mod configured;

@@ -1,17 +1,18 @@
-//! Commits carried out at a real engine, whose door is gone.
+//! Commits carried out late, twice, in another order and all at once, against a real engine.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
-use curfew_enforcer::{Bounds, Deadlines, Engine, Open, Peer, Record, Sink};
+use curfew_enforcer::{Bounds, Changes, Deadlines, Enforcer, Engine, Open, Peer, Record, Sink};
 use curfew_gateway::door::GatewayDoor;
 use curfew_model::{
-    Binding, Clock as _, Facts, Identity, Issuer, Kind, Proof, SessionId, WallInstant,
+    Binding, BindingKey, Block, Clock as _, EnforcerId, Facts, Identity, Issuer, Kind, Proof,
+    Revision, Revocation, Scope, SessionId, WallInstant,
 };
-use curfew_state::{EmbeddedStore, Expected, Owner, Store};
+use curfew_state::{Change, Commit, EmbeddedStore, Expected, Owner, State, Store};
 use curfew_testkit::{BootClock, alice};
 
 use super::super::{compiler, in_force::owners};
-use super::*;
+use super::Desired;
 
 struct Silent;
 
@@ -120,6 +121,77 @@ fn what_catching_up_takes_back_is_carried_out_again() {
 }
 
 #[test]
+fn a_change_that_comes_after_a_later_one_of_the_same_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    store.commit(Expected::Nothing, &[admit("dba")]).unwrap();
+    let before = store.read();
+    let (deadlines, desired) = start(&before);
+    let commit = |change| {
+        let changes = vec![change];
+        let revision = store.commit(Expected::Nothing, &changes).unwrap();
+        Commit { revision, changes }
+    };
+    let bound = commit(bind("127.0.0.1/32", "leaver", &["dba"]));
+    let other = commit(bind("127.0.0.2/32", "bob", &["dba"]));
+    let removed = commit(Change::Unbind(key("127.0.0.1/32")));
+    // Two calls of the API, of which the later is quicker.
+    desired.apply(&removed);
+    desired.apply(&bound);
+    desired.apply(&other);
+    assert_eq!(open(&deadlines, 1), None);
+    assert!(open(&deadlines, 2).is_some());
+    // The watch, in order, after that.
+    for commit in [&bound, &other, &removed] {
+        desired.brought(commit);
+    }
+    assert_eq!(open(&deadlines, 1), None);
+    // A call that is slower than the watch, and one that is slower than a watch that fell behind.
+    desired.catch_up(&store.read());
+    desired.apply(&bound);
+    assert_eq!(open(&deadlines, 1), None);
+}
+
+#[test]
+fn a_lift_that_comes_before_its_order_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let before = [admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])];
+    store.commit(Expected::Nothing, &before).unwrap();
+    let state = store.read();
+    let (deadlines, desired) = start(&state);
+    let id = open(&deadlines, 1).unwrap();
+    let order = Revocation {
+        id: "019ac2f0-0000-7000-8000-0000000000ff".parse().unwrap(),
+        scope: Scope::Subject {
+            kind: Kind::User,
+            issuer: None,
+            id: "alice".to_owned(),
+        },
+        block: Block::UntilLifted,
+        reason: "left".to_owned(),
+        source: "operator".to_owned(),
+        created_at: WallInstant(1),
+        revision: Revision(0),
+        lifted_at: None,
+    };
+    let lift = Change::Lift {
+        id: order.id,
+        at: WallInstant(2),
+    };
+    let commit = |later, change| Commit {
+        revision: Revision(state.revision.0 + later),
+        changes: vec![change],
+    };
+    desired.apply(&commit(2, lift));
+    // It ends what was open, and keeps nobody out any more.
+    assert_eq!(desired.apply(&commit(1, Change::Revoke(order))).matched, 1);
+    let view = deadlines.enforcer().look(|engine| engine.session(id));
+    assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
+    assert!(open(&deadlines, 2).is_some());
+}
+
+#[test]
 fn policies_that_are_carried_out_in_another_order_are_all_in_force() {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(dir.path()).unwrap();
@@ -135,35 +207,6 @@ fn policies_that_are_carried_out_in_another_order_are_all_in_force() {
     assert_eq!(open(&deadlines, 1), None);
     desired.apply(&commit(1, apply(Owner::Api, admission("ops"))));
     assert!(open(&deadlines, 1).is_some());
-}
-
-#[test]
-fn a_set_that_says_the_same_of_it_concerns_no_session() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
-    store.commit(Expected::Nothing, &before).unwrap();
-    let state = store.read();
-    let (deadlines, desired) = start(&state);
-    let id = open(&deadlines, 1).unwrap();
-    let matched = |later, text: String| {
-        let revision = Revision(state.revision.0 + later);
-        let changes = vec![apply(Owner::Files, text)];
-        desired.apply(&Commit { revision, changes }).matched
-    };
-    let policy = format!("{SEGMENT}{}", admission("dba"));
-    let other = SEGMENT.replace("db", "web").replace("10.1.", "10.2.");
-    assert_eq!(matched(1, policy.clone()), 0);
-    assert_eq!(matched(2, format!("# Moved.\n{other}{policy}")), 0);
-    let view = deadlines.enforcer().look(|engine| engine.session(id));
-    assert_eq!(view.unwrap().revision, state.revision);
-    let ceiling = policy.replace(
-        "segments: [db]}",
-        "segments: [db]}, limits: {maxLifetime: 1h}",
-    );
-    assert_eq!(matched(3, ceiling), 1);
-    assert_eq!(matched(4, policy), 1);
-    assert_eq!(matched(5, other), 1);
 }
 
 #[test]
@@ -220,4 +263,33 @@ fn catching_up_ends_only_whom_the_new_state_does_not_admit() {
         view.is_some_and(|view| view.state == curfew_enforcer::State::Open)
     });
     assert_eq!(is_open, [true, false, true]);
+}
+
+#[test]
+fn a_set_that_says_the_same_of_it_concerns_no_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
+    store.commit(Expected::Nothing, &before).unwrap();
+    let state = store.read();
+    let (deadlines, desired) = start(&state);
+    let id = open(&deadlines, 1).unwrap();
+    let matched = |later, text: String| {
+        let revision = Revision(state.revision.0 + later);
+        let changes = vec![apply(Owner::Files, text)];
+        desired.apply(&Commit { revision, changes }).matched
+    };
+    let policy = format!("{SEGMENT}{}", admission("dba"));
+    let other = SEGMENT.replace("db", "web").replace("10.1.", "10.2.");
+    assert_eq!(matched(1, policy.clone()), 0);
+    assert_eq!(matched(2, format!("# Moved.\n{other}{policy}")), 0);
+    let view = deadlines.enforcer().look(|engine| engine.session(id));
+    assert_eq!(view.unwrap().revision, state.revision);
+    let ceiling = policy.replace(
+        "segments: [db]}",
+        "segments: [db]}, limits: {maxLifetime: 1h}",
+    );
+    assert_eq!(matched(3, ceiling), 1);
+    assert_eq!(matched(4, policy), 1);
+    assert_eq!(matched(5, other), 1);
 }
