@@ -222,14 +222,24 @@ impl Engine {
         let device = facts.device.as_ref().map(Key::Device);
         let keys = identities.chain(device).chain(class.keys());
         let keys = keys.chain([Key::Everything, Key::Session(id)]);
-        keys.flat_map(|key| self.orders.under(key))
-            .filter(|order| carries(&order.revocation.scope, &facts.identities))
-            .filter(|order| {
-                let until = order.blocks_until;
-                until.is_some_and(|until| self.now.boot < until)
-                    || opened_rev < order.revocation.revision.0
-            })
-            .map(|order| (order.revocation.scope.reason(), cause(&order.revocation)))
-            .min()
+        let keeps_out = |order: &&Order| {
+            carries(&order.revocation.scope, &facts.identities)
+                && (order
+                    .blocks_until
+                    .is_some_and(|until| self.now.boot < until)
+                    || opened_rev < order.revocation.revision.0)
+        };
+        let rank = |order: &&Order| (order.revocation.scope.reason(), order.revocation.id);
+        let first = |key| {
+            let mut orders = self.orders.under(key).filter(keeps_out);
+            match key {
+                Key::Everything => orders.min_by_key(rank),
+                // Under any other key the reason is one, and they come by id. There may be very many of a subject: the first
+                // is enough.
+                _ => orders.next(),
+            }
+        };
+        let order = keys.filter_map(first).min_by_key(rank)?;
+        Some((order.revocation.scope.reason(), cause(&order.revocation)))
     }
 }

@@ -6,6 +6,7 @@ mod support;
 
 use curfew_engine::{Action, Engine, Input};
 use curfew_model::*;
+use curfew_testkit::BootClock;
 use support::*;
 
 #[test]
@@ -235,4 +236,36 @@ fn many_people_under_one_role_are_found_by_it_and_without_it() {
     let report = engine.handle(Input::Revoke(all), at(1)).unwrap();
     assert_eq!((report.closed, report.visited), (1_999, 1_999));
     engine.check().unwrap();
+}
+
+#[test]
+fn a_refusal_takes_no_longer_for_many_orders() {
+    const MANY: u64 = 50_000;
+    let mut engine = engine(Rules::default());
+    // The shortest of several, so that what else the machine does counts for little.
+    let refusal = |engine: &mut Engine| {
+        let took = (0..20).map(|n| {
+            let facts = open(n, "alice", "db", at(1));
+            let start = BootClock.now().boot;
+            let refused = engine.open(facts, at(1)).unwrap_err();
+            let took = BootClock.now().boot.since(start);
+            assert_eq!(refused.reason, EndReason::SubjectRevoked);
+            took
+        });
+        took.min().unwrap()
+    };
+    let give = |engine: &mut Engine, orders: std::ops::Range<u64>| {
+        for n in orders {
+            let order = order(n, alice(), n + 1);
+            engine.handle(Input::Revoke(order), at(0)).unwrap();
+        }
+    };
+    give(&mut engine, 0..1);
+    let one = refusal(&mut engine);
+    give(&mut engine, 1..MANY);
+    let many = refusal(&mut engine);
+    assert!(
+        many < one * 50,
+        "{many:?} with {MANY} orders, {one:?} with one"
+    );
 }
