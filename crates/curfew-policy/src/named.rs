@@ -14,8 +14,8 @@ use crate::{
 
 /// Names that are said one by one; the others are counted.
 const MAX_NAMES: usize = 100;
-/// Names among which one that is near is looked for.
-const MAX_GUESSES: usize = 10_000;
+/// Names that are compared to find those that are near, for all that is missing together: starting waits for it.
+const MAX_GUESSES: usize = 20_000;
 
 /// What a name in a policy's `from` is a name of, where a binding can give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,10 +78,12 @@ impl Given {
             .map(|(_, name)| name.as_str())
     }
 
-    fn nearest(&self, named: Named, name: &str) -> Option<&str> {
+    /// The name that is near, among at most `guesses`, which are used up.
+    fn nearest(&self, named: Named, name: &str, guesses: &mut usize) -> Option<&str> {
         let same = self.0.range((named, String::new())..);
         let same = same.take_while(|(other, _)| *other == named);
-        nearest(name, same.take(MAX_GUESSES).map(|(_, name)| name.as_str()))
+        let some = same.take(*guesses).map(|(_, name)| name.as_str());
+        nearest(name, some.inspect(|_| *guesses -= 1))
     }
 }
 
@@ -97,9 +99,13 @@ impl PolicySet {
             .collect();
         missing.sort_by_key(|(_, place)| *place);
         let (said, counted) = missing.split_at(missing.len().min(MAX_NAMES));
+        let mut guesses = MAX_GUESSES;
         let mut problems: Vec<Problem> = said
             .iter()
-            .map(|((named, name), place)| no_binding(*named, name, place, given))
+            .map(|((named, name), place)| {
+                let near = given.nearest(*named, name, &mut guesses);
+                no_binding(*named, name, place, near)
+            })
             .collect();
         if let Some((_, place)) = counted.first() {
             let text = format!("{} names more that no binding gives yet", counted.len());
@@ -109,10 +115,10 @@ impl PolicySet {
     }
 }
 
-fn no_binding(named: Named, name: &str, place: &Place, given: &Given) -> Problem {
+fn no_binding(named: Named, name: &str, place: &Place, near: Option<&str>) -> Problem {
     let problem = Problem::warning(place, format!("no binding gives {named} {name} yet"))
         .or_else("until one does, it stands for nobody here");
-    match given.nearest(named, name) {
+    match near {
         Some(near) => problem.help(format!("did you mean `{near}`?")),
         None => problem.help("bind it in `bindings` of curfew.yaml or by the API, or correct it"),
     }

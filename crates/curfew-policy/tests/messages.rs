@@ -4,7 +4,7 @@
 use curfew_model::{
     Binding, BindingKey, BootInstant, Identity, Issuer, Kind, Now, Proof, Revision, WallInstant,
 };
-use curfew_policy::{Given, compile, is_empty, load};
+use curfew_policy::{Given, Problem, compile, is_empty, load};
 use curfew_testkit::alice;
 
 /// Every message about a source, or about what it compiles to.
@@ -483,4 +483,29 @@ fn a_set_without_a_document_is_empty() {
         assert!(!is_empty([("a.yaml", "# x"), ("b.yaml", text)]), "{text:?}");
     }
     assert!(is_empty([]));
+}
+
+#[test]
+fn among_very_many_names_near_ones_are_not_looked_for_without_end() {
+    let name = |n: u32| format!("{n:05}{}", "x".repeat(64));
+    let users: Vec<String> = (0..100).map(|n| format!("'{}y'", name(n))).collect();
+    let text = format!(
+        "{HEAD}spec: {{sensitivity: low, members: [{{service: db}}]}}
+---
+apiVersion: curfew.dev/v1alpha1
+kind: SessionPolicy
+metadata: {{name: p}}
+spec: {{from: {{groups: [{}]}}, to: {{segments: [db]}}}}
+",
+        users.join(", ")
+    );
+    let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
+    let mut given = Given::default();
+    let groups: Vec<String> = (0..15_000).map(name).collect();
+    given.groups(&groups);
+    let guessed = |said: &Problem| said.help.as_ref().is_some_and(|help| help.contains("mean"));
+    // All names are said; of the first two there was time to look for one that is near.
+    let said = set.unbound(&given);
+    assert_eq!(said.len(), 100);
+    assert_eq!(said.iter().filter(|said| guessed(said)).count(), 2);
 }
