@@ -7,18 +7,16 @@ use curfew_enforcer::Report;
 use curfew_model::{BindingKey, Revision, RevocationId, WallInstant};
 use curfew_state::{Change, Commit, Owner, SubjectKey};
 
-use super::in_force::InForce;
-
 /// Commits that are remembered, to know them again when the watch brings them.
 const REMEMBERED: usize = 256;
 
 /// What was carried out.
+#[derive(Default)]
 pub struct Applied {
     /// The newest revision.
     pub revision: Revision,
     /// The watch, which keeps the order, has brought everything up to here; ahead of it are orders of the API, in any.
     brought: Revision,
-    pub policy: InForce,
     pub bindings: BTreeSet<BindingKey>,
     pub subjects: BTreeSet<SubjectKey>,
     recent: VecDeque<(Commit, Report)>,
@@ -57,20 +55,6 @@ impl What {
 }
 
 impl Applied {
-    /// Nothing but this policy.
-    pub fn new(policy: InForce) -> Self {
-        Self {
-            revision: Revision::default(),
-            brought: Revision::default(),
-            policy,
-            bindings: BTreeSet::new(),
-            subjects: BTreeSet::new(),
-            recent: VecDeque::new(),
-            ahead: BTreeMap::new(),
-            lifted: BTreeMap::new(),
-        }
-    }
-
     /// The answer to a commit that is carried out already.
     pub fn known(&self, commit: &Commit) -> Option<Report> {
         let known = self.recent.iter().find(|(known, _)| known == commit);

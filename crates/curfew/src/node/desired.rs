@@ -2,23 +2,27 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use curfew_enforcer::{Changes, Enforcer, EngineError, Input, Keeper, Report, Subject};
+use curfew_enforcer::{Changes, Concerns, Enforcer, EngineError, Input, Keeper, Report, Subject};
 use curfew_model::{EnforcerId, Revision, Revocation, RevocationId, Scope};
-use curfew_policy::PolicySet;
+use curfew_policy::{Decide, PolicySet};
 use curfew_state::{Change, Commit, State, SubjectKey};
 use parking_lot::Mutex;
 use tracing::error;
 
 use super::{NodeError, applied::Applied, in_force::InForce};
 
+/// A set that the engine is to take, and whom it concerns.
+type Next = (Arc<dyn Decide>, Concerns);
+
 /// Carries the desired state out at one enforcer.
 pub struct Desired {
     enforcer: Arc<Enforcer>,
     id: EnforcerId,
     applied: Mutex<Applied>,
-    /// Held by the watch while it carries out what it brings, and by a reload over its commit as well, so that the watch
-    /// brings that after it. Orders of the API wait for neither, nor for the disk. Taken before `applied`.
-    turn: Mutex<()>,
+    /// The policy. Held by whoever carries a policy out, over compiling it, by the watch while it
+    /// carries out what it brings, and by a reload over its commit as well, so that the watch brings that after it.
+    /// Other orders of the API wait for none of these, nor for the disk. Taken before `applied`.
+    turn: Mutex<InForce>,
 }
 
 impl Desired {
@@ -32,8 +36,8 @@ impl Desired {
         let desired = Self {
             enforcer,
             id,
-            applied: Mutex::new(Applied::new(InForce::new(state, set))),
-            turn: Mutex::default(),
+            applied: Mutex::default(),
+            turn: Mutex::new(InForce::new(state, set)),
         };
         desired.tell_all(&mut desired.applied.lock(), state);
         desired
@@ -52,10 +56,58 @@ impl Desired {
     /// Carries a commit out; one that is known already gives the same answer again. Of one that comes after a later one,
     /// what that one replaced is left out: callers bring their own in any order.
     pub fn apply(&self, commit: &Commit) -> Report {
-        self.carry_out(&mut self.applied.lock(), commit)
+        self.apply_by(commit, InForce::next)
     }
 
-    fn carry_out(&self, applied: &mut Applied, commit: &Commit) -> Report {
+    /// As [`Desired::apply`], with what makes the next set.
+    pub(super) fn apply_by(
+        &self,
+        commit: &Commit,
+        compile: impl FnOnce(&mut InForce, Revision) -> Result<Next, String>,
+    ) -> Report {
+        let is_policy = |change: &Change| matches!(change, Change::ApplyPolicy { .. });
+        if !commit.changes.iter().any(is_policy) {
+            return self.carry_out(&mut self.applied.lock(), commit, None);
+        }
+        let mut policy = self.turn.lock();
+        let set = self.compiled(&mut policy, commit, compile);
+        self.carry_out(&mut self.applied.lock(), commit, set)
+    }
+
+    /// The set that a commit makes, unless it makes none. Orders go on meanwhile.
+    fn compiled(
+        &self,
+        policy: &mut InForce,
+        commit: &Commit,
+        compile: impl FnOnce(&mut InForce, Revision) -> Result<Next, String>,
+    ) -> Option<Next> {
+        let revision = {
+            let mut applied = self.applied.lock();
+            if applied.known(commit).is_some() {
+                return None;
+            }
+            let mut changed = false;
+            for change in &commit.changes {
+                if let Change::ApplyPolicy { owner, content, .. } = change
+                    && applied.newest(commit.revision, change).is_some()
+                {
+                    policy.put(*owner, content);
+                    changed = true;
+                }
+            }
+            if !changed {
+                return None;
+            }
+            // Where a later commit was carried out before, this completes what it began.
+            commit.revision.max(applied.revision)
+        };
+        compile(policy, revision)
+            // It compiled when it was applied, so this is a defect: the policy before stays in force.
+            .inspect_err(|error| error!(%revision, %error, "a policy set does not compile"))
+            .ok()
+    }
+
+    fn carry_out(&self, applied: &mut Applied, commit: &Commit, mut set: Option<Next>) -> Report {
         if let Some(report) = applied.known(commit) {
             return report;
         }
@@ -64,7 +116,14 @@ impl Desired {
             let Some(change) = applied.newest(commit.revision, change) else {
                 continue;
             };
-            match self.change(applied, commit.revision, &change) {
+            let done = match (&change, set.take()) {
+                (Change::ApplyPolicy { .. }, Some(set)) => self.install(set),
+                (_, kept) => {
+                    set = kept;
+                    self.change(applied, commit.revision, &change)
+                }
+            };
+            match done {
                 Ok(report) => add(&mut total, report),
                 // What the engine does not take is refused by its bounds: the state holds it, and it is said.
                 Err(error) => {
@@ -78,9 +137,10 @@ impl Desired {
 
     /// Carries out what the watch brings.
     pub fn brought(&self, commit: &Commit) {
-        let _turn = self.turn.lock();
+        let mut policy = self.turn.lock();
+        let set = self.compiled(&mut policy, commit, InForce::next);
         let mut applied = self.applied.lock();
-        self.carry_out(&mut applied, commit);
+        self.carry_out(&mut applied, commit, set);
         applied.bring(commit.revision);
     }
 
@@ -94,19 +154,19 @@ impl Desired {
         bindings: Changes,
         commit: impl FnOnce() -> Result<Option<Commit>, NodeError>,
     ) -> Result<Report, NodeError> {
-        let _turn = self.turn.lock();
+        let mut policy = self.turn.lock();
         let commit = commit()?;
-        let mut applied = self.applied.lock();
         let mut changes = bindings;
         for change in commit.iter().flat_map(|commit| &commit.changes) {
             if let Change::ApplyPolicy { owner, content, .. } = change {
-                applied.policy.put(*owner, content);
+                policy.put(*owner, content);
             }
         }
         if let Some(commit) = &commit {
-            let revision = commit.revision.max(applied.revision);
-            changes.policies = Some(applied.policy.next(revision).map_err(NodeError::Policy)?);
+            let revision = commit.revision.max(self.revision());
+            changes.policies = Some(policy.next(revision).map_err(NodeError::Policy)?);
         }
+        let mut applied = self.applied.lock();
         let report = self.enforcer.handle(Input::Changes(changes));
         if let Some(commit) = &commit {
             self.remember(&mut applied, commit, report.clone().unwrap_or_default());
@@ -131,15 +191,20 @@ impl Desired {
 
     /// Tells the engine the whole state again: for a watcher that fell behind.
     pub fn catch_up(&self, state: &State) {
-        let _turn = self.turn.lock();
+        let mut policy = self.turn.lock();
+        policy.put_all(state);
+        let next = policy.next(state.revision);
         let mut applied = self.applied.lock();
         let bindings = std::mem::take(&mut applied.bindings);
         let subjects = std::mem::take(&mut applied.subjects);
         // What admits comes before what asks for it, and goes after: whom both states admit is never without.
         self.tell_all(&mut applied, state);
-        applied.policy.put_all(state);
-        if let Err(error) = self.policies(&mut applied.policy, state.revision) {
-            error!(%error, "the policy of the state does not compile; the one before stays in force");
+        match next {
+            // An older one than that in force is left out.
+            Ok(next) => drop(self.install(next)),
+            Err(error) => {
+                error!(%error, "the policy of the state does not compile; the one before stays in force");
+            }
         }
         for gone in bindings.difference(&applied.bindings) {
             let _ = self
@@ -184,17 +249,6 @@ impl Desired {
         change: &Change,
     ) -> Result<Report, EngineError> {
         match change {
-            Change::ApplyPolicy { owner, content, .. } => {
-                applied.policy.put(*owner, content);
-                // Where a later commit was carried out before, this completes what it began.
-                let newest = revision.max(applied.revision);
-                self.policies(&mut applied.policy, newest)
-                    .unwrap_or_else(|error| {
-                        // It compiled when it was applied, so this is a defect: the policy before stays in force.
-                        error!(%revision, %error, "a policy set does not compile");
-                        Ok(Report::default())
-                    })
-            }
             Change::Revoke(order) if self.is_ours(order) => {
                 self.enforcer.handle(Input::Revoke(Revocation {
                     revision,
@@ -224,7 +278,9 @@ impl Desired {
                 applied.subjects.remove(key);
                 self.enforcer.handle(forgotten(key))
             }
-            Change::Revoke(_)
+            // A policy is installed as the set that it makes.
+            Change::ApplyPolicy { .. }
+            | Change::Revoke(_)
             | Change::ForgetRevocation(_)
             | Change::PutToken(_)
             | Change::RemoveToken(_)
@@ -234,13 +290,8 @@ impl Desired {
         }
     }
 
-    fn policies(
-        &self,
-        policy: &mut InForce,
-        revision: Revision,
-    ) -> Result<Result<Report, EngineError>, String> {
-        let (set, concerns) = policy.next(revision)?;
-        Ok(self.enforcer.handle(Input::Policies { set, concerns }))
+    fn install(&self, (set, concerns): Next) -> Result<Report, EngineError> {
+        self.enforcer.handle(Input::Policies { set, concerns })
     }
 }
 
@@ -271,6 +322,3 @@ fn add(total: &mut Report, report: Report) {
     total.visited += report.visited;
     total.closed_at = total.closed_at.max(report.closed_at);
 }
-
-#[cfg(test)]
-mod tests;

@@ -234,6 +234,30 @@ fn an_order_does_not_wait_for_the_disk_of_a_reload() {
 }
 
 #[test]
+fn an_order_does_not_wait_for_a_policy_that_is_compiled() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
+    store.commit(Expected::Nothing, &before).unwrap();
+    let state = store.read();
+    let (deadlines, desired) = start(&state);
+    let id = open(&deadlines, 1).unwrap();
+    let commit = |later, change| Commit {
+        revision: Revision(state.revision.0 + later),
+        changes: vec![change],
+    };
+    let policy = commit(1, apply(Owner::Api, admission("ops")));
+    desired.apply_by(&policy, |in_force, revision| {
+        desired.apply(&commit(2, Change::Unbind(key("127.0.0.1/32"))));
+        let view = deadlines.enforcer().look(|engine| engine.session(id));
+        assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
+        in_force.next(revision)
+    });
+    desired.apply(&commit(3, bind("127.0.0.2/32", "bob", &["ops"])));
+    assert!(open(&deadlines, 2).is_some());
+}
+
+#[test]
 fn catching_up_ends_only_whom_the_new_state_does_not_admit() {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(dir.path()).unwrap();
