@@ -2,11 +2,11 @@
 
 use std::{
     error::Error,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+        mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     thread,
     time::Duration,
@@ -30,7 +30,7 @@ use crate::{
 
 /// How long sessions may finish after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
-/// Between two looks at the log and the control plane.
+/// Between two looks at the log and at policy that is watched.
 const TEND: Duration = Duration::from_secs(1);
 
 /// The arguments of `run`.
@@ -79,7 +79,9 @@ impl Run {
             .iter()
             .for_each(|warning| warn!("{warning}"));
         // Signals are caught before anything is started, so that none ends it halfway.
-        let signals = signals()?;
+        let (tell, events) = sync_channel(1);
+        signals(tell.clone())?;
+        let mut reader = Reader::start(self.config.clone(), tell)?;
         raise_descriptors();
         let mut node = Node::start(checked, Arc::new(SystemClock))?;
         for (service, address) in node.addresses() {
@@ -92,21 +94,38 @@ impl Run {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         loop {
             // Those that came together ask for the same: a stop, or one reload.
-            let first = match signals.recv_timeout(TEND) {
-                Ok(signal) => Some(signal),
+            let first = match events.recv_timeout(TEND) {
+                Ok(event) => Some(event),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => Some(SIGTERM),
+                Err(RecvTimeoutError::Disconnected) => Some(Event::Signal(SIGTERM)),
             };
-            let caught: Vec<i32> = first.into_iter().chain(signals.try_iter()).collect();
-            if caught.iter().any(|signal| *signal != SIGHUP) {
+            if first.is_none() {
+                reader.look(node.watched());
+            }
+            let caught: Vec<Event> = first.into_iter().chain(events.try_iter()).collect();
+            let is_stop =
+                |event: &Event| matches!(event, Event::Signal(signal) if *signal != SIGHUP);
+            if caught.iter().any(is_stop) {
                 info!(drain_s = DRAIN.as_secs(), "stopping");
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
                 node.stop(DRAIN);
                 return Ok(ExitCode::SUCCESS);
             }
-            if !caught.is_empty() || node.policy_changed() {
-                self.reload(&mut node);
+            let mut asked = false;
+            for event in caught {
+                match event {
+                    Event::Signal(_) => asked = true,
+                    Event::Read(read) => {
+                        reader.is_done();
+                        asked |= node.policy_changed(read);
+                    }
+                    Event::Checked(checked) => {
+                        reader.is_done();
+                        reload(&mut node, *checked);
+                    }
+                }
             }
+            reader.check(asked);
             node.tend();
         }
     }
@@ -130,24 +149,94 @@ impl Run {
         let _ = out(&text)?;
         Ok(ExitCode::from(if findings { FINDINGS } else { 0 }))
     }
+}
 
-    /// Takes policy and bindings anew; what is not usable changes nothing.
-    fn reload(&self, node: &mut Node) {
-        let checked = node::check(&self.config, Purpose::Reload);
-        let reloaded = checked.and_then(|checked| node.reload(checked));
-        match reloaded {
-            Ok(done) => {
-                info!(revision = %done.revision, closed = done.closed, "reloaded");
-                if done.restart_needed {
-                    warn!(
-                        "services, control or audit of the configuration changed: restart for that"
-                    );
-                }
+/// Takes policy and bindings anew; what is not usable changes nothing.
+fn reload(node: &mut Node, checked: Result<Checked, NodeError>) {
+    match checked.and_then(|checked| node.reload(checked)) {
+        Ok(done) => {
+            info!(revision = %done.revision, closed = done.closed, "reloaded");
+            if done.restart_needed {
+                warn!("services, control or audit of the configuration changed: restart for that");
             }
-            Err(error) => error!(
-                "not reloaded, the policy before stays in force: {}",
-                chain(&error)
-            ),
+        }
+        Err(error) => error!(
+            "not reloaded, the policy before stays in force: {}",
+            chain(&error)
+        ),
+    }
+}
+
+/// What the process waits for.
+enum Event {
+    /// A signal came.
+    Signal(i32),
+    /// The policy's files were read, to see whether they changed.
+    Read(Result<String, NodeError>),
+    /// The configuration was read and checked.
+    Checked(Box<Result<Checked, NodeError>>),
+}
+
+/// What is to be read.
+enum Ask {
+    /// The policy's files, to see whether they changed.
+    Look(PathBuf),
+    /// The configuration with everything that it names.
+    Check,
+}
+
+/// Reads on a thread of its own, one thing after the other: files and resolvers take the time that they take, and a stop
+/// does not wait for them.
+struct Reader {
+    ask: Sender<Ask>,
+    reading: bool,
+    /// A check is wanted that has not begun.
+    wanted: bool,
+}
+
+impl Reader {
+    fn start(config: PathBuf, tell: SyncSender<Event>) -> std::io::Result<Self> {
+        let (ask, asked) = channel();
+        thread::Builder::new()
+            .name("reader".to_owned())
+            .spawn(move || {
+                for ask in asked {
+                    let event = match ask {
+                        Ask::Look(policy) => Event::Read(node::packed(&policy)),
+                        Ask::Check => {
+                            Event::Checked(Box::new(node::check(&config, Purpose::Reload)))
+                        }
+                    };
+                    if tell.send(event).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            ask,
+            reading: false,
+            wanted: false,
+        })
+    }
+
+    /// What was asked for last is read.
+    fn is_done(&mut self) {
+        self.reading = false;
+    }
+
+    /// Reads the files of a policy that is watched, unless something is being read.
+    fn look(&mut self, policy: Option<&Path>) {
+        if let (false, Some(policy)) = (self.reading, policy) {
+            self.reading = self.ask.send(Ask::Look(policy.to_owned())).is_ok();
+        }
+    }
+
+    /// Begins a check, if one is asked for or still wanted: after what is being read, which may be older.
+    fn check(&mut self, asked: bool) {
+        self.wanted |= asked;
+        if self.wanted && !self.reading {
+            self.wanted = false;
+            self.reading = self.ask.send(Ask::Check).is_ok();
         }
     }
 }
@@ -175,20 +264,19 @@ fn plain(limit: Option<u64>) -> String {
 }
 
 /// The signals that this process serves, as they come: a stricter policy closes at once.
-fn signals() -> std::io::Result<Receiver<i32>> {
+fn signals(tell: SyncSender<Event>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;
     // What comes while the channel is full is kept by the handler, once of each.
-    let (catch, caught) = sync_channel(1);
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             for signal in signals.forever() {
-                if catch.send(signal).is_err() {
+                if tell.send(Event::Signal(signal)).is_err() {
                     return;
                 }
             }
         })?;
-    Ok(caught)
+    Ok(())
 }
 
 fn start_log(form: LogForm) {

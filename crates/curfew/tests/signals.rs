@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::{process::Command, time::Duration};
+
 use curfew_model::Clock as _;
 use curfew_testkit::BootClock;
 
@@ -75,4 +77,35 @@ fn policy_and_bindings_are_taken_anew_in_one_step() {
         assert!(alice.echoes(), "group {group}");
     }
     assert!(bob.is_ended(), "his group is asked for no more");
+}
+
+#[test]
+fn what_is_slow_to_read_ends_no_session_and_holds_no_stop_up() {
+    let mut site = Site::start("");
+    let loss = "high, onControlPlaneLoss: {after: 1s, live: close, new: refuse}";
+    std::fs::write(
+        site.path("policy/p.yaml"),
+        policy("30m").replace("sensitivity: high", &format!("sensitivity: {loss}")),
+    )
+    .unwrap();
+    site.signal("HUP");
+    site.logged("reloaded");
+    let mut client = site.open("127.0.0.1");
+    // A file that is read for as long as somebody may still write it.
+    let endless = site.path("endless.yaml");
+    let made = Command::new("mkfifo").arg(&endless).status();
+    assert!(made.unwrap().success());
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let config = config.replace("path: policy", "path: endless.yaml");
+    std::fs::write(site.path("curfew.yaml"), config).unwrap();
+    site.signal("HUP");
+    let _writer = std::fs::File::options().write(true).open(&endless);
+    // It is being read from here on.
+    let start = BootClock.now().boot;
+    while BootClock.now().boot.since(start) < Duration::from_secs(3) {
+        assert!(client.echoes());
+    }
+    drop(client);
+    site.signal("TERM");
+    assert_eq!(site.ended(), Some(0));
 }

@@ -1,4 +1,5 @@
-//! The threads between store and enforcer: commits come in as they are made, ends by lifetime go out to be kept.
+//! The threads between the control plane of this process and its enforcer: commits come in as they are made, ends by
+//! lifetime go out to be kept, and the control plane is heard.
 
 use std::{
     sync::{
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Enforcer, LastEnd};
+use curfew_enforcer::{Enforcer, Input, LastEnd};
 use curfew_model::{BootInstant, Clock, Issuer, Kind, Now, WallInstant};
 use curfew_state::{Change, EndKey, Expected, State, Store, SubjectKey, WatchError, Whose};
 use parking_lot::{Condvar, Mutex};
@@ -54,7 +55,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Starts both.
+    /// Starts them.
     ///
     /// # Errors
     /// The kernel's, when no thread is left.
@@ -77,6 +78,15 @@ impl Keeper {
         keeper
             .threads
             .push(named("state-watch").spawn(move || watch(&stopping, &*from, &to))?);
+        // On a thread of its own: whatever is slow here is no loss of the control plane.
+        let (stopping, to) = (Arc::clone(&keeper.stopping), Arc::clone(enforcer));
+        keeper.threads.push(named("contact").spawn(move || {
+            while !stopping.load(Ordering::Acquire) {
+                // It cannot be refused.
+                let _ = to.handle(Input::Contact);
+                std::thread::park_timeout(LOOK);
+            }
+        })?);
         let stopping = Arc::clone(&keeper.stopping);
         let (from, to, bell, clock) = (
             Arc::clone(enforcer),
@@ -103,6 +113,7 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }

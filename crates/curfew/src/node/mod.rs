@@ -23,6 +23,7 @@ mod unbound;
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -49,7 +50,7 @@ use record::Recorder;
 use scribe::Scribe;
 use teller::Teller;
 
-pub use check::{Checked, NodeError, Purpose, check};
+pub use check::{Checked, NodeError, Purpose, check, packed};
 
 /// The log's folder in the data directory.
 pub const AUDIT: &str = "audit";
@@ -267,27 +268,25 @@ impl Node {
         })
     }
 
-    /// Whether the policy is to be watched, and its files are others than those that were read last. Files that cannot
+    /// The policy's files, if they are to be watched.
+    #[must_use]
+    pub fn watched(&self) -> Option<&Path> {
+        self.config.watch.then_some(&self.config.policy)
+    }
+
+    /// Whether the policy's files, as they were just read, are others than those that were read last. Files that cannot
     /// be read are others too: reading them says why.
     #[must_use]
-    pub fn policy_changed(&mut self) -> bool {
-        if !self.config.watch {
-            return false;
-        }
-        let read = check::packed(&self.config.policy).map_err(|error| error.to_string());
+    pub fn policy_changed(&mut self, read: Result<String, NodeError>) -> bool {
+        let read = read.map_err(|error| error.to_string());
         let changed = read != self.seen;
         self.seen = read;
         changed
     }
 
-    /// What has to be looked at now and then: the control plane is this process, there may be something to say of the
-    /// log, and clients were turned away.
+    /// What has to be looked at now and then: there may be something to say of the log, and clients were turned away.
     pub fn tend(&mut self) {
         self.recorder.count_the_crowd(self.clock.now().boot);
-        if self.control.is_some() {
-            // It cannot be refused.
-            let _ = self.deadlines.enforcer().handle(Input::Contact);
-        }
         if let Some(told) = self.log_watch.look(&self.recorder.log.health()) {
             told.say(self.config.audit.on_full.log(false));
         }
