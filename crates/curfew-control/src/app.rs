@@ -34,6 +34,10 @@ pub(crate) struct App {
     pub(crate) segments: Segments,
     /// One verification of the log at a time: each reads everything.
     pub(crate) verifying: Semaphore,
+    /// One set is validated at a time, beside one that is applied: each may take a processor for seconds, and those who
+    /// only look must not keep orders waiting.
+    pub(crate) validating: Semaphore,
+    pub(crate) applying: Semaphore,
     /// How far the server has come.
     pub(crate) phase: watch::Receiver<Phase>,
     /// Held by everything that has to finish before the server has stopped.

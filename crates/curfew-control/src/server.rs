@@ -90,6 +90,8 @@ impl Server {
             outcomes: Mutex::new(Outcomes::default()),
             segments: Segments::default(),
             verifying: Semaphore::new(1),
+            validating: Semaphore::new(1),
+            applying: Semaphore::new(1),
             phase: seen,
             work: work.downgrade(),
             parts,

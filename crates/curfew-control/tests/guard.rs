@@ -9,6 +9,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::fs::PermissionsExt as _,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -476,4 +477,21 @@ fn stopping_is_bounded_though_a_client_stays() {
     assert!(!whole, "something was still under way");
     assert!(support::fakes::boot().since(before) < SOON / 2);
     world.store.pass.pass("never");
+}
+
+#[test]
+fn sets_are_validated_one_at_a_time() {
+    let world = World::start();
+    // Long enough that they would meet.
+    let set = json!({"sources": [{"path": "p.yaml", "text": "segment a\n".repeat(20_000)}]});
+    let viewer = world.role("viewer");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let validated = viewer.post("/v1/policies/validate", &set);
+                assert_eq!(validated.status, 200);
+            });
+        }
+    });
+    assert_eq!(world.compile.most.load(Ordering::SeqCst), 1);
 }

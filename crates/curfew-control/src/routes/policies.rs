@@ -1,6 +1,6 @@
 //! Policies and segments: what is in force, its history, validating a set, applying one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::extract::State;
 use curfew_model::{
@@ -23,6 +23,8 @@ use crate::{
 
 /// Files of a set, at most.
 const FILES: usize = 1_000;
+/// How long a caller who validates waits for others who do.
+const TURN: Duration = Duration::from_secs(10);
 /// How often a set is checked anew because another owner's changed meanwhile.
 const TRIES: u32 = 5;
 
@@ -166,6 +168,12 @@ pub(super) async fn validate(
     Json(set): Json<NewSet>,
 ) -> Answered<Json<Validated>> {
     set.check()?;
+    // Those who wait for it hold no thread.
+    let Ok(turn) = tokio::time::timeout(TURN, app.validating.acquire()).await else {
+        let detail = "other sets are being validated: one at a time";
+        return Err(Problem::new(Code::TooManyRequests, detail).retry_after(5));
+    };
+    let _turn = turn;
     app.blocking(move |app| {
         let (_, all) = set.whole(app)?;
         let checked = app.parts.compile.validate(&all);
@@ -223,6 +231,8 @@ pub(super) async fn apply(
         let mut tries = 0..TRIES;
         let (revision, enforcers, valid) = loop {
             let checking = Arc::clone(&set);
+            // Never closed: it is had in any case.
+            let _turn = app.applying.acquire().await;
             let (checked_on, valid) = app
                 .blocking(move |app| {
                     let (revision, all) = checking.whole(app)?;

@@ -173,6 +173,8 @@ pub(super) async fn lift(
         let lifted = Change::Lift { id, at: app.wall() };
         app.change(Expected::Nothing, vec![lifted], deed, wait)
             .await?;
+        // Where there is no room for more orders, lifting makes some.
+        orders::start_forgetting(&app);
         let state = app.parts.store.read();
         let order = state.revocations.get(&id);
         let order = order.ok_or_else(|| Problem::not_found("revocation", id))?;

@@ -2,7 +2,14 @@
 //! that are real, count, and can be held at a place.
 #![cfg(test)]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use curfew_audit::{AppendError, DurableError, Entry, Head, Health, Log, Ticket};
 use curfew_control::{
@@ -381,46 +388,20 @@ impl Fleet for FakeFleet {
 }
 
 /// Takes lines `segment NAME` and attributes `subject.risk`; anything else is an error.
-pub struct FakeCompile;
+#[derive(Default)]
+pub struct FakeCompile {
+    at_once: AtomicUsize,
+    /// Sets that were validated at the same time, at most.
+    pub most: AtomicUsize,
+}
 
 impl Compile for FakeCompile {
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
-        let mut valid = Valid::default();
-        let mut errors = Vec::new();
-        for (_, source) in sources {
-            for (line, text) in (1..).zip(source.text.lines()) {
-                let name = text.strip_prefix("segment ");
-                match name.and_then(|name| name.parse().ok()) {
-                    Some(name) => valid.segments.push(Segment {
-                        name,
-                        labels: BTreeMap::new(),
-                        sensitivity: Sensitivity::High,
-                        mode: Mode::Enforce,
-                        access: Access::Policy,
-                        ceilings: Ceilings {
-                            max_lifetime: Some(Duration::from_secs(900)),
-                            ..Ceilings::default()
-                        },
-                        place: Some(format!("{}:{line}", source.path)),
-                    }),
-                    None => errors.push(Finding {
-                        level: Level::Error,
-                        path: source.path.clone(),
-                        line,
-                        column: 1,
-                        message: format!("{text:?} is no document"),
-                        excerpt: Some(text.to_owned()),
-                        consequence: None,
-                        help: None,
-                    }),
-                }
-            }
-        }
-        if errors.is_empty() {
-            Ok(valid)
-        } else {
-            Err(errors)
-        }
+        let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(at_once, Ordering::SeqCst);
+        let validated = read(sources);
+        self.at_once.fetch_sub(1, Ordering::SeqCst);
+        validated
     }
 
     fn is_empty(&self, sources: &[Source]) -> bool {
@@ -433,6 +414,45 @@ impl Compile for FakeCompile {
             "subject.risk" => Ok(()),
             other => Err(format!("{other} is no attribute")),
         }
+    }
+}
+
+fn read(sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
+    let mut valid = Valid::default();
+    let mut errors = Vec::new();
+    for (_, source) in sources {
+        for (line, text) in (1..).zip(source.text.lines()) {
+            let name = text.strip_prefix("segment ");
+            match name.and_then(|name| name.parse().ok()) {
+                Some(name) => valid.segments.push(Segment {
+                    name,
+                    labels: BTreeMap::new(),
+                    sensitivity: Sensitivity::High,
+                    mode: Mode::Enforce,
+                    access: Access::Policy,
+                    ceilings: Ceilings {
+                        max_lifetime: Some(Duration::from_secs(900)),
+                        ..Ceilings::default()
+                    },
+                    place: Some(format!("{}:{line}", source.path)),
+                }),
+                None => errors.push(Finding {
+                    level: Level::Error,
+                    path: source.path.clone(),
+                    line,
+                    column: 1,
+                    message: format!("{text:?} is no document"),
+                    excerpt: Some(text.to_owned()),
+                    consequence: None,
+                    help: None,
+                }),
+            }
+        }
+    }
+    if errors.is_empty() {
+        Ok(valid)
+    } else {
+        Err(errors)
     }
 }
 
