@@ -354,6 +354,14 @@ fn what_makes_no_order_is_said() {
             "invalid",
         ),
         (json!({"reason": "x"}), "invalid"),
+        (
+            json!({"scope": {"subject": {"kind": "user", "id": ""}}, "reason": "x"}),
+            "invalid",
+        ),
+        (
+            json!({"scope": {"subject": {"kind": "user", "id": "a".repeat(1_001)}}, "reason": "x"}),
+            "invalid",
+        ),
     ];
     for (body, code) in bad {
         let answer = world.admin().post("/v1/revocations", &body);

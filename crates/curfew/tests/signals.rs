@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use curfew_model::Clock as _;
 use curfew_testkit::BootClock;
@@ -91,16 +91,12 @@ fn what_is_slow_to_read_ends_no_session_and_holds_no_stop_up() {
     site.signal("HUP");
     site.logged("reloaded");
     let mut client = site.open("127.0.0.1");
-    // A file that is read for as long as somebody may still write it.
-    let endless = site.path("endless.yaml");
-    let made = Command::new("mkfifo").arg(&endless).status();
-    assert!(made.unwrap().success());
-    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
-    let config = config.replace("path: policy", "path: endless.yaml");
-    std::fs::write(site.path("curfew.yaml"), config).unwrap();
+    // Each field that there is not is compared with those that there are: that takes many seconds.
+    let mut endless = policy("30m").replace("spec: {from", "spec: {");
+    let fields: Vec<String> = (0..40_000).map(|n| format!("lifetime{n}: 1m, ")).collect();
+    endless = endless.replace("spec: {:", &format!("spec: {{{}from:", fields.concat()));
+    std::fs::write(site.path("policy/p.yaml"), endless).unwrap();
     site.signal("HUP");
-    let _writer = std::fs::File::options().write(true).open(&endless);
-    // It is being read from here on.
     let start = BootClock.now().boot;
     while BootClock.now().boot.since(start) < Duration::from_secs(3) {
         assert!(client.echoes());

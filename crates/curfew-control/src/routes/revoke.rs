@@ -28,6 +28,9 @@ use crate::{
     schema,
 };
 
+/// Bytes of a name in a scope, at most.
+const NAMED: usize = 1_000;
+
 /// An order to end sessions.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +85,10 @@ pub(super) async fn create(
     let wait = wait.read()?;
     let key = idempotency_key(&headers, &by)?;
     let reason = words("reason", &new.reason)?;
+    if !is_bounded(&new.scope) {
+        let detail = "scope: an id and an issuer have 1 to 1000 bytes";
+        return Err(Problem::new(Code::Invalid, detail));
+    }
     let start = app.parts.clock.now();
     let order = Revocation {
         id: RevocationId(uuid_v7(start.wall)?),
@@ -116,6 +123,15 @@ pub(super) async fn create(
         Ok((status, Json(done)))
     })
     .await
+}
+
+/// Whether what it names can be kept. Which characters a login has is not ours to say: it must be possible to end it.
+fn is_bounded(scope: &Scope) -> bool {
+    let is = |text: &str| (1..=NAMED).contains(&text.len());
+    match scope {
+        Scope::Subject { issuer, id, .. } => is(id) && issuer.as_ref().is_none_or(|by| is(&by.0)),
+        _ => true,
+    }
 }
 
 /// What one order needs on its way.
