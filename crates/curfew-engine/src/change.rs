@@ -131,8 +131,7 @@ impl Engine {
         if would_end == WouldEnd::Ordered
             && acts
             && let Some(class) = self.class(slot)
-            && let Some((reason, cause)) =
-                self.ordered_out(id, &facts, class, opened_rev.saturating_sub(1))
+            && let Some((reason, cause)) = self.ordered_out(id, &facts, class, opened_rev)
         {
             // Ordered to end while the segment was in audit mode.
             return self.end(slot, reason, cause, None);

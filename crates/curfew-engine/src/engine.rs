@@ -363,9 +363,13 @@ impl Engine {
         self.wheel.disarm(&mut self.table, slot);
         self.probed.remove(&slot);
         self.renewed.remove(&slot);
-        let Some(age) = self.table.get(slot).map(|record| record.opened_rev) else {
-            return;
-        };
+        if let Some(age) = self.table.get(slot).map(|record| record.opened_rev) {
+            self.forget_age(age);
+        }
+    }
+
+    /// One living session less was decided at this revision.
+    pub(crate) fn forget_age(&mut self, age: u64) {
         if let Some(count) = self.ages.get_mut(&age) {
             *count = count.saturating_sub(1);
             if *count == 0 {

@@ -9,7 +9,9 @@ use curfew_model::{
 };
 use hashbrown::{DefaultHashBuilder, HashMap};
 
-use crate::{Engine, EngineError, Report, class::Class, index::Key, intern::short_hash};
+use crate::{
+    Engine, EngineError, Report, action::Fate, class::Class, index::Key, intern::short_hash,
+};
 
 /// An order as the engine keeps it.
 #[derive(Clone, Debug)]
@@ -172,7 +174,11 @@ impl Engine {
                 report.visited += 1;
                 continue;
             }
+            let same = record.opened_rev == at.0;
             let fate = self.end(slot, scope.reason(), cause.clone(), None);
+            if same && fate == Fate::WouldEnd {
+                self.predate(slot, at);
+            }
             report.count(fate);
         }
         self.drop_spent_orders();
@@ -184,6 +190,16 @@ impl Engine {
             });
         }
         Ok(report)
+    }
+
+    /// A session that lives on was there before an order of its own revision: from here on that is told by its revision.
+    fn predate(&mut self, slot: u32, order: Revision) {
+        let before = order.0.saturating_sub(1);
+        if let Some(record) = self.table.get_mut(slot) {
+            record.opened_rev = before;
+            *self.ages.entry(before).or_default() += 1;
+            self.forget_age(order.0);
+        }
     }
 
     pub(crate) fn lift(&mut self, id: RevocationId) -> Result<Report, EngineError> {

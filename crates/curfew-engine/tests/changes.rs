@@ -4,7 +4,7 @@
 
 mod support;
 
-use curfew_engine::{Action, AuditLog, Bounds, Concerns, Engine, Input};
+use curfew_engine::{Action, AuditLog, Bounds, Concerns, Engine, Input, Keeper};
 use curfew_model::*;
 use curfew_policy::Difference;
 use std::time::Duration;
@@ -275,6 +275,36 @@ fn an_order_of_audit_mode_acts_when_the_segment_is_enforced() {
         .handle(policies(2, rules(Mode::Enforce)), at(2))
         .unwrap();
     assert_eq!(closes(&mut engine), [(id(1), EndReason::SubjectRevoked)]);
+}
+
+#[test]
+fn an_order_older_than_the_session_does_not_act_when_the_segment_is_enforced() {
+    let rules = |mode| Rules {
+        mode,
+        ..Rules::default()
+    };
+    let mut engine = engine(rules(Mode::Audit));
+    let cut = |n, who: &str| Revocation {
+        block: Block::None,
+        scope: Scope::Subject {
+            kind: Kind::User,
+            issuer: None,
+            id: who.to_owned(),
+        },
+        ..order(n, Scope::All, n)
+    };
+    let bind = |who, net| Input::BindingSet(Keeper::State, binding(who, net, None, None));
+    engine.handle(bind("bob", "10.0.0.0/8"), at(0)).unwrap();
+    engine
+        .handle(Input::Revoke(cut(1, "carol")), at(0))
+        .unwrap();
+    engine.open(open(1, "", "db", at(1)), at(1)).unwrap();
+    engine.handle(Input::Revoke(cut(2, "bob")), at(2)).unwrap();
+    // Whoever it belongs to now was ordered out before it was opened.
+    engine.handle(bind("carol", "10.0.0.5/32"), at(3)).unwrap();
+    let set = policies(3, rules(Mode::Enforce));
+    engine.handle(set, at(4)).unwrap();
+    assert_eq!(closes(&mut engine), []);
 }
 
 #[test]

@@ -275,11 +275,7 @@ impl Oracle {
             if was_audit
                 && !service.audit
                 && std::mem::take(&mut session.ordered)
-                && is_ordered_out(
-                    &orders,
-                    &session.names(),
-                    session.opened_rev.saturating_sub(1),
-                )
+                && is_ordered_out(&orders, &session.names(), session.opened_rev)
             {
                 session.due.insert(EndReason::SubjectRevoked);
             } else if Self::leased(session) <= self.boot || outside || session.bound.len() > 1 {
