@@ -71,96 +71,115 @@ fn bind(net: &str, user: &str, groups: &[&str]) -> Change {
     })
 }
 
-fn start(state: &State) -> (Deadlines, Desired) {
-    let set = Arc::new(compiler::union(&owners(state), state.revision).unwrap());
-    let engine = Engine::new(set.clone(), Bounds::default(), BootClock.now());
-    let door = Weak::<GatewayDoor>::new();
-    let deadlines = Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
-    let enforcer = Arc::clone(deadlines.enforcer());
-    let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), state, set);
-    (deadlines, desired)
+/// A store, and an engine that was started with what was in it.
+struct Lab {
+    store: EmbeddedStore,
+    /// What it was started with.
+    state: State,
+    deadlines: Deadlines,
+    desired: Desired,
+    _dir: tempfile::TempDir,
 }
 
-fn open(deadlines: &Deadlines, client: u8) -> Option<SessionId> {
-    let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
-    let id: SessionId = id.parse().unwrap();
-    let facts = Facts {
-        identities: Vec::new(),
-        ..alice(
-            ([127, 0, 0, client], 40_000).into(),
-            ([10, 1, 0, 1], 5432).into(),
-            BootClock.now().boot,
-        )
-    };
-    let open = Open {
-        id,
-        facts,
-        peer: Peer::default(),
-        decided_at: None,
-    };
-    deadlines.enforcer().open(open).is_ok().then_some(id)
+impl Lab {
+    fn new(before: &[Change]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).unwrap();
+        store.commit(Expected::Nothing, before).unwrap();
+        let state = store.read();
+        let set = Arc::new(compiler::union(&owners(&state), state.revision).unwrap());
+        let engine = Engine::new(set.clone(), Bounds::default(), BootClock.now());
+        let door = Weak::<GatewayDoor>::new();
+        let deadlines =
+            Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
+        let enforcer = Arc::clone(deadlines.enforcer());
+        let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), &state, set);
+        Self {
+            store,
+            state,
+            deadlines,
+            desired,
+            _dir: dir,
+        }
+    }
+
+    /// A commit that comes so many revisions after what it was started with, whether the store has it or not.
+    fn commit(&self, later: u64, change: Change) -> Commit {
+        Commit {
+            revision: Revision(self.state.revision.0 + later),
+            changes: vec![change],
+        }
+    }
+
+    fn open(&self, client: u8) -> Option<SessionId> {
+        let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
+        let id: SessionId = id.parse().unwrap();
+        let facts = Facts {
+            identities: Vec::new(),
+            ..alice(
+                ([127, 0, 0, client], 40_000).into(),
+                ([10, 1, 0, 1], 5432).into(),
+                BootClock.now().boot,
+            )
+        };
+        let open = Open {
+            id,
+            facts,
+            peer: Peer::default(),
+            decided_at: None,
+        };
+        self.deadlines.enforcer().open(open).is_ok().then_some(id)
+    }
+
+    fn is_open(&self, id: SessionId) -> bool {
+        let view = self.deadlines.enforcer().look(|engine| engine.session(id));
+        view.is_some_and(|view| view.state == curfew_enforcer::State::Open)
+    }
 }
 
 #[test]
 fn what_catching_up_takes_back_is_carried_out_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
-    store.commit(Expected::Nothing, &before).unwrap();
-    let state = store.read();
-    let (deadlines, desired) = start(&state);
-    let commit = Commit {
-        revision: Revision(state.revision.0 + 1),
-        changes: vec![Change::Unbind(key("127.0.0.1/32"))],
-    };
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])]);
+    let commit = lab.commit(1, Change::Unbind(key("127.0.0.1/32")));
     // The API has it carried out before the watch, which fell behind, reads a state without it, and then brings it.
-    desired.apply(&commit);
-    desired.catch_up(&state);
-    desired.apply(&commit);
-    assert_eq!(open(&deadlines, 1), None);
+    lab.desired.apply(&commit);
+    lab.desired.catch_up(&lab.state);
+    lab.desired.apply(&commit);
+    assert_eq!(lab.open(1), None);
 }
 
 #[test]
 fn a_change_that_comes_after_a_later_one_of_the_same_is_left_out() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    store.commit(Expected::Nothing, &[admit("dba")]).unwrap();
-    let before = store.read();
-    let (deadlines, desired) = start(&before);
+    let lab = Lab::new(&[admit("dba")]);
     let commit = |change| {
         let changes = vec![change];
-        let revision = store.commit(Expected::Nothing, &changes).unwrap();
+        let revision = lab.store.commit(Expected::Nothing, &changes).unwrap();
         Commit { revision, changes }
     };
     let bound = commit(bind("127.0.0.1/32", "leaver", &["dba"]));
     let other = commit(bind("127.0.0.2/32", "bob", &["dba"]));
     let removed = commit(Change::Unbind(key("127.0.0.1/32")));
     // Two calls of the API, of which the later is quicker.
-    desired.apply(&removed);
-    desired.apply(&bound);
-    desired.apply(&other);
-    assert_eq!(open(&deadlines, 1), None);
-    assert!(open(&deadlines, 2).is_some());
+    lab.desired.apply(&removed);
+    lab.desired.apply(&bound);
+    lab.desired.apply(&other);
+    assert_eq!(lab.open(1), None);
+    assert!(lab.open(2).is_some());
     // The watch, in order, after that.
     for commit in [&bound, &other, &removed] {
-        desired.brought(commit);
+        lab.desired.brought(commit);
     }
-    assert_eq!(open(&deadlines, 1), None);
+    assert_eq!(lab.open(1), None);
     // A call that is slower than the watch, and one that is slower than a watch that fell behind.
-    desired.catch_up(&store.read());
-    desired.apply(&bound);
-    assert_eq!(open(&deadlines, 1), None);
+    lab.desired.catch_up(&lab.store.read());
+    lab.desired.apply(&bound);
+    assert_eq!(lab.open(1), None);
 }
 
 #[test]
 fn a_lift_that_comes_before_its_order_holds() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let before = [admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])];
-    store.commit(Expected::Nothing, &before).unwrap();
-    let state = store.read();
-    let (deadlines, desired) = start(&state);
-    let id = open(&deadlines, 1).unwrap();
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
+    let id = lab.open(1).unwrap();
     let order = Revocation {
         id: "019ac2f0-0000-7000-8000-0000000000ff".parse().unwrap(),
         scope: Scope::Subject {
@@ -179,55 +198,32 @@ fn a_lift_that_comes_before_its_order_holds() {
         id: order.id,
         at: WallInstant(2),
     };
-    let commit = |later, change| Commit {
-        revision: Revision(state.revision.0 + later),
-        changes: vec![change],
-    };
-    desired.apply(&commit(2, lift));
+    lab.desired.apply(&lab.commit(2, lift));
     // It ends what was open, and keeps nobody out any more.
-    assert_eq!(desired.apply(&commit(1, Change::Revoke(order))).matched, 1);
-    let view = deadlines.enforcer().look(|engine| engine.session(id));
-    assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
-    assert!(open(&deadlines, 2).is_some());
+    assert_eq!(lab.desired.apply(&lab.commit(1, Change::Revoke(order))).matched, 1);
+    assert!(!lab.is_open(id));
+    assert!(lab.open(2).is_some());
 }
 
 #[test]
 fn policies_that_are_carried_out_in_another_order_are_all_in_force() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["ops"])];
-    store.commit(Expected::Nothing, &before).unwrap();
-    let state = store.read();
-    let (deadlines, desired) = start(&state);
-    let commit = |later, change| Commit {
-        revision: Revision(state.revision.0 + later),
-        changes: vec![change],
-    };
-    desired.apply(&commit(2, admit("admins")));
-    assert_eq!(open(&deadlines, 1), None);
-    desired.apply(&commit(1, apply(Owner::Api, admission("ops"))));
-    assert!(open(&deadlines, 1).is_some());
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["ops"])]);
+    lab.desired.apply(&lab.commit(2, admit("admins")));
+    assert_eq!(lab.open(1), None);
+    lab.desired.apply(&lab.commit(1, apply(Owner::Api, admission("ops"))));
+    assert!(lab.open(1).is_some());
 }
 
 #[test]
 fn an_order_does_not_wait_for_the_disk_of_a_reload() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
-    store.commit(Expected::Nothing, &before).unwrap();
-    let state = store.read();
-    let (deadlines, desired) = start(&state);
-    let id = open(&deadlines, 1).unwrap();
-    let commit = Commit {
-        revision: Revision(state.revision.0 + 1),
-        changes: vec![Change::Unbind(key("127.0.0.1/32"))],
-    };
-    desired
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])]);
+    let id = lab.open(1).unwrap();
+    let commit = lab.commit(1, Change::Unbind(key("127.0.0.1/32")));
+    lab.desired
         .reload(Changes::default(), || {
             // The disk takes its time.
-            desired.apply(&commit);
-            let view = deadlines.enforcer().look(|engine| engine.session(id));
-            assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
+            lab.desired.apply(&commit);
+            assert!(!lab.is_open(id));
             Ok(None)
         })
         .unwrap();
@@ -235,80 +231,56 @@ fn an_order_does_not_wait_for_the_disk_of_a_reload() {
 
 #[test]
 fn an_order_does_not_wait_for_a_policy_that_is_compiled() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
-    store.commit(Expected::Nothing, &before).unwrap();
-    let state = store.read();
-    let (deadlines, desired) = start(&state);
-    let id = open(&deadlines, 1).unwrap();
-    let commit = |later, change| Commit {
-        revision: Revision(state.revision.0 + later),
-        changes: vec![change],
-    };
-    let policy = commit(1, apply(Owner::Api, admission("ops")));
-    desired.apply_by(&policy, |in_force, revision| {
-        desired.apply(&commit(2, Change::Unbind(key("127.0.0.1/32"))));
-        let view = deadlines.enforcer().look(|engine| engine.session(id));
-        assert!(view.is_none_or(|view| view.state != curfew_enforcer::State::Open));
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])]);
+    let id = lab.open(1).unwrap();
+    let policy = lab.commit(1, apply(Owner::Api, admission("ops")));
+    lab.desired.apply_by(&policy, |in_force, revision| {
+        lab.desired.apply(&lab.commit(2, Change::Unbind(key("127.0.0.1/32"))));
+        assert!(!lab.is_open(id));
         in_force.next(revision)
     });
-    desired.apply(&commit(3, bind("127.0.0.2/32", "bob", &["ops"])));
-    assert!(open(&deadlines, 2).is_some());
+    lab.desired.apply(&lab.commit(3, bind("127.0.0.2/32", "bob", &["ops"])));
+    assert!(lab.open(2).is_some());
 }
 
 #[test]
 fn catching_up_ends_only_whom_the_new_state_does_not_admit() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let commit = |changes: &[Change]| {
-        store.commit(Expected::Nothing, changes).unwrap();
-        store.read()
-    };
-    let before = commit(&[
+    let lab = Lab::new(&[
         admit("dba"),
         bind("127.0.0.1/32", "alice", &["dba", "admins"]),
         bind("127.0.0.2/32", "bob", &["dba", "admins"]),
         bind("127.0.0.3/32", "carol", &["dba"]),
     ]);
-    let (deadlines, desired) = start(&before);
-    let sessions = [1, 2, 3].map(|client| open(&deadlines, client).unwrap());
+    let sessions = [1, 2, 3].map(|client| lab.open(client).unwrap());
     // Alice's key is written wider, bob's is gone, carol joins the group that is asked for from now on.
-    let after = commit(&[
+    let after = [
         admit("admins"),
         Change::Unbind(key("127.0.0.1/32")),
         bind("127.0.0.0/31", "alice", &["dba", "admins"]),
         Change::Unbind(key("127.0.0.2/32")),
         bind("127.0.0.3/32", "carol", &["dba", "admins"]),
-    ]);
-    desired.catch_up(&after);
-    let is_open = sessions.map(|id| {
-        let view = deadlines.enforcer().look(|engine| engine.session(id));
-        view.is_some_and(|view| view.state == curfew_enforcer::State::Open)
-    });
+    ];
+    lab.store.commit(Expected::Nothing, &after).unwrap();
+    lab.desired.catch_up(&lab.store.read());
+    let is_open = sessions.map(|id| lab.is_open(id));
     assert_eq!(is_open, [true, false, true]);
 }
 
 #[test]
 fn a_set_that_says_the_same_of_it_concerns_no_session() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path()).unwrap();
-    let before = [admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])];
-    store.commit(Expected::Nothing, &before).unwrap();
-    let state = store.read();
-    let (deadlines, desired) = start(&state);
-    let id = open(&deadlines, 1).unwrap();
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])]);
+    let id = lab.open(1).unwrap();
     let matched = |later, text: String| {
-        let revision = Revision(state.revision.0 + later);
+        let revision = Revision(lab.state.revision.0 + later);
         let changes = vec![apply(Owner::Files, text)];
-        desired.apply(&Commit { revision, changes }).matched
+        lab.desired.apply(&Commit { revision, changes }).matched
     };
     let policy = format!("{SEGMENT}{}", admission("dba"));
     let other = SEGMENT.replace("db", "web").replace("10.1.", "10.2.");
     assert_eq!(matched(1, policy.clone()), 0);
     assert_eq!(matched(2, format!("# Moved.\n{other}{policy}")), 0);
-    let view = deadlines.enforcer().look(|engine| engine.session(id));
-    assert_eq!(view.unwrap().revision, state.revision);
+    let view = lab.deadlines.enforcer().look(|engine| engine.session(id));
+    assert_eq!(view.unwrap().revision, lab.state.revision);
     let ceiling = policy.replace(
         "segments: [db]}",
         "segments: [db]}, limits: {maxLifetime: 1h}",
