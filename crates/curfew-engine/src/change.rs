@@ -7,7 +7,7 @@ use curfew_model::{BootInstant, EndReason, EventKind, Lease, Revision, WallInsta
 use curfew_policy::{Decide, Decision, Difference};
 
 use crate::{
-    Action, Changes, Concerns, Engine, EngineError, Report,
+    Action, Changes, Engine, EngineError, Report,
     action::{Fate, Tally},
     attribution::Touched,
     class::{Class, Ties, bound_at, nanos},
@@ -193,8 +193,8 @@ impl Engine {
         for (groups, cause) in touched {
             self.attribute_again(groups, EventKind::BindingChanged, &cause, &mut tally);
         }
-        if let Some((set, concerns)) = policies {
-            self.review_all(set.revision(), &concerns, &mut tally);
+        if let Some((set, difference)) = policies {
+            self.review_all(set.revision(), &difference, &mut tally);
         }
         refused.map_or(Ok(tally.report), Err)
     }
@@ -211,8 +211,8 @@ impl Engine {
         true
     }
 
-    fn review_all(&mut self, revision: Revision, concerns: &Concerns, tally: &mut Tally) {
-        let slots = self.concerned(concerns);
+    fn review_all(&mut self, revision: Revision, difference: &Difference, tally: &mut Tally) {
+        let slots = self.concerned(difference);
         for &slot in &slots {
             let fate = self.review(slot, Why::Policies(revision));
             tally.count_last(slot, fate);
@@ -222,21 +222,18 @@ impl Engine {
         self.act_on_loss();
     }
 
-    fn concerned(&self, concerns: &Concerns) -> Vec<u32> {
-        match concerns {
-            Concerns::All => self.living(),
-            Concerns::Only(difference) => {
-                let keys = difference.segments.iter().map(Key::Segment);
-                let mut classes: Vec<u32> = keys.flat_map(|key| self.groups(key)).collect();
-                classes.sort_unstable();
-                classes.dedup();
-                let mut slots = self.of_groups(List::Class, classes);
-                slots.extend(self.moved_targets(difference));
-                let mut slots = self.by_age(slots);
-                slots.dedup();
-                slots
-            }
-        }
+    /// Living sessions into segments that changed, and those whose target came into a segment or left one, the oldest
+    /// first.
+    fn concerned(&self, difference: &Difference) -> Vec<u32> {
+        let keys = difference.segments.iter().map(Key::Segment);
+        let mut classes: Vec<u32> = keys.flat_map(|key| self.groups(key)).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        let mut slots = self.of_groups(List::Class, classes);
+        slots.extend(self.moved_targets(difference));
+        let mut slots = self.by_age(slots);
+        slots.dedup();
+        slots
     }
 
     /// The living sessions whose target may have come into a segment or left one. Sessions share few targets: each is

@@ -146,8 +146,8 @@ impl Engine {
     pub fn handle(&mut self, input: Input, now: Now) -> Result<Report, EngineError> {
         self.poll(now);
         let answer = match input {
-            Input::Policies { set, concerns } => self.change(Changes {
-                policies: Some((set, concerns)),
+            Input::Policies { set, difference } => self.change(Changes {
+                policies: Some((set, difference)),
                 ..Changes::default()
             }),
             Input::BindingSet(keeper, binding) => self.change(Changes {

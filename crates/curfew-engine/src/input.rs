@@ -15,8 +15,8 @@ pub enum Input {
     Policies {
         /// The set.
         set: Arc<dyn Decide>,
-        /// Which live sessions have to be looked at.
-        concerns: Concerns,
+        /// Where it may decide differently than the one before: which live sessions have to be looked at.
+        difference: Difference,
     },
     /// Several changes took effect together.
     Changes(Changes),
@@ -102,21 +102,13 @@ impl Input {
 /// lies between.
 #[derive(Clone, Default)]
 pub struct Changes {
-    /// A policy set that took effect, and which live sessions have to be looked at for it.
-    pub policies: Option<(Arc<dyn Decide>, Concerns)>,
+    /// A policy set that took effect, and where it may decide differently than the one before: which live sessions have
+    /// to be looked at for it.
+    pub policies: Option<(Arc<dyn Decide>, Difference)>,
     /// Bindings that were made, refreshed or given to another subject.
     pub bound: Vec<(Keeper, Binding)>,
     /// Bindings that were removed; they make room for the others.
     pub unbound: Vec<(Keeper, BindingKey)>,
-}
-
-/// Which live sessions a new policy set concerns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Concerns {
-    /// All: nobody knows.
-    All,
-    /// Those into segments that changed, and those whose target came into a segment or left one.
-    Only(Difference),
 }
 
 /// Who keeps a binding. What two keepers say of one address holds side by side; if they name two subjects, the address

@@ -4,7 +4,7 @@
 
 mod support;
 
-use curfew_engine::{Action, AuditLog, Bounds, Concerns, Engine, Input, Keeper};
+use curfew_engine::{Action, AuditLog, Bounds, Engine, Input, Keeper};
 use curfew_model::*;
 use curfew_policy::Difference;
 use std::time::Duration;
@@ -44,15 +44,15 @@ fn only_concerned_sessions_are_looked_at() {
     }
     engine.open(open(99, "alice", "db", at(0)), at(0)).unwrap();
     let segments = vec![SegmentName::new("db").unwrap()];
-    let concerns = Concerns::Only(Difference {
+    let difference = Difference {
         segments,
         ..Difference::default()
-    });
+    };
     let report = engine
         .handle(
             Input::Policies {
                 set: Fake::new(2, rules()),
-                concerns,
+                difference,
             },
             at(1),
         )
@@ -71,9 +71,8 @@ fn sessions_whose_service_moves_are_looked_at() {
     }
     let mut looked_at = |revision, difference| {
         let set = Fake::new(revision, rules("db"));
-        let concerns = Concerns::Only(difference);
         engine
-            .handle(Input::Policies { set, concerns }, at(1))
+            .handle(Input::Policies { set, difference }, at(1))
             .unwrap()
             .matched
     };

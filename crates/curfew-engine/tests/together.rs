@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use curfew_engine::{Bounds, Changes, Concerns, Engine, EngineError, Input, Keeper, Open};
+use curfew_engine::{Bounds, Changes, Engine, EngineError, Input, Keeper, Open};
 use curfew_model::*;
 use curfew_policy::PolicySet;
 use support::*;
@@ -66,7 +66,7 @@ fn four() -> Engine {
 fn whom_the_state_before_and_the_one_after_admit_lives_on() {
     let mut engine = four();
     let changes = Changes {
-        policies: Some((admits("b", 2), Concerns::All)),
+        policies: Some((admits("b", 2), everything())),
         // Alice's key is written wider, bob stays where he was, carol's address is erin's, dave's is nobody's.
         bound: vec![
             bound("alice", "10.0.0.0/31", "b"),
@@ -98,7 +98,7 @@ fn whom_the_state_before_and_the_one_after_admit_lives_on() {
 fn a_binding_without_room_is_an_error_and_keeps_nothing_else_back() {
     let mut engine = four();
     let changes = Changes {
-        policies: Some((admits("b", 2), Concerns::All)),
+        policies: Some((admits("b", 2), everything())),
         bound: vec![
             bound("erin", "10.0.0.5/32", "b"),
             bound("alice", "10.0.0.1/32", "b"),
@@ -117,7 +117,7 @@ fn a_binding_without_room_is_an_error_and_keeps_nothing_else_back() {
 #[test]
 fn who_is_concerned_twice_is_counted_once_for_the_most_that_became_of_it() {
     let without_dave = |set| Changes {
-        policies: Some((set, Concerns::All)),
+        policies: Some((set, everything())),
         bound: Vec::new(),
         unbound: vec![(Keeper::Config, key("10.0.0.4/32"))],
     };
@@ -125,7 +125,7 @@ fn who_is_concerned_twice_is_counted_once_for_the_most_that_became_of_it() {
         let mut engine = four();
         let audit = Input::Policies {
             set: policy("a", "audit", 2),
-            concerns: Concerns::All,
+            difference: everything(),
         };
         engine.handle(audit, at(1)).unwrap();
         let changes = without_dave(policy("b", mode, 3));

@@ -5,14 +5,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use curfew_engine::{Action, Bounds, Concerns, Engine, Input, Open, Peer};
+use curfew_engine::{Action, Bounds, Engine, Input, Open, Peer};
 use curfew_model::{
     Binding, BindingKey, BootInstant, Bound, EndReason, EventKind, Facts, Identity, Issuer, Kind,
     Lease, LiveOnLoss, LossRule, Mode, NewOnLoss, Now, OnAdopt, PolicyName, Proof, Provenance,
     Reconnect, Revision, Revocation, RevocationId, Scope, SegmentName, Sensitivity, ServiceName,
     SessionId, Target, WallInstant,
 };
-use curfew_policy::{Decide, Decision, MatchedSegment, Refusal, Verdict};
+use curfew_policy::{Decide, Decision, Difference, MatchedSegment, Refusal, Verdict};
 
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -317,7 +317,20 @@ pub fn recorded(engine: &mut Engine) -> Vec<(EventKind, Option<EndReason>)> {
 pub fn policies(revision: u64, rules: Rules) -> Input {
     Input::Policies {
         set: Fake::one(revision, rules),
-        concerns: Concerns::All,
+        difference: everything(),
+    }
+}
+
+/// A difference that concerns every session of these tests.
+pub fn everything() -> Difference {
+    Difference {
+        segments: vec![SegmentName::new("db").unwrap()],
+        services: ["db", "web"]
+            .map(|name| ServiceName::new(name).unwrap())
+            .to_vec(),
+        nets: ["0.0.0.0/0", "::/0"]
+            .map(|net| net.parse().unwrap())
+            .to_vec(),
     }
 }
 

@@ -184,7 +184,7 @@ fn no_segment(placed: &PlacedService) -> Problem {
     let (name, upstream) = (&placed.service.name, &placed.service.upstream);
     let text = format!("the service {name} (upstream {upstream}) is in no segment");
     Problem::error(&placed.name, text)
-        .or_else("nothing would limit it")
+        .or_else("everybody would be refused")
         .help("add it to a segment's members")
 }
 

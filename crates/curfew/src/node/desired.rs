@@ -2,26 +2,26 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use curfew_enforcer::{Changes, Concerns, Enforcer, EngineError, Input, Keeper, Report, Subject};
+use curfew_enforcer::{Changes, Enforcer, EngineError, Input, Keeper, Report, Subject};
 use curfew_model::{EnforcerId, Revision, Revocation, RevocationId, Scope};
-use curfew_policy::{Decide, PolicySet};
+use curfew_policy::{Decide, Difference, PolicySet};
 use curfew_state::{Change, Commit, State, SubjectKey};
 use parking_lot::Mutex;
 use tracing::error;
 
 use super::{NodeError, applied::Applied, in_force::InForce};
 
-/// A set that the engine is to take, and whom it concerns.
-type Next = (Arc<dyn Decide>, Concerns);
+/// A set that the engine is to take, and where it may decide differently than the one before.
+type Next = (Arc<dyn Decide>, Difference);
 
 /// Carries the desired state out at one enforcer.
 pub struct Desired {
     enforcer: Arc<Enforcer>,
     id: EnforcerId,
     applied: Mutex<Applied>,
-    /// The policy. Held by whoever carries a policy out, over compiling it, by the watch while it
-    /// carries out what it brings, and by a reload over its commit as well, so that the watch brings that after it.
-    /// Other orders of the API wait for none of these, nor for the disk. Taken before `applied`.
+    /// The policy. Held by whoever carries a policy out, over compiling it, by the watch while it carries out what it
+    /// brings, and by a reload over its commit as well, so that the watch brings that after it. Other orders of the API
+    /// wait for none of these, nor for the disk. Taken before `applied`.
     turn: Mutex<InForce>,
 }
 
@@ -290,8 +290,8 @@ impl Desired {
         }
     }
 
-    fn install(&self, (set, concerns): Next) -> Result<Report, EngineError> {
-        self.enforcer.handle(Input::Policies { set, concerns })
+    fn install(&self, (set, difference): Next) -> Result<Report, EngineError> {
+        self.enforcer.handle(Input::Policies { set, difference })
     }
 }
 

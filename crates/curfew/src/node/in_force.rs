@@ -1,11 +1,10 @@
-//! The policy that is in force at an enforcer: the texts of its owners, the set that they make, and whom the next one
-//! concerns. Carrying it out is not done here.
+//! The policy that is in force at an enforcer: the texts of its owners, the set that they make, and what the next one
+//! changes. Carrying it out is not done here.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use curfew_enforcer::Concerns;
 use curfew_model::Revision;
-use curfew_policy::{Decide, PolicySet};
+use curfew_policy::{Decide, Difference, PolicySet};
 use curfew_state::{Owner, State};
 
 use super::compiler;
@@ -43,18 +42,18 @@ impl InForce {
         self.owners = owners(state);
     }
 
-    /// The set that the texts make, for the engine to take at once, and which sessions it concerns that were decided about
-    /// by the one before.
+    /// The set that the texts make, for the engine to take at once, and where it may decide differently than the one
+    /// before.
     ///
     /// # Errors
     /// The problems as they are shown; what was in force stays so.
-    pub fn next(&mut self, revision: Revision) -> Result<(Arc<dyn Decide>, Concerns), String> {
+    pub fn next(&mut self, revision: Revision) -> Result<(Arc<dyn Decide>, Difference), String> {
         let set = Arc::new(compiler::union(&self.owners, revision)?);
-        let concerns = Concerns::Only(set.difference(&self.set));
+        let difference = set.difference(&self.set);
         // The engine takes none that is older than its own.
         if revision >= self.set.revision() {
             self.set = Arc::clone(&set);
         }
-        Ok((set, concerns))
+        Ok((set, difference))
     }
 }

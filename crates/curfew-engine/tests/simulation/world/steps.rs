@@ -1,6 +1,6 @@
 //! What happens in a run: one random happening a step, then time passes.
 
-use curfew_engine::{Concerns, Input};
+use curfew_engine::Input;
 use curfew_model::*;
 use curfew_policy::Difference;
 
@@ -213,11 +213,11 @@ impl World {
         }
         let segments = vec![SegmentName::new(service.name).unwrap()];
         self.oracle.policies(index, service);
-        let concerns = Concerns::Only(Difference {
+        let difference = Difference {
             segments,
             ..Difference::default()
-        });
+        };
         let set = compile(self.revision, &self.oracle.services);
-        self.tell(Input::Policies { set, concerns });
+        self.tell(Input::Policies { set, difference });
     }
 }
