@@ -1,10 +1,8 @@
 //! What a person is told about wrong documents, to the letter.
 #![cfg(test)]
 
-use curfew_model::{
-    Binding, BindingKey, BootInstant, Identity, Issuer, Kind, Now, Proof, Revision, WallInstant,
-};
-use curfew_policy::{Given, Problem, compile, is_empty, load};
+use curfew_model::{BootInstant, Now, Revision, WallInstant};
+use curfew_policy::{compile, is_empty, load};
 use curfew_testkit::alice;
 
 /// Every message about a source, or about what it compiles to.
@@ -363,80 +361,6 @@ fn a_source_that_nests_or_repeats_without_end_is_an_error() {
 }
 
 #[test]
-fn whom_a_policy_names_and_nobody_is_yet_is_said_once_with_its_place() {
-    let text = format!(
-        "{HEAD}spec: {{sensitivity: low, members: [{{service: db}}]}}
----
-apiVersion: curfew.dev/v1alpha1
-kind: SessionPolicy
-metadata: {{name: p}}
-spec:
-  from:
-    groups: [dba, dbas]
-    users: ['local#alice', 'idp#alice']
-    roles: [db/alice]
-    except: {{workloads: [alice], groups: [dbas]}}
-  to: {{segments: [db]}}
-  when: \"'ops' in subject.groups\"
-"
-    );
-    let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
-    let mut given = Given::default();
-    given.binding(&Binding {
-        key: BindingKey::Uid(7),
-        identity: Identity {
-            proof: Proof::Bound,
-            kind: Kind::User,
-            issuer: Issuer::local(),
-            id: "alice".to_owned(),
-            display: None,
-        },
-        groups: vec!["dba".to_owned()],
-        until: None,
-        refreshed_at: None,
-    });
-    let said = set.unbound(&given);
-    let said: Vec<String> = said.iter().map(ToString::to_string).collect();
-    let expected = "p.yaml:11:19: warning: no binding gives group dbas yet
-  11 |     groups: [dba, dbas]
-     |                   ^
-  = otherwise: until one does, it stands for nobody here
-  = help: did you mean `dba`?
-p.yaml:12:28: warning: no binding gives user idp#alice yet
-  12 |     users: ['local#alice', 'idp#alice']
-     |                            ^
-  = otherwise: until one does, it stands for nobody here
-  = help: bind it in `bindings` of curfew.yaml or by the API, or correct it
-p.yaml:14:26: warning: no binding gives workload alice yet
-  14 |     except: {workloads: [alice], groups: [dbas]}
-     |                          ^
-  = otherwise: until one does, it stands for nobody here
-  = help: bind it in `bindings` of curfew.yaml or by the API, or correct it";
-    assert_eq!(said.join("\n"), expected);
-    given.groups(&["dbas".to_owned()]);
-    assert_eq!(set.unbound(&given).len(), 2);
-}
-
-#[test]
-fn of_many_names_that_nobody_has_the_last_are_counted() {
-    let users: Vec<String> = (0..103).map(|n| format!("u{n}")).collect();
-    let text = format!(
-        "{HEAD}spec: {{sensitivity: low, members: [{{service: db}}]}}
----
-apiVersion: curfew.dev/v1alpha1
-kind: SessionPolicy
-metadata: {{name: p}}
-spec: {{from: {{users: [{}]}}, to: {{segments: [db]}}}}
-",
-        users.join(", ")
-    );
-    let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
-    let said = set.unbound(&Given::default());
-    assert_eq!(said.len(), 101);
-    assert_eq!(said[100].message, "3 names more that no binding gives yet");
-}
-
-#[test]
 fn explain_says_why_a_condition_cannot_be_decided() {
     let facts = alice(
         "192.0.2.1:40000".parse().unwrap(),
@@ -483,29 +407,4 @@ fn a_set_without_a_document_is_empty() {
         assert!(!is_empty([("a.yaml", "# x"), ("b.yaml", text)]), "{text:?}");
     }
     assert!(is_empty([]));
-}
-
-#[test]
-fn among_very_many_names_near_ones_are_not_looked_for_without_end() {
-    let name = |n: u32| format!("{n:05}{}", "x".repeat(64));
-    let users: Vec<String> = (0..100).map(|n| format!("'{}y'", name(n))).collect();
-    let text = format!(
-        "{HEAD}spec: {{sensitivity: low, members: [{{service: db}}]}}
----
-apiVersion: curfew.dev/v1alpha1
-kind: SessionPolicy
-metadata: {{name: p}}
-spec: {{from: {{groups: [{}]}}, to: {{segments: [db]}}}}
-",
-        users.join(", ")
-    );
-    let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
-    let mut given = Given::default();
-    let groups: Vec<String> = (0..15_000).map(name).collect();
-    given.groups(&groups);
-    let guessed = |said: &Problem| said.help.as_ref().is_some_and(|help| help.contains("mean"));
-    // All names are said; of the first two there was time to look for one that is near.
-    let said = set.unbound(&given);
-    assert_eq!(said.len(), 100);
-    assert_eq!(said.iter().filter(|said| guessed(said)).count(), 2);
 }

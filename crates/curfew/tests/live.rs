@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use support::{
     Ran, curfew, secret,
-    site::{PATIENCE, Site, policy},
+    site::{PATIENCE, Site},
 };
 
 #[test]
@@ -158,24 +158,6 @@ fn a_revoked_user_stays_out_until_the_block_is_lifted() {
 }
 
 #[test]
-fn a_set_that_leaves_a_service_in_no_segment_is_refused() {
-    let site = Site::start("");
-    let mut client = site.open("127.0.0.1");
-    let path = site.path("policy/p.yaml");
-    std::fs::write(
-        &path,
-        policy("1h").replace("service: echo", "service: ecko"),
-    )
-    .unwrap();
-    let refused = site.curfew(&["policy", "apply", site.path("policy").to_str().unwrap()]);
-    assert_eq!(refused.code, 3, "{refused:?}");
-    let words = "error: the service echo would be in no segment";
-    assert!(refused.out.contains(words), "{}", refused.out);
-    assert!(client.echoes());
-    assert_eq!(site.sessions()[0]["segments"], json!(["echo"]));
-}
-
-#[test]
 fn who_is_bound_with_an_issuer_is_revoked_by_the_name_that_is_shown() {
     let carol = "- {address: 127.0.0.3, user: 'https://idp.example.org#carol', groups: [dba]}\n";
     let site = Site::start_with("", carol);
@@ -186,44 +168,6 @@ fn who_is_bound_with_an_issuer_is_revoked_by_the_name_that_is_shown() {
     let revoked = site.curfew(&["revoke", "--user", name, "--reason", "left"]);
     assert_eq!(revoked.code, 0, "{revoked:?}");
     assert!(client.is_ended());
-}
-
-#[test]
-fn an_applied_policy_decides_live_sessions_again() {
-    let site = Site::start("");
-    let mut client = site.open("127.0.0.1");
-    let path = site.path("policy/p.yaml");
-    let apply = || site.curfew(&["policy", "apply", site.path("policy").to_str().unwrap()]);
-    std::fs::write(&path, policy("1h").replace("groups", "grups")).unwrap();
-    let wrong = apply();
-    assert_eq!(wrong.code, 3, "{wrong:?}");
-    assert!(
-        wrong.out.contains("grups") && wrong.out.contains("p.yaml"),
-        "{}",
-        wrong.out
-    );
-    assert!(client.echoes());
-    std::fs::write(&path, policy("1ms")).unwrap();
-    let applied = apply();
-    assert_eq!(applied.code, 0, "{applied:?}");
-    assert!(
-        applied.out.contains("applied as revision"),
-        "{}",
-        applied.out
-    );
-    assert!(client.is_ended());
-    let history = site
-        .curfew(&["policy", "history", "--output", "json"])
-        .json();
-    assert_eq!(
-        (&history[0]["owner"], &history[0]["by"]),
-        (&json!("files"), &json!("api:admin"))
-    );
-    let segments = site.curfew(&["segments", "list"]).out;
-    assert!(
-        segments.contains("echo") && segments.contains("high"),
-        "{segments}"
-    );
 }
 
 #[test]
