@@ -163,12 +163,10 @@ fn lead(documents: &Documents) -> Vec<Vec<usize>> {
 }
 
 fn unknown_segment(name: &SegmentName, place: &Place, near: Option<&str>) -> Problem {
-    let problem = Problem::error(place, format!("there is no segment `{name}` in this set"))
-        .or_else("the policy would never match there");
-    match near {
-        Some(near) => problem.help(format!("did you mean `{near}`?")),
-        None => problem.help("add the segment, or correct the name"),
-    }
+    Problem::error(place, format!("there is no segment `{name}` in this set"))
+        .or_else("the policy would never match there")
+        .help("add the segment, or correct the name")
+        .meant(near)
 }
 
 fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> PolicySet {

@@ -155,10 +155,7 @@ fn read_reconnect(source: &Source<'_>, node: &Node) -> Option<Reconnect> {
             let message =
                 format!("`reconnect` is {text:?}: write allow, proof, or a duration like 60s");
             let problem = Problem::error(&source.place(node), message);
-            source.report(match nearest(text, ["allow", "proof"]) {
-                Some(near) => problem.help(format!("did you mean `{near}`?")),
-                None => problem,
-            });
+            source.report(problem.meant(nearest(text, ["allow", "proof"])));
             None
         }
         _ => source

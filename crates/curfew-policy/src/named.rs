@@ -116,10 +116,8 @@ impl PolicySet {
 }
 
 fn no_binding(named: Named, name: &str, place: &Place, near: Option<&str>) -> Problem {
-    let problem = Problem::warning(place, format!("no binding gives {named} {name} yet"))
-        .or_else("until one does, it stands for nobody here");
-    match near {
-        Some(near) => problem.help(format!("did you mean `{near}`?")),
-        None => problem.help("bind it in `bindings` of curfew.yaml or by the API, or correct it"),
-    }
+    Problem::warning(place, format!("no binding gives {named} {name} yet"))
+        .or_else("until one does, it stands for nobody here")
+        .help("bind it in `bindings` of curfew.yaml or by the API, or correct it")
+        .meant(near)
 }

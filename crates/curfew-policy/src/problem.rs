@@ -112,6 +112,15 @@ impl Problem {
         self.help = Some(help.into());
         self
     }
+
+    /// With the word that is probably meant, in place of other help, where one is near.
+    #[must_use]
+    pub(crate) fn meant(self, near: Option<&str>) -> Self {
+        match near {
+            Some(near) => self.help(format!("did you mean `{near}`?")),
+            None => self,
+        }
+    }
 }
 
 impl fmt::Display for Problem {

@@ -183,11 +183,9 @@ impl<'a> Source<'a> {
                     &self.place(key),
                     format!("unknown field `{name}` in {what}"),
                 )
-                .or_else("it would be ignored, and what it says would not happen");
-                self.report(match nearest(name, fields.iter().copied()) {
-                    Some(near) => problem.help(format!("did you mean `{near}`?")),
-                    None => problem.help(format!("the fields are: {}", fields.join(", "))),
-                });
+                .or_else("it would be ignored, and what it says would not happen")
+                .help(format!("the fields are: {}", fields.join(", ")));
+                self.report(problem.meant(nearest(name, fields.iter().copied())));
             }
         }
         Some(Map {
@@ -330,11 +328,9 @@ impl<'a> Source<'a> {
         let problem = Problem::error(
             &self.place(node),
             format!("{what} is {text:?}, which is not one of its words"),
-        );
-        self.report(match nearest(text, names.iter().copied()) {
-            Some(near) => problem.help(format!("did you mean `{near}`?")),
-            None => problem.help(format!("use one of: {}", names.join(", "))),
-        });
+        )
+        .help(format!("use one of: {}", names.join(", ")));
+        self.report(problem.meant(nearest(text, names.iter().copied())));
         None
     }
 

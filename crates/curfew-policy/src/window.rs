@@ -190,11 +190,7 @@ pub(crate) fn read(source: &Source<'_>, node: &Node) -> Option<Window> {
                 .map(|name| name.to_string())
                 .collect();
             let near = nearest(text, known.iter().map(String::as_str));
-            let meant = near.map(|near| format!("did you mean `{near}`?"));
-            source.report(match meant {
-                Some(meant) => problem.help(meant),
-                None => problem,
-            });
+            source.report(problem.meant(near));
         }
         zone.ok()
     });

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Bytes of a name or path, at most.
-const NAME: usize = 1_000;
+pub(super) const NAME: usize = 1_000;
 
 /// What is bound: exactly one of them.
 #[derive(Debug, Clone, Serialize, ToSchema)]

@@ -231,8 +231,7 @@ pub(super) async fn apply(
         let mut tries = 0..TRIES;
         let (revision, enforcers, valid) = loop {
             let checking = Arc::clone(&set);
-            // Never closed: it is had in any case.
-            let _turn = app.applying.acquire().await;
+            let turn = app.applying.acquire().await;
             let (checked_on, valid) = app
                 .blocking(move |app| {
                     let (revision, all) = checking.whole(app)?;
@@ -241,6 +240,8 @@ pub(super) async fn apply(
                     Ok::<_, Problem>((revision, valid))
                 })
                 .await??;
+            // To carry it out takes no processor for long.
+            drop(turn);
             // What was checked is what is committed: it rests on the sets of the other owners, and on what the caller
             // has seen, if they say so.
             let expected = match set.expected_revision {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Wait, revocations::Shown, words};
+use super::{Wait, bindings, revocations::Shown, words};
 use crate::{
     Answer, Outcome,
     app::{App, Deed},
@@ -27,9 +27,6 @@ use crate::{
     problem::{Answered, Code, Document, Problem},
     schema,
 };
-
-/// Bytes of a name in a scope, at most.
-const NAMED: usize = 1_000;
 
 /// An order to end sessions.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -86,7 +83,10 @@ pub(super) async fn create(
     let key = idempotency_key(&headers, &by)?;
     let reason = words("reason", &new.reason)?;
     if !is_bounded(&new.scope) {
-        let detail = "scope: an id and an issuer have 1 to 1000 bytes";
+        let detail = format!(
+            "scope: an id and an issuer have 1 to {} bytes",
+            bindings::NAME
+        );
         return Err(Problem::new(Code::Invalid, detail));
     }
     let start = app.parts.clock.now();
@@ -127,7 +127,7 @@ pub(super) async fn create(
 
 /// Whether what it names can be kept. Which characters a login has is not ours to say: it must be possible to end it.
 fn is_bounded(scope: &Scope) -> bool {
-    let is = |text: &str| (1..=NAMED).contains(&text.len());
+    let is = |text: &str| (1..=bindings::NAME).contains(&text.len());
     match scope {
         Scope::Subject { issuer, id, .. } => is(id) && issuer.as_ref().is_none_or(|by| is(&by.0)),
         _ => true,
