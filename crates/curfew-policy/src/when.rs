@@ -356,14 +356,17 @@ mod tests {
         assert_eq!(compiled(both.to_owned()).unwrap_err().len(), 2);
     }
 
-    #[test]
-    fn what_fits_is_taken_and_can_be_decided() {
-        let facts = curfew_testkit::alice(
+    fn attributes() -> Attributes {
+        Attributes::of(&curfew_testkit::alice(
             "192.0.2.1:40000".parse().unwrap(),
             "10.0.0.1:5432".parse().unwrap(),
             curfew_model::BootInstant(0),
-        );
-        let attributes = Attributes::of(&facts);
+        ))
+    }
+
+    #[test]
+    fn what_fits_is_taken_and_can_be_decided() {
+        let attributes = attributes();
         for text in [
             "subject.id in ['alice', 'bob'] && !(subject.kind == 'device')",
             "has(subject.risk) ? subject.risk == 'low' : true",
@@ -389,12 +392,7 @@ mod tests {
 
     #[test]
     fn an_absent_attribute_is_told_from_another_failure() {
-        let facts = curfew_testkit::alice(
-            "192.0.2.1:40000".parse().unwrap(),
-            "10.0.0.1:5432".parse().unwrap(),
-            curfew_model::BootInstant(0),
-        );
-        let attributes = Attributes::of(&facts);
+        let attributes = attributes();
         for (text, truth) in [
             ("subject.risk == 'low'", Truth::Absent),
             ("subject.groups[7] == 'x'", Truth::Failed),
