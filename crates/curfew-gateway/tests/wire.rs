@@ -246,6 +246,21 @@ fn a_cancel_of_a_session_that_ended_goes_nowhere() {
 }
 
 #[test]
+fn a_query_sent_ahead_of_the_login_s_answer_ends_with_its_session() {
+    let (server, upstream) = server();
+    let lab = Lab::new(upstream, Limited::default());
+    let mut wire = Wire::connect(lab.address());
+    let query = frame(b'Q', b"select pg_sleep(600)\0");
+    let ahead = [startup("postgres", "ahead"), query].concat();
+    wire.0.write_all(&ahead).unwrap();
+    let sql = "select count(*) from pg_stat_activity where application_name = 'ahead' and state = 'active'";
+    let active = |count: &str| server.query(sql).unwrap() == count;
+    eventually("the query runs", PATIENCE, || active("1"));
+    lab.cancel(lab.opened());
+    eventually("the query is gone", Duration::from_secs(1), || active("0"));
+}
+
+#[test]
 fn a_row_that_cannot_be_finished_gets_no_goodbye() {
     let (listener, upstream) = listener();
     let lab = Lab::new(upstream, Limited::default());
