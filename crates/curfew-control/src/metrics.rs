@@ -86,6 +86,7 @@ pub struct Metrics {
     late: Histograms<AtDoor>,
     stages: Histograms<At>,
     revision: Gauge,
+    reload: Gauge,
     recorded: Histogram,
     waiting: Gauge,
     lost: Gauge,
@@ -113,6 +114,7 @@ impl Metrics {
             late: Family::new_with_constructor(histogram),
             stages: Family::new_with_constructor(histogram),
             revision: Gauge::default(),
+            reload: Gauge::default(),
             recorded: histogram(),
             waiting: Gauge::default(),
             lost: Gauge::default(),
@@ -120,6 +122,7 @@ impl Metrics {
             writable: Gauge::default(),
         };
         metrics.register();
+        metrics.reloaded(true);
         metrics
     }
 
@@ -148,6 +151,11 @@ impl Metrics {
             "state_revision",
             "The revision of the desired state",
             self.revision.clone(),
+        );
+        registry.register(
+            "reload_successful",
+            "1 unless the last reload of policy and bindings was refused",
+            self.reload.clone(),
         );
         registry.register_with_unit(
             "audit_durable",
@@ -197,6 +205,11 @@ impl Metrics {
             door: door.as_str(),
         };
         self.late.get_or_create(&label).observe(late.as_secs_f64());
+    }
+
+    /// Policy and bindings were taken anew, or refused so that those before stay in force.
+    pub fn reloaded(&self, taken: bool) {
+        self.reload.set(i64::from(taken));
     }
 
     pub(crate) fn stage(&self, stage: Stage, took: Duration) {

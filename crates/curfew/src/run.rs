@@ -153,7 +153,7 @@ impl Run {
 
 /// Takes policy and bindings anew; what is not usable changes nothing.
 fn reload(node: &mut Node, checked: Result<Checked, NodeError>) {
-    match checked.and_then(|checked| node.reload(checked)) {
+    match node.reload(checked) {
         Ok(done) => {
             info!(revision = %done.revision, closed = done.closed, "reloaded");
             if done.restart_needed {

@@ -58,6 +58,31 @@ fn a_reload_is_on_record_once() {
 }
 
 #[test]
+fn a_refused_reload_shows_in_the_metrics_until_one_is_taken() {
+    let site = Site::start("");
+    let shown = |value: &str| {
+        let metrics = site.metrics();
+        let line = format!("\ncurfew_reload_successful {value}\n");
+        assert!(metrics.contains(&line), "{metrics}");
+    };
+    shown("1");
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    for (path, wrong, right) in [
+        ("policy/p.yaml", "kind: Nonsense\n", policy("20m").as_str()),
+        ("curfew.yaml", "data_dri: data\n", &config),
+    ] {
+        std::fs::write(site.path(path), wrong).unwrap();
+        site.signal("HUP");
+        site.logged("not reloaded");
+        shown("0");
+        std::fs::write(site.path(path), right).unwrap();
+        site.signal("HUP");
+        site.logged("reloaded");
+        shown("1");
+    }
+}
+
+#[test]
 fn policy_and_bindings_are_taken_anew_in_one_step() {
     let site = Site::start("");
     let mut alice = site.open("127.0.0.1");

@@ -236,8 +236,14 @@ impl Node {
     /// Takes policy and bindings from a new configuration; live sessions are decided again.
     ///
     /// # Errors
-    /// [`NodeError`]: a set that does not compile with what the API holds changes nothing.
-    pub fn reload(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
+    /// What the check found, or [`NodeError`]: a set that does not compile with what the API holds changes nothing.
+    pub fn reload(&mut self, checked: Result<Checked, NodeError>) -> Result<Reloaded, NodeError> {
+        let taken = checked.and_then(|checked| self.take(checked));
+        self.recorder.metrics.reloaded(taken.is_ok());
+        taken
+    }
+
+    fn take(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
         let state = self.store.read();
         let mut owners = in_force::owners(&state);
         owners.insert(Owner::Files, checked.policy.as_str().into());

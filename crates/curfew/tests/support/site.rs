@@ -92,9 +92,26 @@ impl Site {
 
     /// What the API says without a token.
     pub fn get(&self, path: &str) -> String {
+        self.ask(path, "")
+    }
+
+    /// The metrics, read as an admin.
+    pub fn metrics(&self) -> String {
+        let token = std::fs::read_to_string(self.path("data/admin.token")).unwrap();
+        self.ask(
+            "/metrics",
+            &format!("Authorization: Bearer {}\r\n", token.trim()),
+        )
+    }
+
+    fn ask(&self, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(self.control).unwrap();
         let host = self.control;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
