@@ -15,14 +15,17 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use curfew_state::Role;
 use http_body_util::LengthLimitError;
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     Limits,
     app::App,
     bucket::Buckets,
     caller::Caller,
+    places::Place,
     problem::{Code, Problem},
     token,
 };
@@ -31,6 +34,8 @@ use crate::{
 const BODY: usize = 64 * 1024;
 /// Bytes of a policy set as JSON, at most.
 const POLICY_BODY: usize = 8 * 1024 * 1024;
+/// Bodies above [`BODY`] of callers other than admins that are held at once, so that no viewer fills the memory.
+const LARGE: usize = 16;
 /// How long a handler may take: longer than the longest `wait`.
 const ANSWER: Duration = Duration::from_secs(90);
 /// Wrong tokens a second from one address, and at once.
@@ -38,16 +43,13 @@ const WRONG: (u32, u32) = (5, 20);
 /// What is answered without a token.
 pub(crate) const OPEN: [&str; 3] = ["/healthz", "/readyz", "/v1/openapi.json"];
 
-/// The address of the caller's end of the connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
-
 pub(crate) struct Guard {
     /// Listening on loopback: the Host header has to name it.
     loopback: bool,
     receive: Duration,
     callers: Mutex<Buckets<String>>,
     strangers: Mutex<Buckets<IpAddr>>,
+    large: Semaphore,
 }
 
 impl Guard {
@@ -57,6 +59,7 @@ impl Guard {
             receive: limits.receive,
             callers: Mutex::new(Buckets::new(limits.requests_per_second, limits.burst)),
             strangers: Mutex::new(Buckets::new(WRONG.0, WRONG.1)),
+            large: Semaphore::new(LARGE),
         }
     }
 }
@@ -64,7 +67,7 @@ impl Guard {
 /// The middleware.
 pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     match admit(&app, request).await {
-        Ok(request) => match tokio::time::timeout(ANSWER, next.run(request)).await {
+        Ok((request, _large)) => match tokio::time::timeout(ANSWER, next.run(request)).await {
             Ok(response) => response,
             Err(_) => Problem::new(
                 Code::TimedOut,
@@ -76,14 +79,18 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     }
 }
 
-async fn admit(app: &App, mut request: Request) -> Result<Request, Problem> {
+/// The request with its body read, and its turn to hold a large one.
+async fn admit(
+    app: &App,
+    mut request: Request,
+) -> Result<(Request, Option<SemaphorePermit<'_>>), Problem> {
     if app.guard.loopback {
         check_host(request.uri(), request.headers())?;
     }
     if OPEN.contains(&request.uri().path()) {
         // Nothing behind these reads a body.
         *request.body_mut() = Body::empty();
-        return Ok(request);
+        return Ok((request, None));
     }
     let caller = recognise(app, &request)?;
     if !app
@@ -95,8 +102,20 @@ async fn admit(app: &App, mut request: Request) -> Result<Request, Problem> {
         let detail = format!("the token {:?} called too often", caller.name);
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(1));
     }
+    let stated = content_length(request.headers());
+    let limit = body_limit(request.uri().path(), caller.role);
+    let is_large = limit > BODY && stated.is_none_or(|length| length > BODY);
+    let turn = if is_large && caller.role != Role::Admin {
+        let turn = app.guard.large.try_acquire();
+        Some(turn.map_err(|_| {
+            let detail = "too many large bodies are under way";
+            Problem::new(Code::TooManyRequests, detail).retry_after(1)
+        })?)
+    } else {
+        None
+    };
     request.extensions_mut().insert(caller);
-    receive(app, request).await
+    Ok((receive(app, request, limit, stated).await?, turn))
 }
 
 /// Against DNS rebinding: a page elsewhere can have a browser connect here, but not under our name.
@@ -143,11 +162,15 @@ fn recognise(app: &App, request: &Request) -> Result<Caller, Problem> {
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim());
     let state = app.parts.store.read();
+    let place = request.extensions().get::<Arc<Place>>();
     if let Some(token) = presented.and_then(|token| token::find(&state, token)) {
+        if let Some(place) = place {
+            place.keep();
+        }
         return Ok(Caller::from(token));
     }
-    let peer = request.extensions().get::<Peer>();
-    let peer = peer.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |Peer(ip)| network(*ip));
+    let unknown = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let peer = place.map_or(unknown, |place| network(place.peer));
     if !app
         .guard
         .strangers
@@ -174,13 +197,27 @@ fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// Bytes that the body of a request may have: what waits for its end here counts against the server.
+fn body_limit(path: &str, role: Role) -> usize {
+    match (path, role) {
+        (_, Role::Binder) => BODY,
+        ("/v1/policies" | "/v1/policies/validate", _) => POLICY_BODY,
+        _ => BODY,
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    let stated = headers.get(header::CONTENT_LENGTH)?;
+    stated.to_str().ok()?.parse().ok()
+}
+
 /// Reads the body whole, within its limits.
-async fn receive(app: &App, request: Request) -> Result<Request, Problem> {
-    let limit = if request.uri().path().starts_with("/v1/policies") {
-        POLICY_BODY
-    } else {
-        BODY
-    };
+async fn receive(
+    app: &App,
+    request: Request,
+    limit: usize,
+    stated: Option<usize>,
+) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
     let too_large = || {
         Problem::new(
@@ -188,10 +225,6 @@ async fn receive(app: &App, request: Request) -> Result<Request, Problem> {
             format!("the body may have {limit} bytes here"),
         )
     };
-    let stated = parts
-        .headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if stated.is_some_and(|length| length > limit) {
         return Err(too_large());
     }

@@ -15,6 +15,7 @@ mod journal;
 mod metrics;
 mod orders;
 mod outcomes;
+mod places;
 mod problem;
 mod routes;
 mod schema;

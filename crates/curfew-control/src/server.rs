@@ -1,8 +1,7 @@
 //! The server: its threads, its connections and how it stops. What a request means may not live here.
 
 use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr, TcpListener as StdListener},
+    net::{SocketAddr, TcpListener as StdListener},
     sync::Arc,
     time::Duration,
 };
@@ -26,8 +25,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     Limits, Parts, Settings, StartError,
     app::{App, Phase},
-    guard::{Guard, Peer},
+    guard::Guard,
     outcomes::Outcomes,
+    places::{Place, Places},
     routes,
     segments::Segments,
     tls, token,
@@ -183,9 +183,7 @@ struct Connections {
     router: Router,
     tls: Option<TlsAcceptor>,
     receive: Duration,
-    places: Arc<Semaphore>,
-    per_address: usize,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    places: Arc<Places>,
 }
 
 impl Connections {
@@ -195,44 +193,8 @@ impl Connections {
             app,
             tls,
             receive: limits.receive,
-            places: Arc::new(Semaphore::new(limits.connections)),
-            per_address: limits.connections.div_ceil(4),
-            by_address: Mutex::default(),
+            places: Places::new(limits.connections),
         })
-    }
-
-    /// A place for one more connection of an address; none when there are too many.
-    fn place(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
-        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let mut by_address = self.by_address.lock();
-        let count = by_address.entry(peer).or_insert(0);
-        if *count >= self.per_address && !peer.is_loopback() {
-            return None;
-        }
-        *count += 1;
-        Some(Place {
-            connections: Arc::clone(self),
-            peer,
-            _permit: permit,
-        })
-    }
-}
-
-struct Place {
-    connections: Arc<Connections>,
-    peer: IpAddr,
-    _permit: tokio::sync::OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut by_address = self.connections.by_address.lock();
-        if let Some(count) = by_address.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.peer);
-            }
-        }
     }
 }
 
@@ -247,8 +209,9 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, work: mpsc
         match accepted {
             Ok((stream, peer)) => {
                 // Over the limit the connection is closed: who waits in the backlog would look like a slow server.
-                if let Some(place) = connections.place(peer.ip().to_canonical()) {
-                    tokio::spawn(connection(stream, place, work.clone()));
+                if let Some(place) = connections.places.take(peer.ip().to_canonical()) {
+                    let connections = Arc::clone(&connections);
+                    tokio::spawn(connection(stream, place, connections, work.clone()));
                 }
             }
             Err(_) => tokio::time::sleep(PAUSE).await,
@@ -256,29 +219,42 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, work: mpsc
     }
 }
 
-async fn connection(stream: TcpStream, place: Place, work: mpsc::Sender<()>) {
-    let connections = Arc::clone(&place.connections);
-    let peer = Peer(place.peer);
+async fn connection(
+    stream: TcpStream,
+    place: Place,
+    connections: Arc<Connections>,
+    work: mpsc::Sender<()>,
+) {
+    let place = Arc::new(place);
     // Without them the connection only ends later when the other end vanishes.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(DEAD));
-    match &connections.tls {
-        None => serve(stream, peer, &connections).await,
-        Some(tls) => {
-            let handshake = tokio::time::timeout(connections.receive, tls.accept(stream));
-            if let Ok(Ok(stream)) = handshake.await {
-                serve(stream, peer, &connections).await;
+    let serving = async {
+        match &connections.tls {
+            None => serve(stream, &place, &connections).await,
+            Some(tls) => {
+                let handshake = tokio::time::timeout(connections.receive, tls.accept(stream));
+                if let Ok(Ok(stream)) = handshake.await {
+                    serve(stream, &place, &connections).await;
+                }
             }
         }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = place.given_up() => {}
     }
-    drop(place);
     drop(work);
 }
 
-async fn serve<I: AsyncRead + AsyncWrite + Unpin>(io: I, peer: Peer, connections: &Connections) {
+async fn serve<I: AsyncRead + AsyncWrite + Unpin>(
+    io: I,
+    place: &Arc<Place>,
+    connections: &Connections,
+) {
     let router = TowerToHyperService::new(connections.router.clone());
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(place));
         hyper::service::Service::call(&router, request)
     });
     let serving = http1::Builder::new()

@@ -2,6 +2,7 @@
 //! and is told how many; it makes nobody wait.
 
 use std::{
+    collections::HashMap,
     io,
     num::NonZeroUsize,
     sync::{
@@ -14,13 +15,16 @@ use std::{
 
 use curfew_model::{Identity, SegmentName};
 use curfew_state::{Bus, EnforcerEvent, Message, Received};
+use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::broadcast;
 
 /// Events that wait for the slowest watcher.
 const QUEUE: usize = 4_096;
 /// Watchers, at most.
 const WATCHERS: usize = 64;
+/// Of one token.
+const OF_TOKEN: usize = 16;
 /// How often the thread looks whether to stop.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -72,7 +76,8 @@ impl Watched {
 /// The thread and its watchers. Dropping it stops the thread.
 pub(crate) struct Hub {
     sender: broadcast::Sender<Told>,
-    places: Arc<Semaphore>,
+    /// By the name of their token.
+    watching: Arc<Mutex<HashMap<String, usize>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -108,16 +113,43 @@ impl Hub {
             })?;
         Ok(Self {
             sender,
-            places: Arc::new(Semaphore::new(WATCHERS)),
+            watching: Arc::default(),
             stop,
             thread: Some(thread),
         })
     }
 
-    /// Everything from now on; none when there are too many watchers.
-    pub(crate) fn watch(&self) -> Option<(broadcast::Receiver<Told>, OwnedSemaphorePermit)> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+    /// Everything from now on, for whoever holds this token; none when too many watch, or too many with this token.
+    pub(crate) fn watch(&self, token: &str) -> Option<(broadcast::Receiver<Told>, Watching)> {
+        let mut watching = self.watching.lock();
+        let own = watching.get(token).copied().unwrap_or(0);
+        if own >= OF_TOKEN || watching.values().sum::<usize>() >= WATCHERS {
+            return None;
+        }
+        watching.insert(token.to_owned(), own + 1);
+        let place = Watching {
+            all: Arc::clone(&self.watching),
+            token: token.to_owned(),
+        };
         Some((self.sender.subscribe(), place))
+    }
+}
+
+/// The place of one watcher; dropping it gives it back.
+pub(crate) struct Watching {
+    all: Arc<Mutex<HashMap<String, usize>>>,
+    token: String,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if let Some(own) = all.get_mut(&self.token) {
+            *own -= 1;
+            if *own == 0 {
+                all.remove(&self.token);
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use curfew_model::{EventKind, SegmentName};
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, broadcast::error::RecvError, watch};
+use tokio::sync::{broadcast, broadcast::error::RecvError, watch};
 use utoipa::IntoParams;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     caller::{Caller, Viewer},
     extract::Query,
     problem::{Answered, Code, Document, Problem},
-    watchers::{Told, Watched},
+    watchers::{Told, Watched, Watching},
 };
 
 /// A comment goes out after so long without an event, so that both ends see a broken connection.
@@ -70,7 +70,7 @@ pub(super) async fn watch(
     if let Some(name) = wanted.segment.clone() {
         app.blocking(move |app| check_segment(app, &name)).await??;
     }
-    let Some((events, place)) = app.hub.watch() else {
+    let Some((events, place)) = app.hub.watch(&by.name) else {
         let detail = "too many are watching: close some";
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(30));
     };
@@ -141,7 +141,7 @@ struct Watcher {
     wanted: Wanted,
     events: broadcast::Receiver<Told>,
     phase: watch::Receiver<Phase>,
-    _place: OwnedSemaphorePermit,
+    _place: Watching,
 }
 
 impl Watcher {
