@@ -61,6 +61,7 @@ codes! {
     NotOnRecord = "not_on_record", SERVICE_UNAVAILABLE, "The audit log does not take records";
     Unreachable = "unreachable", SERVICE_UNAVAILABLE, "The enforcer does not answer";
     TimedOut = "timed_out", GATEWAY_TIMEOUT, "The answer took too long";
+    NotBlocked = "not_blocked", INSUFFICIENT_STORAGE, "There is no room for a further block";
 }
 
 /// A problem document.

@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use curfew_control::Answer;
-use curfew_model::Revision;
+use curfew_model::{Block, Revision};
 use curfew_state::{Change, Store as _};
 use serde_json::{Value, json};
 use support::{
@@ -187,6 +187,26 @@ fn a_broken_disk_cuts_and_says_that_the_order_is_not_kept() {
     assert_eq!(record["detail"]["revocation"], order.id.to_string());
     assert_eq!(record["detail"]["by"], "api:admin");
     assert!(record["cause"].as_str().unwrap().contains("no space left"));
+}
+
+#[test]
+fn without_room_for_a_block_sessions_end_all_the_same_and_it_is_no_success() {
+    let world = World::start();
+    *world.store.full.lock() = true;
+    let client = world.admin().with("Idempotency-Key", "k");
+    let answer = client.post("/v1/revocations", &alice());
+    assert!(is_problem(&answer, 507, "not_blocked"), "{answer:?}");
+    assert_eq!(answer.json()["enforcers"][0]["closed"], 3);
+    let kept = world.store.read().revocations.clone();
+    assert_eq!(kept.len(), 1);
+    assert!(kept.values().all(|order| order.block == Block::None));
+    let created = |record: &Value| record["event"] == "revocation.created";
+    assert_eq!(world.records().into_iter().filter(created).count(), 1);
+    // Once there is room, the same order with the same key is taken as it was meant.
+    *world.store.full.lock() = false;
+    let answer = client.post("/v1/revocations", &alice());
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(answer.json()["blocks"], true);
 }
 
 #[test]

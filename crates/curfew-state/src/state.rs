@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use curfew_model::{
-    Binding, BindingKey, Identity, Issuer, Kind, Revision, Revocation, RevocationId, SegmentName,
-    WallInstant,
+    Binding, BindingKey, Block, Identity, Issuer, Kind, Revision, Revocation, RevocationId,
+    SegmentName, WallInstant,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,10 @@ use crate::{Change, CommitError};
 
 /// Entries of each kind, at most.
 const ENTRIES: usize = 100_000;
+/// Orders above which no further one that keeps new sessions out is taken.
+pub const REVOCATIONS: usize = ENTRIES;
+/// Orders above [`REVOCATIONS`] that keep nobody out: ending what is open has to be possible whatever is kept.
+const PASSING: usize = 10_000;
 /// Bytes of one policy set, at most.
 const POLICY_BYTES: usize = 4 * 1024 * 1024;
 /// Applied policy sets in the history, at most.
@@ -228,15 +232,13 @@ pub(crate) enum Touched {
 
 fn put<K: Ord + Clone, V: Clone>(
     what: &'static str,
+    limit: usize,
     map: &mut Arc<BTreeMap<K, V>>,
     key: K,
     value: V,
 ) -> Result<(), CommitError> {
-    if map.len() >= ENTRIES && !map.contains_key(&key) {
-        return Err(CommitError::Limit {
-            what,
-            limit: ENTRIES,
-        });
+    if map.len() >= limit && !map.contains_key(&key) {
+        return Err(CommitError::Limit { what, limit });
     }
     Arc::make_mut(map).insert(key, value);
     Ok(())
@@ -308,7 +310,11 @@ impl State {
                     ..order.clone()
                 };
                 let id = order.id;
-                put("revocations", &mut self.revocations, id, order)?;
+                let limit = match order.block {
+                    Block::None => REVOCATIONS + PASSING,
+                    _ => REVOCATIONS,
+                };
+                put("revocations", limit, &mut self.revocations, id, order)?;
                 Touched::Revocation(id)
             }
             Change::Lift { id, at } => {
@@ -327,7 +333,13 @@ impl State {
             }
             Change::Bind(binding) => {
                 let key = binding.key.clone();
-                put("bindings", &mut self.bindings, key.clone(), binding.clone())?;
+                put(
+                    "bindings",
+                    ENTRIES,
+                    &mut self.bindings,
+                    key.clone(),
+                    binding.clone(),
+                )?;
                 Touched::Binding(key)
             }
             Change::Unbind(key) => {
@@ -336,7 +348,13 @@ impl State {
             }
             Change::PutSubject(subject) => {
                 let key = subject.key.clone();
-                put("subjects", &mut self.subjects, key.clone(), subject.clone())?;
+                put(
+                    "subjects",
+                    ENTRIES,
+                    &mut self.subjects,
+                    key.clone(),
+                    subject.clone(),
+                )?;
                 Touched::Subject(key)
             }
             Change::ForgetSubject(key) => {
@@ -345,7 +363,13 @@ impl State {
             }
             Change::PutToken(token) => {
                 let name = token.name.clone();
-                put("API tokens", &mut self.tokens, name.clone(), token.clone())?;
+                put(
+                    "API tokens",
+                    ENTRIES,
+                    &mut self.tokens,
+                    name.clone(),
+                    token.clone(),
+                )?;
                 Touched::Token(name)
             }
             Change::RemoveToken(name) => {
@@ -357,7 +381,13 @@ impl State {
                     .last_ends
                     .get(key)
                     .map_or(*at, |known| (*known).max(*at));
-                put("last ends", &mut self.last_ends, key.clone(), latest)?;
+                put(
+                    "last ends",
+                    ENTRIES,
+                    &mut self.last_ends,
+                    key.clone(),
+                    latest,
+                )?;
                 Touched::End(key.clone())
             }
             Change::ForgetEnds { before } => {
@@ -379,5 +409,43 @@ impl State {
             }
         };
         Ok(vec![touched])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use curfew_model::Scope;
+
+    #[test]
+    fn when_no_further_block_is_taken_what_is_open_can_still_be_ended() {
+        let order = |number: usize, block| Revocation {
+            id: RevocationId(uuid::Uuid::from_u128(number as u128)),
+            scope: Scope::All,
+            block,
+            reason: "drill".to_owned(),
+            source: "api:admin".to_owned(),
+            created_at: WallInstant(0),
+            revision: Revision(0),
+            lifted_at: None,
+        };
+        let held = (0..REVOCATIONS).map(|number| order(number, Block::UntilLifted));
+        let mut state = State {
+            revocations: Arc::new(held.map(|order| (order.id, order)).collect()),
+            ..State::default()
+        };
+        let mut give =
+            |number, block| state.apply(Revision(1), &Change::Revoke(order(number, block)));
+        let full = CommitError::Limit {
+            what: "revocations",
+            limit: REVOCATIONS,
+        };
+        for block in [Block::UntilLifted, Block::Until(WallInstant(9))] {
+            assert_eq!(give(REVOCATIONS, block), Err(full.clone()));
+        }
+        for number in REVOCATIONS..REVOCATIONS + PASSING {
+            assert!(give(number, Block::None).is_ok());
+        }
+        assert!(give(REVOCATIONS + PASSING, Block::None).is_err());
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Shown {
     #[schema(value_type = Option<String>, format = DateTime)]
     lifted_at: Option<WallInstant>,
     /// What each enforcer did; none when it is not remembered.
-    enforcers: Option<Vec<Outcome>>,
+    pub(super) enforcers: Option<Vec<Outcome>>,
 }
 
 impl Shown {

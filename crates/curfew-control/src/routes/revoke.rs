@@ -10,7 +10,7 @@ use curfew_model::{
     Binding, Block, BootInstant, EventKind, Now, Revision, Revocation, RevocationId, Scope,
     WallInstant,
 };
-use curfew_state::{Change, Commit, CommitError, Committed, Expected, SubjectKey};
+use curfew_state::{Change, Commit, CommitError, Committed, Expected, REVOCATIONS, SubjectKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
@@ -71,7 +71,8 @@ pub(super) struct Done {
 #[utoipa::path(post, path = "/v1/revocations", tag = "revocations", request_body = NewRevocation,
     params(Wait, ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters")),
     responses((status = 201, body = Done), (status = 200, description = "the key was known", body = Done),
-        (status = 503, description = "`not_durable` or `not_on_record`: the sessions are closed; `enforcers` says which", body = Document, content_type = "application/problem+json")))]
+        (status = 503, description = "`not_durable` or `not_on_record`: the sessions are closed; `enforcers` says which", body = Document, content_type = "application/problem+json"),
+        (status = 507, description = "`not_blocked`: the sessions are closed, and new ones are not kept out", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
     Operator(by): Operator,
@@ -113,6 +114,12 @@ pub(super) async fn create(
             let scope = done.order.scope.clone();
             let missing = issue.app.blocking(move |app| missing(app, &scope));
             done.warnings.extend(missing.await?);
+        }
+        let kept = issue.app.parts.store.read().revocations.len();
+        if kept >= REVOCATIONS / 10 * 9 {
+            done.warnings.push(format!(
+                "{kept} of {REVOCATIONS} orders are kept: lift blocks that nobody needs, or soon no further one is taken"
+            ));
         }
         orders::start_forgetting(&issue.app);
         let status = if done.repeated {
@@ -200,6 +207,9 @@ impl Issue {
                     )),
                 }
             }
+            (Err(error @ CommitError::Limit { .. }), None) if order.block != Block::None => {
+                self.end_only(order, &error).await
+            }
             (Err(error), None) => Err(error.into()),
             (Err(error), Some(cut)) => {
                 self.withdraw(&order, &error).await?;
@@ -209,6 +219,19 @@ impl Issue {
                 Err(Problem::new(Code::NotDurable, detail).with("enforcers", cut.outcomes))
             }
         }
+    }
+
+    /// Ends what is open although there is no room to keep anybody out, and says so.
+    async fn end_only(&self, order: Revocation, error: &CommitError) -> Answered<Done> {
+        let order = Revocation {
+            block: Block::None,
+            ..order
+        };
+        let done = Box::pin(self.carry_out(order, None)).await?;
+        let detail = format!(
+            "the sessions were closed, but new ones are not kept out: {error}; lift blocks that nobody needs, and give the order again"
+        );
+        Err(Problem::new(Code::NotBlocked, detail).with("enforcers", done.order.enforcers))
     }
 
     /// Has enforcers let go of an order that the state did not take, and puts that on record. Its caller is not kept

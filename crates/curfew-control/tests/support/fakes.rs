@@ -17,12 +17,13 @@ use curfew_control::{
     Journal, Level, OpenCount, Outcome, Segment, Session, SessionState, Source, Valid, WhenDurable,
 };
 use curfew_model::{
-    Access, Binding, BindingKey, BootInstant, Bound, Clock as _, EndReason, Identity, Issuer, Kind,
-    Lease, Mode, Proof, Provenance, Revision, RevocationId, Sensitivity, SessionId, WallInstant,
+    Access, Binding, BindingKey, Block, BootInstant, Bound, Clock as _, EndReason, Identity,
+    Issuer, Kind, Lease, Mode, Proof, Provenance, Revision, RevocationId, Sensitivity, SessionId,
+    WallInstant,
 };
 use curfew_state::{
-    Accepted, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner, State,
-    Store, StoreError, Watch, WatchError,
+    Accepted, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner,
+    REVOCATIONS, State, Store, StoreError, Watch, WatchError,
 };
 use curfew_testkit::BootClock;
 use parking_lot::{Condvar, Mutex};
@@ -91,6 +92,8 @@ pub struct WatchedStore {
     pub pass: Arc<Pass>,
     /// Refuses commits as a broken disk does, after they were accepted.
     pub broken: Mutex<bool>,
+    /// Takes no further order that keeps somebody out.
+    pub full: Mutex<bool>,
 }
 
 impl WatchedStore {
@@ -99,6 +102,7 @@ impl WatchedStore {
             inner,
             pass: Arc::clone(pass),
             broken: Mutex::new(false),
+            full: Mutex::new(false),
         }
     }
 
@@ -124,6 +128,12 @@ impl Store for WatchedStore {
             }));
             self.pass.pass("commit failed");
             return Err(CommitError::Storage("no space left".to_owned()));
+        }
+        let blocks =
+            |change: &Change| matches!(change, Change::Revoke(order) if order.block != Block::None);
+        if *self.full.lock() && changes.iter().any(blocks) {
+            let (what, limit) = ("revocations", REVOCATIONS);
+            return Err(CommitError::Limit { what, limit });
         }
         let committed = self.inner.commit_with(key, expected, changes, accepted);
         self.pass.pass("durable");
