@@ -119,8 +119,15 @@ fn refusals_have_their_codes() {
     says(refused(DENIED), b'E', "28000", "access_denied");
     // A name that the server would cut is not the role that policy sees.
     says(refused(&"a".repeat(64)), b'E', "08P01", "protocol_error");
+    assert_eq!(lab.turned_away(), EndReason::ProtocolError);
     let _held = Wire::log_in(lab.address(), "postgres", "held");
-    says(refused("postgres"), b'E', "53300", "overloaded");
+    let over = refused("postgres");
+    // The id that the client is told is the one on record.
+    let (reason, id) = lab.turned_away_as();
+    assert_eq!(reason, EndReason::Overloaded);
+    let text = &over.as_ref().unwrap().1;
+    assert!(text.contains(&format!("session {}", id.unwrap())), "{text}");
+    says(over, b'E', "53300", "overloaded");
 
     let nobody = listener().1;
     let lab = Lab::new(nobody, Limited::default());
@@ -421,7 +428,7 @@ fn clients_that_have_no_session_yet_are_told_of_a_shutdown() {
     let (mut turned_away, mut ended) = (None, None);
     lab.wait("both", |heard| {
         match heard {
-            Heard::TurnedAway(reason) => turned_away = Some(reason),
+            Heard::TurnedAway(reason, _) => turned_away = Some(reason),
             Heard::Event(event) => ended = ended.or(event.reason),
             Heard::GoodbyeSkipped(_) => {}
         }

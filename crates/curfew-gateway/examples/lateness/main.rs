@@ -35,7 +35,7 @@ use curfew_gateway::{
 };
 use curfew_model::{
     BootInstant, Bound, Clock, EndReason, Facts, Lease, Now, Provenance, Revision, ServiceName,
-    UpstreamAddress,
+    SessionId, UpstreamAddress,
 };
 use curfew_policy::{Decide, Decision, Verdict};
 use curfew_testkit::{BootClock, Lifetime};
@@ -99,7 +99,14 @@ impl Sink for Late {
 struct Quiet;
 
 impl TurnedAway for Quiet {
-    fn turned_away(&self, _: &ServiceName, client: SocketAddr, reason: EndReason, detail: &str) {
+    fn turned_away(
+        &self,
+        _: &ServiceName,
+        client: SocketAddr,
+        _: Option<SessionId>,
+        reason: EndReason,
+        detail: &str,
+    ) {
         eprintln!("{client} got no session: {reason} {detail}");
     }
 }

@@ -15,7 +15,7 @@ use curfew_gateway::{
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig, TurnedAway},
 };
-use curfew_model::{Clock, EndReason, ServiceName, UpstreamAddress};
+use curfew_model::{Clock, EndReason, ServiceName, SessionId, UpstreamAddress};
 use curfew_testkit::{BootClock, Lifetime};
 
 use crate::relays::{ECHO, SOURCE};
@@ -27,7 +27,15 @@ impl Sink for Quiet {
 }
 
 impl TurnedAway for Quiet {
-    fn turned_away(&self, _: &ServiceName, _: SocketAddr, _: EndReason, _: &str) {}
+    fn turned_away(
+        &self,
+        _: &ServiceName,
+        _: SocketAddr,
+        _: Option<SessionId>,
+        _: EndReason,
+        _: &str,
+    ) {
+    }
 }
 
 /// Serves both upstreams until the process is ended; every session lives for `lifetime`.

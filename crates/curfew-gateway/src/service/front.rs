@@ -222,6 +222,7 @@ impl Front {
         if let Some(client) = oldest.and_then(|id| self.take(id)?.client) {
             self.note(
                 &client,
+                None,
                 EndReason::Overloaded,
                 "given up for a newer client",
             );
@@ -245,6 +246,7 @@ impl Front {
                 if matches!(pending.stage, Stage::Preamble(_)) {
                     self.note(
                         &client,
+                        None,
                         EndReason::HandshakeTimeout,
                         "the client said too little",
                     );
@@ -290,8 +292,13 @@ impl Front {
     }
 
     fn tell_of_stop(&mut self, id: u64, client: Client) {
-        self.note(&client, EndReason::Shutdown, "the service stops");
         let session = session_id(self.clock().now().wall);
+        self.note(
+            &client,
+            Some(session),
+            EndReason::Shutdown,
+            "the service stops",
+        );
         self.refuse(id, client, session, EndReason::Shutdown);
     }
 
@@ -343,9 +350,17 @@ impl Front {
         self.seat.forget(client.socket.as_fd());
     }
 
-    pub(super) fn note(&self, client: &Client, reason: EndReason, detail: &str) {
+    /// A client gets no session; `session` is the id that it is told, where its protocol has words.
+    pub(super) fn note(
+        &self,
+        client: &Client,
+        session: Option<SessionId>,
+        reason: EndReason,
+        detail: &str,
+    ) {
+        let (service, address) = (&self.config().name, client.address);
         let turned_away: &dyn TurnedAway = &*self.common.turned_away;
-        turned_away.turned_away(&self.config().name, client.address, reason, detail);
+        turned_away.turned_away(service, address, session, reason, detail);
     }
 }
 

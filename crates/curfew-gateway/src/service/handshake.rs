@@ -97,7 +97,8 @@ impl Front {
             Err(error) => {
                 self.forget_client(&client);
                 let session = session_id(self.clock().now().wall);
-                self.note(&client, EndReason::ProtocolError, &error.to_string());
+                let why = error.to_string();
+                self.note(&client, Some(session), EndReason::ProtocolError, &why);
                 return self.refuse(id, client, session, EndReason::ProtocolError);
             }
         }
@@ -110,7 +111,8 @@ impl Front {
         let now = self.clock().now();
         let session = session_id(now.wall);
         let Some(place) = Permit::take(&self.common.places, self.config().max_connections) else {
-            self.note(&client, EndReason::Overloaded, "max_connections are open");
+            let why = "max_connections are open";
+            self.note(&client, Some(session), EndReason::Overloaded, why);
             return self.refuse(id, client, session, EndReason::Overloaded);
         };
         let user = startup.as_ref().map(|startup| startup.user.as_str());
@@ -146,7 +148,8 @@ impl Front {
                 self.dismiss(id, Some(client), refusal);
             }
             Err(error) => {
-                self.note(&client, EndReason::EnforcerLost, &error.to_string());
+                let why = error.to_string();
+                self.note(&client, Some(session), EndReason::EnforcerLost, &why);
                 self.refuse(id, client, session, EndReason::EnforcerLost);
             }
         }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::{Clock, EndReason, ServiceName, UpstreamAddress};
+use curfew_model::{Clock, EndReason, ServiceName, SessionId, UpstreamAddress};
 use parking_lot::Mutex;
 use socket2::{SockRef, Socket};
 
@@ -84,11 +84,12 @@ impl ServiceConfig {
 /// Told of clients that got no session and of whom the enforcer does not know: for metrics and the log.
 pub trait TurnedAway: Send + Sync {
     /// Called on the relay's event loops: must not block.
-    /// `detail` is for operators.
+    /// `session` is the id that the client is told, if it is told one; `detail` is for operators.
     fn turned_away(
         &self,
         service: &ServiceName,
         client: SocketAddr,
+        session: Option<SessionId>,
         reason: EndReason,
         detail: &str,
     );

@@ -119,7 +119,12 @@ impl Front {
                 if let Some(client) = client {
                     let source = error.source().map(|source| format!(": {source}"));
                     let detail = format!("{error}{}", source.unwrap_or_default());
-                    self.note(&client, EndReason::UpstreamUnreachable, &detail);
+                    self.note(
+                        &client,
+                        Some(session),
+                        EndReason::UpstreamUnreachable,
+                        &detail,
+                    );
                     self.refuse(id, client, session, EndReason::UpstreamUnreachable);
                 }
             }

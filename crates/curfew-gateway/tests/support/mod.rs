@@ -40,7 +40,7 @@ pub enum Heard {
     /// From the enforcer.
     Event(Event),
     /// From the service.
-    TurnedAway(EndReason),
+    TurnedAway(EndReason, Option<SessionId>),
     /// From the enforcer.
     GoodbyeSkipped(SessionId),
 }
@@ -67,11 +67,18 @@ impl Sink for Ear {
 }
 
 impl TurnedAway for Ear {
-    fn turned_away(&self, _: &ServiceName, _: SocketAddr, reason: EndReason, _: &str) {
+    fn turned_away(
+        &self,
+        _: &ServiceName,
+        _: SocketAddr,
+        session: Option<SessionId>,
+        reason: EndReason,
+        _: &str,
+    ) {
         self.talking.fetch_add(1, Ordering::AcqRel);
         drop(self.deaf.lock());
         self.talking.fetch_sub(1, Ordering::AcqRel);
-        let _ = self.sender.lock().send(Heard::TurnedAway(reason));
+        let _ = self.sender.lock().send(Heard::TurnedAway(reason, session));
     }
 }
 
@@ -210,8 +217,13 @@ impl Lab {
 
     /// Why the next client was turned away.
     pub fn turned_away(&self) -> EndReason {
+        self.turned_away_as().0
+    }
+
+    /// The same, and the id on record.
+    pub fn turned_away_as(&self) -> (EndReason, Option<SessionId>) {
         self.wait("the turning away", |heard| match heard {
-            Heard::TurnedAway(reason) => Some(reason),
+            Heard::TurnedAway(reason, session) => Some((reason, session)),
             _ => None,
         })
     }

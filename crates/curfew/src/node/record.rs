@@ -7,7 +7,7 @@ use curfew_control::{Door, Metrics};
 use curfew_enforcer::{Close, Record};
 use curfew_gateway::service::TurnedAway;
 use curfew_model::{
-    BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName,
+    BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
 };
 use curfew_state::{Bus, EnforcerEvent, Message, Store};
 use parking_lot::Mutex;
@@ -185,6 +185,7 @@ impl TurnedAway for Recorder {
         &self,
         service: &ServiceName,
         client: SocketAddr,
+        session: Option<SessionId>,
         reason: EndReason,
         detail: &str,
     ) {
@@ -193,13 +194,17 @@ impl TurnedAway for Recorder {
             self.metrics.refused(&[], Door::Gateway, reason);
             let now = self.clock.now().boot;
             if self.crowd.lock().takes(service, reason, now) {
-                let event = self.refusal(service, reason, detail);
+                let event = Event {
+                    session,
+                    ..self.refusal(service, reason, detail)
+                };
                 self.put(event.with("client", client));
             }
         }
         self.teller.tell(Line::TurnedAway {
             service: service.clone(),
             client,
+            session,
             reason,
             detail: detail.to_owned(),
         });

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::{EndReason, Event, SegmentName, ServiceName};
+use curfew_model::{EndReason, Event, SegmentName, ServiceName, SessionId};
 use tracing::{info, warn};
 
 use crate::show::clean;
@@ -32,6 +32,8 @@ pub enum Line {
         service: ServiceName,
         /// Who.
         client: SocketAddr,
+        /// The id that it was told, if it was told one.
+        session: Option<SessionId>,
         /// Why.
         reason: EndReason,
         /// Why, in words.
@@ -124,11 +126,13 @@ fn write(line: Line) {
         Line::TurnedAway {
             service,
             client,
+            session,
             reason,
             detail,
         } => {
+            let session = session.map(tracing::field::display);
             let detail = clean(&detail);
-            info!(%service, %client, reason = reason.code(), detail, "turned away");
+            info!(session, %service, %client, reason = reason.code(), detail, "turned away");
         }
         Line::Flush(written) => {
             // Whoever asked may have lost patience.
@@ -208,6 +212,7 @@ mod tests {
         Line::TurnedAway {
             service: ServiceName::new("db").unwrap(),
             client: SocketAddr::from(([192, 0, 2, 1], number)),
+            session: None,
             reason: EndReason::Overloaded,
             detail: String::new(),
         }
