@@ -82,13 +82,14 @@ impl Now {
         self.boot.after(wall.since(self.wall))
     }
 
-    /// What the wall clock, undisturbed, shows at `boot`; earlier instants count back.
+    /// What the wall clock, undisturbed, shows at `boot`; earlier instants count back. While the clocks keep their
+    /// distance, an instant is shown as the same millisecond whenever it is asked for.
     #[must_use]
     pub fn wall_at(self, boot: BootInstant) -> WallInstant {
-        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let ahead = millis(boot.since(self.boot));
-        let behind = millis(self.boot.since(boot));
-        WallInstant(self.wall.0.saturating_add(ahead).saturating_sub(behind))
+        let millis =
+            |instant: BootInstant| i64::try_from(instant.0 / 1_000_000).unwrap_or(i64::MAX);
+        let ahead = millis(boot).saturating_sub(millis(self.boot));
+        WallInstant(self.wall.0.saturating_add(ahead))
     }
 }
 
