@@ -125,7 +125,7 @@ impl Run {
                     }
                 }
             }
-            reader.check(asked);
+            reader.check(asked, || node.reloading());
             node.tend();
         }
     }
@@ -182,11 +182,11 @@ enum Ask {
     /// The policy's files, to see whether they changed.
     Look(PathBuf),
     /// The configuration with everything that it names.
-    Check,
+    Check(Purpose),
 }
 
-/// Reads on a thread of its own, one thing after the other: files and resolvers take the time that they take, and a stop
-/// does not wait for them.
+/// Reads on a thread of its own, one thing after the other: files take the time that they take, and a stop does not wait
+/// for them.
 struct Reader {
     ask: Sender<Ask>,
     reading: bool,
@@ -203,8 +203,8 @@ impl Reader {
                 for ask in asked {
                     let event = match ask {
                         Ask::Look(policy) => Event::Read(node::packed(&policy)),
-                        Ask::Check => {
-                            Event::Checked(Box::new(node::check(&config, Purpose::Reload)))
+                        Ask::Check(purpose) => {
+                            Event::Checked(Box::new(node::check(&config, purpose)))
                         }
                     };
                     if tell.send(event).is_err() {
@@ -232,11 +232,11 @@ impl Reader {
     }
 
     /// Begins a check, if one is asked for or still wanted: after what is being read, which may be older.
-    fn check(&mut self, asked: bool) {
+    fn check(&mut self, asked: bool, purpose: impl FnOnce() -> Purpose) {
         self.wanted |= asked;
         if self.wanted && !self.reading {
             self.wanted = false;
-            self.reading = self.ask.send(Ask::Check).is_ok();
+            self.reading = self.ask.send(Ask::Check(purpose())).is_ok();
         }
     }
 }

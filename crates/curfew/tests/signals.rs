@@ -83,6 +83,22 @@ fn a_refused_reload_shows_in_the_metrics_until_one_is_taken() {
 }
 
 #[test]
+fn a_stricter_policy_is_taken_though_a_name_is_not_found() {
+    let site = Site::start("");
+    let mut client = site.open("127.0.0.1");
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let upstream = config.split("upstream: ").nth(1).unwrap();
+    let upstream = upstream.split('}').next().unwrap();
+    let moved = config.replace(upstream, "'nowhere.invalid:1'");
+    std::fs::write(site.path("curfew.yaml"), moved).unwrap();
+    std::fs::write(site.path("policy/p.yaml"), policy("1ms")).unwrap();
+    site.signal("HUP");
+    site.logged("reloaded");
+    site.logged("restart for that");
+    assert!(client.is_ended());
+}
+
+#[test]
 fn policy_and_bindings_are_taken_anew_in_one_step() {
     let site = Site::start("");
     let mut alice = site.open("127.0.0.1");

@@ -1,7 +1,10 @@
 //! Whether a configuration is usable, before anything is started: the policy compiles, every upstream resolves, every
 //! service is in a segment. Starting is the node's.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use curfew_audit::AuditError;
 use curfew_control::{Source, StartError, pack};
@@ -101,23 +104,23 @@ impl Checked {
 }
 
 /// What a configuration is to be usable for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Purpose {
     /// To start with it.
     Start,
-    /// To take policy and bindings of it: the certificate and the data directory are in use, and stay.
-    Reload,
+    /// To take policy and bindings of it: the certificate, the data directory and these services are in use, and stay.
+    Reload(Arc<[ServiceConfig]>),
 }
 
-/// Reads a configuration and checks all of it in one pass: the file, the policy that it names, that every upstream
-/// resolves and every service is in a segment; to start with it, the certificate and the data directory too.
+/// Reads a configuration and checks all of it in one pass: the file, the policy that it names, that every service is in a
+/// segment; to start with it, that every upstream resolves, the certificate and the data directory too.
 ///
 /// # Errors
 /// [`NodeError`], before anything is started.
 pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
     let mut draft = config::draft(path)?;
     let mut more = Vec::new();
-    if purpose == Purpose::Start {
+    if matches!(purpose, Purpose::Start) {
         more.extend(unusable(&draft));
     }
     let mut set = None;
@@ -135,7 +138,17 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
     }
     let mut services = Vec::new();
     for placed in &draft.services {
-        match resolved(&placed.service) {
+        let service = match &purpose {
+            Purpose::Start => resolved(&placed.service),
+            // What runs leads where it led at the start. Another one comes with a restart.
+            Purpose::Reload(running) => {
+                match running.iter().find(|one| one.name == placed.service.name) {
+                    Some(one) => Ok(one.clone()),
+                    None => continue,
+                }
+            }
+        };
+        match service {
             Ok(service) => {
                 if let Some(set) = &set
                     && !set.covers(&target(&service))

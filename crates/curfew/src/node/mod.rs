@@ -34,7 +34,7 @@ use curfew_enforcer::{Bounds, Deadlines, Door, Enforcer, Engine, Input, Scheduli
 use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
-    service::{Gateway, Service},
+    service::{Gateway, Service, ServiceConfig},
 };
 use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId};
 use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, Owner, Store};
@@ -66,6 +66,8 @@ pub struct Node {
     deadlines: Deadlines,
     relay: Arc<Relay>,
     services: Vec<Service>,
+    /// As they run.
+    running: Arc<[ServiceConfig]>,
     // The relay and the enforcer only refer to it.
     _door: Arc<GatewayDoor>,
     recorder: Arc<Recorder>,
@@ -193,9 +195,10 @@ impl Node {
             clock: Arc::clone(&clock),
             turned_away: recorder.clone(),
         };
-        let services = services
-            .into_iter()
-            .map(|service| Service::start(service, gateway.clone()))
+        let running: Arc<[ServiceConfig]> = services.into();
+        let services = running
+            .iter()
+            .map(|service| Service::start(service.clone(), gateway.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
             control: Some(control),
@@ -203,6 +206,7 @@ impl Node {
             deadlines,
             relay,
             services,
+            running,
             _door: door,
             recorder,
             scribe,
@@ -272,6 +276,12 @@ impl Node {
             closed: report.closed,
             restart_needed,
         })
+    }
+
+    /// What a configuration is checked for that is to be taken while this runs.
+    #[must_use]
+    pub fn reloading(&self) -> Purpose {
+        Purpose::Reload(Arc::clone(&self.running))
     }
 
     /// The policy's files, if they are to be watched.
