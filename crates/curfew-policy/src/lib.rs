@@ -18,6 +18,7 @@ mod named;
 mod net;
 mod policy_document;
 mod problem;
+mod proof;
 mod read;
 mod room;
 mod sight;

@@ -14,7 +14,11 @@ fn warned(lines: &[Value]) -> Vec<String> {
     let warned = lines.iter().filter(|line| line["level"] == "WARN");
     let texts = warned.map(|line| line["fields"]["message"].as_str().unwrap().to_owned());
     texts
-        .filter(|text| text.contains("no binding") || text.contains("no door"))
+        .filter(|text| {
+            ["no binding", "no door", "never refreshed"]
+                .iter()
+                .any(|words| text.contains(words))
+        })
         .collect()
 }
 
@@ -40,6 +44,29 @@ fn a_group_that_no_binding_gives_is_a_warning_and_no_finding() {
     assert!(ran.out.contains("did you mean `dba`?"), "{}", ran.out);
     assert!(ran.out.ends_with("usable; warnings 1\n"), "{}", ran.out);
     assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn whoever_can_give_no_proof_is_a_warning_where_it_is_asked_for() {
+    let mut site = Site::start("");
+    let proof = policy("30m").replace("maxLifetime: 30m", "maxLifetime: 30m, reconnect: proof");
+    std::fs::write(site.path("policy/p.yaml"), proof).unwrap();
+    let (said, ran) = check(&site);
+    let words = "warning: `reconnect: proof` holds for group dba here, whom curfew.yaml binds";
+    assert_eq!(said.len(), 1, "{ran:?}");
+    assert!(said[0].contains(words), "{said:?}");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    site.restart();
+    assert_eq!(warned(&site.begun).len(), 1);
+    // Whom the API binds is refreshed by its caller.
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let others = config.replace("groups: [dba]", "groups: [ops]");
+    std::fs::write(site.path("curfew.yaml"), others).unwrap();
+    let dba = ["bindings", "set", "--uid", "4711", "--user", "carol"];
+    let ran = site.curfew(&[&dba[..], &["--group", "dba"]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    site.signal("HUP");
+    assert_eq!(warned(&site.logged_until("reloaded")), Vec::<String>::new());
 }
 
 #[test]

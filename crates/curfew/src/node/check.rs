@@ -93,11 +93,12 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Of whom the policy names and no binding of the configuration gives, and of what it needs and no door here sees, as
-    /// it is shown. Others may have bindings, and other doors.
+    /// Of whom the policy names and no binding of the configuration gives, of the proof that it asks of those whom one gives,
+    /// and of what it needs and no door here sees, as it is shown. Others may have bindings, and other doors.
     pub fn unbound(&self) -> Vec<String> {
-        let bindings = self.config.bindings.iter();
-        let problems = self.set.as_ref().map(|set| unbound::of(set, bindings, []));
+        let bindings = &self.config.bindings;
+        let problems = self.set.as_ref();
+        let problems = problems.map(|set| unbound::of(set, bindings, [], []));
         let problems = problems.into_iter().flatten();
         problems.map(|problem| problem.to_string()).collect()
     }
