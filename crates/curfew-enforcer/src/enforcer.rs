@@ -162,10 +162,8 @@ impl Enforcer {
         };
         let seen = door.activity(sessions);
         self.step(|engine| {
-            for seen in seen {
-                // A session that ended meanwhile is no error.
-                let _ = engine.handle(Input::Activity(seen), self.clock.now());
-            }
+            // A session that ended meanwhile is no error.
+            let _ = engine.handle(Input::Activity(seen), self.clock.now());
         });
     }
 
@@ -297,7 +295,7 @@ impl Enforcer {
                 });
             }
             if !probed.is_empty() {
-                answers.extend(door.activity(&probed).into_iter().map(Input::Activity));
+                answers.push(Input::Activity(door.activity(&probed)));
             }
         }
         if !recorded.is_empty() {

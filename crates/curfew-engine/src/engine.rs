@@ -163,8 +163,8 @@ impl Engine {
             Input::Revoke(order) => self.revoke(order),
             Input::Lift(id) => self.lift(id),
             Input::Withdraw(id) => Ok(self.withdraw(id)),
-            Input::Activity(activity) => {
-                self.activity(activity);
+            Input::Activity(seen) => {
+                self.activity(&seen);
                 Ok(Report::default())
             }
             Input::Warned { id, deadline } => {

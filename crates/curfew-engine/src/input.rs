@@ -33,7 +33,7 @@ pub enum Input {
     /// The desired state did not take an order after all. What it ended stays ended; it keeps nobody out any more.
     Withdraw(RevocationId),
     /// The door's answer to a probe, or its own report.
-    Activity(Activity),
+    Activity(Vec<Activity>),
     /// The door warned the client of a session of this deadline.
     Warned {
         /// Which.

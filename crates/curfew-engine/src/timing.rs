@@ -17,6 +17,9 @@ use crate::{
 /// How long a door may leave a probe unanswered before the session counts as idle.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Answers that are looked up together.
+const LOOKED_UP: usize = 64;
+
 /// A provenance in words for operators.
 pub(crate) fn words(by: &Provenance) -> String {
     match by {
@@ -225,22 +228,38 @@ impl Engine {
         }
     }
 
-    /// Takes over what a session moved, living or ended; its slot, while it is at the door.
-    pub(crate) fn moved(&mut self, mut activity: Activity) -> Option<u32> {
-        activity.last = activity.last.min(self.now.boot);
-        let Some(slot) = self.table.find(activity.id) else {
-            self.ended_sessions.moved(activity);
-            return None;
-        };
-        self.table.get_mut(slot)?.moved(activity);
-        Some(slot)
+    /// Takes over what a session moved, living or ended.
+    pub(crate) fn moved(&mut self, activity: Activity) {
+        self.moved_at(self.table.find(activity.id), activity);
     }
 
-    pub(crate) fn activity(&mut self, activity: Activity) {
+    /// The same of a session that was looked up.
+    fn moved_at(&mut self, slot: Option<u32>, mut activity: Activity) {
+        activity.last = activity.last.min(self.now.boot);
+        match slot.and_then(|slot| self.table.get_mut(slot)) {
+            Some(record) => record.moved(activity),
+            None => self.ended_sessions.moved(activity),
+        }
+    }
+
+    /// Takes over what sessions moved, and ends or leaves those that were probed. Nothing leaves the table meanwhile.
+    pub(crate) fn activity(&mut self, seen: &[Activity]) {
+        for some in seen.chunks(LOOKED_UP) {
+            // Records lie far apart: looked up together, they come from memory together.
+            let slots: Vec<Option<u32>> =
+                some.iter().map(|seen| self.table.find(seen.id)).collect();
+            for (slot, activity) in slots.into_iter().zip(some) {
+                self.moved_at(slot, *activity);
+                if let Some(slot) = slot {
+                    self.answered(slot);
+                }
+            }
+        }
+    }
+
+    /// The door has said what a session moved.
+    fn answered(&mut self, slot: u32) {
         let now = self.now.boot;
-        let Some(slot) = self.moved(activity) else {
-            return;
-        };
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };

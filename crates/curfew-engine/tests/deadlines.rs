@@ -45,13 +45,17 @@ fn idle_asks_the_door_once_and_believes_its_answer() {
         bytes_in: 1,
         bytes_out: 2,
     };
-    engine.handle(Input::Activity(active(5)), at(10)).unwrap();
+    engine
+        .handle(Input::Activity(vec![active(5)]), at(10))
+        .unwrap();
     assert!(engine.next_deadline().unwrap() <= at(15).boot);
     engine.poll(nanos(15 * SECOND - 1));
     assert_eq!(drain(&mut engine), []);
     engine.poll(at(15));
     assert_eq!(drain(&mut engine), [Action::Probe(vec![id(1)])]);
-    engine.handle(Input::Activity(active(5)), at(15)).unwrap();
+    engine
+        .handle(Input::Activity(vec![active(5)]), at(15))
+        .unwrap();
     assert_eq!(closes(&mut engine), [(id(1), EndReason::IdleTimeout)]);
 }
 

@@ -20,7 +20,7 @@ fn activity(n: u64, bytes: u64) -> Activity {
 }
 
 fn moved(n: u64, bytes: u64) -> Input {
-    Input::Activity(activity(n, bytes))
+    Input::Activity(vec![activity(n, bytes)])
 }
 
 fn ended(n: u64) -> Input {

@@ -247,7 +247,7 @@ impl World {
             bytes_out: 1,
         };
         let now = self.now();
-        let _ = self.engine.handle(Input::Activity(activity), now);
+        let _ = self.engine.handle(Input::Activity(vec![activity]), now);
     }
 
     fn check(&self) {
