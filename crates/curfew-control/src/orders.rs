@@ -88,7 +88,7 @@ mod tests {
         ];
         let all = orders.into_iter().map(|order| (order.id, order)).collect();
         let state = State {
-            revocations: Arc::new(all),
+            revocations: all,
             ..State::default()
         };
         let forgotten = |applied, kept, now| -> Vec<u128> {

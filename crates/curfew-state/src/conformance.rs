@@ -274,9 +274,13 @@ fn only_grow(open: Open<'_>) -> Result<(), String> {
     drop(store);
     let state = open()?.read();
     let last = WallInstant(9);
-    let found = (&*state.last_ends, state.highest_wall);
+    let found = (&state.last_ends, state.highest_wall);
     ensure(
-        found == (&keys.map(|key| (key, last)).into(), Some(last)),
+        found
+            == (
+                &keys.map(|key| (key, last)).into_iter().collect(),
+                Some(last),
+            ),
         || format!("{found:?}"),
     )
 }

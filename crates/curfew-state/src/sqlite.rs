@@ -9,6 +9,7 @@ use std::{
 };
 
 use curfew_model::Revision;
+use imbl::OrdMap;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -110,11 +111,11 @@ impl Database {
             highest_wall: self.meta("highest_wall")?,
             ..State::default()
         };
-        state.revocations = Arc::new(self.entries("revocation")?.into_iter().collect());
-        state.bindings = Arc::new(self.entries("binding")?.into_iter().collect());
-        state.subjects = Arc::new(self.entries("subject")?.into_iter().collect());
-        state.tokens = Arc::new(self.entries("token")?.into_iter().collect());
-        state.last_ends = Arc::new(self.entries("end")?.into_iter().collect());
+        state.revocations = self.entries("revocation")?;
+        state.bindings = self.entries("binding")?;
+        state.subjects = self.entries("subject")?;
+        state.tokens = self.entries("token")?;
+        state.last_ends = self.entries("end")?;
         let history = self.rows("SELECT pointer, '' FROM policy_history ORDER BY id", "")?;
         let history: Result<Vec<crate::PolicyPointer>, _> = history
             .iter()
@@ -182,10 +183,10 @@ impl Database {
             .transpose()
     }
 
-    fn entries<K: DeserializeOwned, V: DeserializeOwned>(
+    fn entries<K: DeserializeOwned + Ord + Clone, V: DeserializeOwned + Clone>(
         &self,
         kind: &str,
-    ) -> Result<Vec<(K, V)>, StoreError> {
+    ) -> Result<OrdMap<K, V>, StoreError> {
         let rows = self.rows("SELECT key, value FROM entry WHERE kind = ?1", kind)?;
         rows.iter()
             .map(|(key, value)| Ok((serde_json::from_str(key)?, serde_json::from_str(value)?)))

@@ -6,6 +6,7 @@ use curfew_model::{
     Binding, BindingKey, Block, Identity, Issuer, Kind, Revision, Revocation, RevocationId,
     SegmentName, WallInstant,
 };
+use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -195,7 +196,8 @@ pub struct EndKey {
     pub segment: SegmentName,
 }
 
-/// The desired state at one revision. Cloning it is cheap.
+/// The desired state at one revision. Its maps are persistent: a copy shares all but what changed since, so that
+/// neither copying it nor changing a copy takes longer the more it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Its revision; zero before any change.
@@ -205,15 +207,15 @@ pub struct State {
     /// Applied sets, the oldest first; the last 256.
     pub policy_history: Arc<Vec<PolicyPointer>>,
     /// Orders.
-    pub revocations: Arc<BTreeMap<RevocationId, Revocation>>,
+    pub revocations: OrdMap<RevocationId, Revocation>,
     /// Bindings.
-    pub bindings: Arc<BTreeMap<BindingKey, Binding>>,
+    pub bindings: OrdMap<BindingKey, Binding>,
     /// Subjects.
-    pub subjects: Arc<BTreeMap<SubjectKey, Subject>>,
+    pub subjects: OrdMap<SubjectKey, Subject>,
     /// API tokens by name.
-    pub tokens: Arc<BTreeMap<String, ApiToken>>,
+    pub tokens: OrdMap<String, ApiToken>,
     /// The last end by lifetime of each subject into each segment.
-    pub last_ends: Arc<BTreeMap<EndKey, WallInstant>>,
+    pub last_ends: OrdMap<EndKey, WallInstant>,
     /// The highest wall time on record.
     pub highest_wall: Option<WallInstant>,
 }
@@ -233,27 +235,27 @@ pub(crate) enum Touched {
 fn put<K: Ord + Clone, V: Clone>(
     what: &'static str,
     limit: usize,
-    map: &mut Arc<BTreeMap<K, V>>,
+    map: &mut OrdMap<K, V>,
     key: K,
     value: V,
 ) -> Result<(), CommitError> {
     if map.len() >= limit && !map.contains_key(&key) {
         return Err(CommitError::Limit { what, limit });
     }
-    Arc::make_mut(map).insert(key, value);
+    map.insert(key, value);
     Ok(())
 }
 
 fn remove<K: Ord + Clone, V: Clone>(
     what: &'static str,
-    map: &mut Arc<BTreeMap<K, V>>,
+    map: &mut OrdMap<K, V>,
     key: &K,
     name: impl FnOnce() -> String,
 ) -> Result<(), CommitError> {
     if !map.contains_key(key) {
         return Err(CommitError::Unknown { what, name: name() });
     }
-    Arc::make_mut(map).remove(key);
+    map.remove(key);
     Ok(())
 }
 
@@ -322,8 +324,7 @@ impl State {
                     what: "revocation",
                     name: id.to_string(),
                 };
-                let revocations = Arc::make_mut(&mut self.revocations);
-                let order = revocations.get_mut(id).ok_or_else(unknown)?;
+                let order = self.revocations.get_mut(id).ok_or_else(unknown)?;
                 order.lifted_at.get_or_insert(*at);
                 Touched::Revocation(*id)
             }
@@ -397,9 +398,8 @@ impl State {
                     .filter(|(_, at)| *at < before)
                     .map(|(key, _)| key.clone())
                     .collect();
-                let ends = Arc::make_mut(&mut self.last_ends);
                 for key in &old {
-                    ends.remove(key);
+                    self.last_ends.remove(key);
                 }
                 return Ok(old.into_iter().map(Touched::End).collect());
             }
@@ -431,7 +431,7 @@ mod tests {
         };
         let held = (0..REVOCATIONS).map(|number| order(number, Block::UntilLifted));
         let mut state = State {
-            revocations: Arc::new(held.map(|order| (order.id, order)).collect()),
+            revocations: held.map(|order| (order.id, order)).collect(),
             ..State::default()
         };
         let mut give =

@@ -1,6 +1,6 @@
 //! Bindings: list, make or refresh, remove. A binder touches only addresses within its networks.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{ops::Bound, sync::Arc};
 
 use axum::extract::State;
 use curfew_model::{Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof, WallInstant};
@@ -231,20 +231,17 @@ pub(super) struct Bindings {
     next: Option<String>,
 }
 
-/// The first bindings of one source behind a place in the list of both.
-fn first<'b>(
-    all: &'b BTreeMap<BindingKey, Binding>,
-    kept: Kept,
+/// Where a page goes on among the bindings of one source, behind a place in the list of both.
+fn behind(
     after: Option<&(BindingKey, Kept)>,
-    limit: usize,
-) -> Vec<(&'b Binding, Kept)> {
+    kept: Kept,
+) -> (Bound<&BindingKey>, Bound<&BindingKey>) {
     let start = match after {
         None => Bound::Unbounded,
         Some((key, last)) if kept > *last => Bound::Included(key),
         Some((key, _)) => Bound::Excluded(key),
     };
-    let found = all.range((start, Bound::Unbounded)).take(limit);
-    found.map(|(_, binding)| (binding, kept)).collect()
+    (start, Bound::Unbounded)
 }
 
 /// Lists bindings, those of `curfew.yaml` too.
@@ -258,8 +255,13 @@ pub(super) async fn list(
     let after: Option<(BindingKey, Kept)> = super::cursor(listing.after.as_deref())?;
     let (state, configured) = (app.parts.store.read(), app.parts.fleet.configured());
     let after = after.as_ref();
-    let mut found = first(&configured, Kept::Config, after, limit + 1);
-    found.extend(first(&state.bindings, Kept::State, after, limit + 1));
+    let first = configured.range(behind(after, Kept::Config));
+    let first = first.map(|(_, binding)| (binding, Kept::Config));
+    let then = state
+        .bindings
+        .range::<_, BindingKey>(behind(after, Kept::State));
+    let then = then.map(|(_, binding)| (binding, Kept::State));
+    let mut found: Vec<_> = first.take(limit + 1).chain(then.take(limit + 1)).collect();
     found.sort_by(|(a, one), (b, other)| (&a.key, one).cmp(&(&b.key, other)));
     let more = found.len() > limit;
     found.truncate(limit);

@@ -7,10 +7,10 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use curfew_model::{
-    Binding, Block, BootInstant, EventKind, Now, Revision, Revocation, RevocationId, Scope,
-    WallInstant,
+    Binding, Block, BootInstant, EventKind, Issuer, Kind, Now, Revision, Revocation, RevocationId,
+    Scope, WallInstant,
 };
-use curfew_state::{Change, Commit, CommitError, Committed, Expected, REVOCATIONS, SubjectKey};
+use curfew_state::{Change, Commit, CommitError, Committed, Expected, REVOCATIONS};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
@@ -401,14 +401,16 @@ fn missing(app: &App, scope: &Scope) -> Option<String> {
             .is_none()
             .then(|| format!("no session `{id}` is open, nor ended not long ago")),
         Scope::Subject { kind, issuer, id } => {
-            let is = |named: &SubjectKey| {
-                named.kind == *kind
-                    && named.id == *id
-                    && issuer.as_ref().is_none_or(|issuer| named.issuer == *issuer)
+            let is = |other: Kind, by: &Issuer, name: &str| {
+                other == *kind && name == id && issuer.as_ref().is_none_or(|issuer| by == issuer)
             };
             let state = parts.store.read();
-            let bound = |binding: &Binding| is(&SubjectKey::from(&binding.identity));
-            let known = state.subjects.keys().any(is)
+            let mut subjects = state.subjects.keys();
+            let bound = |binding: &Binding| {
+                let identity = &binding.identity;
+                is(identity.kind, &identity.issuer, &identity.id)
+            };
+            let known = subjects.any(|subject| is(subject.kind, &subject.issuer, &subject.id))
                 || state.bindings.values().any(bound)
                 || parts.fleet.configured().values().any(bound);
             (!known).then(|| {

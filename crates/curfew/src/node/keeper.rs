@@ -264,7 +264,7 @@ mod tests {
                 segment: curfew_model::SegmentName::new("db").unwrap(),
             };
             let at = WallInstant(at.into());
-            std::sync::Arc::make_mut(&mut state.last_ends).insert(key, at);
+            state.last_ends.insert(key, at);
         }
         assert_eq!(forget_old(&state, 4), None);
         let before = WallInstant(3);
