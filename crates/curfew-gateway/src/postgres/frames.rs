@@ -166,6 +166,10 @@ struct State {
     syncs: u64,
     executes: u64,
     flushed: u64,
+    /// Messages of the extended protocol were sent after the last Sync.
+    unsynced: bool,
+    /// After an error among those the server takes no message before the next Sync.
+    skipping: bool,
 }
 
 impl Default for Conversation {
@@ -253,12 +257,17 @@ impl State {
     fn note_client(&mut self, kind: u8) {
         // The server ignores Sync and Flush while it takes COPY data.
         let copying = self.copy == Some(Copy::In);
+        self.unsynced |= matches!(kind, b'P' | b'B' | b'D' | b'E' | b'C');
         match kind {
-            b'Q' | b'F' => self.queries = self.queries.saturating_add(1),
             b'S' if !copying => {
                 self.syncs = self.syncs.saturating_add(1);
                 (self.executes, self.flushed) = (0, 0);
+                (self.unsynced, self.skipping) = (false, false);
             }
+            b'Q' | b'F' | b'E' | b'H' if self.skipping => {}
+            // An error before it would have the server skip it: it may run, and nothing is owed for it.
+            b'Q' | b'F' if self.unsynced => self.executes = self.executes.saturating_add(1),
+            b'Q' | b'F' => self.queries = self.queries.saturating_add(1),
             b'E' => self.executes = self.executes.saturating_add(1),
             b'H' if !copying => self.flushed = self.executes,
             b'c' | b'f' if copying => self.copy = None,
@@ -292,16 +301,18 @@ impl State {
                 if answers_login {
                     return Ok(());
                 }
-                if self.queries > 0 {
-                    self.queries -= 1;
-                } else {
-                    self.syncs = self.syncs.saturating_sub(1);
+                match (self.queries, self.syncs) {
+                    // It answers a query that was not counted, so that the server was not skipping.
+                    (0, 0) => self.unsynced = false,
+                    (0, _) => self.syncs -= 1,
+                    _ => self.queries -= 1,
                 }
             }
             b'G' => {
                 self.copy = Some(Copy::In);
                 // A Sync sent ahead of the data is ignored by the server; the client sends another.
                 self.syncs = 0;
+                self.unsynced = self.queries == 0;
             }
             b'H' => self.copy = Some(Copy::Out),
             b'W' => self.copy = Some(Copy::Both),
@@ -315,6 +326,7 @@ impl State {
             b'E' => {
                 self.copy = None;
                 (self.executes, self.flushed) = (0, 0);
+                self.skipping = self.unsynced && self.queries + self.syncs == 0;
             }
             _ => {}
         }
@@ -323,134 +335,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let mut out = vec![kind];
-        out.extend((payload.len() as u32 + 4).to_be_bytes());
-        out.extend(payload);
-        out
-    }
-
-    #[test]
-    fn any_chunking_gives_the_boundaries_of_the_whole() {
-        let parts = [
-            frame(b'R', &[0; 4]),
-            frame(b'K', &[7; 12]),
-            frame(b'D', &[1; 40]),
-            frame(b'Z', b"T"),
-        ];
-        let whole = parts.concat();
-        let ends: Vec<usize> = parts
-            .iter()
-            .scan(0, |at, part| {
-                *at += part.len();
-                Some(*at)
-            })
-            .collect();
-        for size in 1..=whole.len() {
-            let mut talk = Conversation::default();
-            let mut at = 0;
-            for chunk in whole.chunks(size) {
-                let scan = talk.scan_server(chunk).unwrap();
-                let last = ends
-                    .iter()
-                    .copied()
-                    .filter(|&e| e > at && e <= at + chunk.len())
-                    .max();
-                assert_eq!(
-                    scan.complete,
-                    last.map_or(0, |e| e - at),
-                    "chunks of {size}"
-                );
-                at += chunk.len();
-                assert_eq!(scan.at_boundary, ends.contains(&at), "chunks of {size}");
-            }
-            assert!(talk.authenticated());
-            assert_eq!(talk.transaction(), Some(Transaction::Open));
-            assert_eq!(talk.key().unwrap().key(), &[7; 8]);
-        }
-    }
-
-    /// Ready for the first query.
-    fn logged_in() -> Conversation {
-        let mut talk = Conversation::default();
-        talk.scan_server(&frame(b'Z', b"I")).unwrap();
-        talk
-    }
-
-    #[test]
-    fn a_query_sent_ahead_of_the_login_s_answer_is_not_answered_by_it() {
-        let mut talk = Conversation::default();
-        talk.scan_client(&frame(b'Q', b"select 1\0")).unwrap();
-        talk.scan_server(&frame(b'Z', b"I")).unwrap();
-        assert!(talk.may_run() && talk.busy());
-        talk.scan_server(&frame(b'Z', b"I")).unwrap();
-        assert!(!talk.may_run());
-    }
-
-    #[test]
-    fn the_first_key_is_the_session_s() {
-        let mut talk = logged_in();
-        talk.scan_server(&frame(b'K', &[7; 12])).unwrap();
-        talk.scan_server(&frame(b'K', &[8; 12])).unwrap();
-        assert_eq!(talk.key().unwrap().key(), &[7; 8]);
-    }
-
-    #[test]
-    fn busy_from_query_to_ready() {
-        let mut talk = logged_in();
-        talk.scan_client(&frame(b'Q', b"select 1\0")).unwrap();
-        assert!(talk.busy());
-        talk.scan_server(&frame(b'C', b"SELECT 1\0")).unwrap();
-        assert!(talk.busy());
-        talk.scan_server(&frame(b'Z', b"I")).unwrap();
-        assert!(!talk.busy());
-    }
-
-    #[test]
-    fn a_pipeline_that_was_not_flushed_may_run_and_is_not_busy() {
-        let mut talk = logged_in();
-        assert!(!talk.may_run());
-        talk.scan_client(&frame(b'E', &[0; 5])).unwrap();
-        assert!(talk.may_run() && !talk.busy());
-        talk.scan_client(&frame(b'S', b"")).unwrap();
-        let done = [frame(b'C', b"SELECT 1\0"), frame(b'Z', b"I")].concat();
-        talk.scan_server(&done).unwrap();
-        assert!(!talk.may_run());
-    }
-
-    #[test]
-    fn copy_in_of_the_extended_protocol_is_not_busy_for_ever() {
-        let mut talk = logged_in();
-        talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'S', b"")].concat())
-            .unwrap();
-        assert!(talk.busy());
-        talk.scan_server(&frame(b'G', &[0; 3])).unwrap();
-        assert!(!talk.busy());
-        talk.scan_client(&[frame(b'c', b""), frame(b'S', b"")].concat())
-            .unwrap();
-        assert!(talk.busy());
-        talk.scan_server(&[frame(b'C', b"COPY 0\0"), frame(b'Z', b"I")].concat())
-            .unwrap();
-        assert!(!talk.busy());
-    }
-
-    #[test]
-    fn broken_frames_are_errors() {
-        let mut talk = Conversation::default();
-        assert_eq!(
-            talk.scan_client(b"!"),
-            Err(FrameError::UnknownType(b'!', "client"))
-        );
-        assert_eq!(
-            talk.scan_client(b"Q\0\0\0\x03"),
-            Err(FrameError::BadLength(b'Q', 3))
-        );
-        let long = Conversation::default().scan_server(b"D\xff\xff\xff\xff");
-        assert_eq!(long, Err(FrameError::BadLength(b'D', u32::MAX)));
-        let status = Conversation::default().scan_server(&frame(b'Z', b"?"));
-        assert_eq!(status, Err(FrameError::BadPayload(b'Z')));
-    }
-}
+mod tests;

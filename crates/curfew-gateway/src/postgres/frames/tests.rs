@@ -1,0 +1,186 @@
+//! Boundaries and state, message by message.
+
+use super::*;
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![kind];
+    out.extend((payload.len() as u32 + 4).to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+#[test]
+fn any_chunking_gives_the_boundaries_of_the_whole() {
+    let parts = [
+        frame(b'R', &[0; 4]),
+        frame(b'K', &[7; 12]),
+        frame(b'D', &[1; 40]),
+        frame(b'Z', b"T"),
+    ];
+    let whole = parts.concat();
+    let ends: Vec<usize> = parts
+        .iter()
+        .scan(0, |at, part| {
+            *at += part.len();
+            Some(*at)
+        })
+        .collect();
+    for size in 1..=whole.len() {
+        let mut talk = Conversation::default();
+        let mut at = 0;
+        for chunk in whole.chunks(size) {
+            let scan = talk.scan_server(chunk).unwrap();
+            let last = ends
+                .iter()
+                .copied()
+                .filter(|&e| e > at && e <= at + chunk.len())
+                .max();
+            assert_eq!(
+                scan.complete,
+                last.map_or(0, |e| e - at),
+                "chunks of {size}"
+            );
+            at += chunk.len();
+            assert_eq!(scan.at_boundary, ends.contains(&at), "chunks of {size}");
+        }
+        assert!(talk.authenticated());
+        assert_eq!(talk.transaction(), Some(Transaction::Open));
+        assert_eq!(talk.key().unwrap().key(), &[7; 8]);
+    }
+}
+
+/// Ready for the first query.
+fn logged_in() -> Conversation {
+    let mut talk = Conversation::default();
+    talk.scan_server(&frame(b'Z', b"I")).unwrap();
+    talk
+}
+
+#[test]
+fn a_query_sent_ahead_of_the_login_s_answer_is_not_answered_by_it() {
+    let mut talk = Conversation::default();
+    talk.scan_client(&frame(b'Q', b"select 1\0")).unwrap();
+    talk.scan_server(&frame(b'Z', b"I")).unwrap();
+    assert!(talk.may_run() && talk.busy());
+    talk.scan_server(&frame(b'Z', b"I")).unwrap();
+    assert!(!talk.may_run());
+}
+
+#[test]
+fn the_first_key_is_the_session_s() {
+    let mut talk = logged_in();
+    talk.scan_server(&frame(b'K', &[7; 12])).unwrap();
+    talk.scan_server(&frame(b'K', &[8; 12])).unwrap();
+    assert_eq!(talk.key().unwrap().key(), &[7; 8]);
+}
+
+#[test]
+fn busy_from_query_to_ready() {
+    let mut talk = logged_in();
+    talk.scan_client(&frame(b'Q', b"select 1\0")).unwrap();
+    assert!(talk.busy());
+    talk.scan_server(&frame(b'C', b"SELECT 1\0")).unwrap();
+    assert!(talk.busy());
+    talk.scan_server(&frame(b'Z', b"I")).unwrap();
+    assert!(!talk.busy());
+}
+
+#[test]
+fn a_pipeline_that_was_not_flushed_may_run_and_is_not_busy() {
+    let mut talk = logged_in();
+    assert!(!talk.may_run());
+    talk.scan_client(&frame(b'E', &[0; 5])).unwrap();
+    assert!(talk.may_run() && !talk.busy());
+    talk.scan_client(&frame(b'S', b"")).unwrap();
+    let done = [frame(b'C', b"SELECT 1\0"), frame(b'Z', b"I")].concat();
+    talk.scan_server(&done).unwrap();
+    assert!(!talk.may_run());
+}
+
+#[test]
+fn what_the_server_skips_after_an_error_is_no_work_of_it() {
+    let mut talk = logged_in();
+    let send = |talk: &mut Conversation, kinds: &[u8]| {
+        let frames: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, &[0])).collect();
+        talk.scan_client(&frames).unwrap();
+    };
+    send(&mut talk, b"PH");
+    talk.scan_server(&frame(b'E', &[0])).unwrap();
+    for kinds in [&b"EH"[..], b"Q", b"BEH"] {
+        send(&mut talk, kinds);
+        assert!(!talk.busy() && !talk.may_run(), "{kinds:?}");
+    }
+    send(&mut talk, b"S");
+    assert!(talk.busy());
+    talk.scan_server(&frame(b'Z', b"I")).unwrap();
+    assert!(!talk.busy());
+    send(&mut talk, b"BEH");
+    assert!(talk.busy());
+    talk.scan_server(&frame(b'C', b"SELECT 1\0")).unwrap();
+    assert!(!talk.busy());
+    // Whether this query runs shows only when the bind before it is answered.
+    send(&mut talk, b"SBQ");
+    talk.scan_server(&[frame(b'Z', b"I"), frame(b'E', &[0])].concat())
+        .unwrap();
+    assert!(!talk.busy());
+}
+
+#[test]
+fn a_query_behind_what_was_not_synced_and_did_not_fail_is_the_last_that_is_not_counted() {
+    let mut talk = logged_in();
+    talk.scan_client(&[frame(b'P', &[0]), frame(b'Q', &[0])].concat())
+        .unwrap();
+    assert!(!talk.busy() && talk.may_run());
+    talk.scan_server(&[frame(b'1', b""), frame(b'C', &[0]), frame(b'Z', b"I")].concat())
+        .unwrap();
+    talk.scan_client(&frame(b'Q', &[0])).unwrap();
+    assert!(talk.busy());
+}
+
+#[test]
+fn an_error_of_a_synced_batch_skips_nothing_after_it() {
+    let mut talk = logged_in();
+    talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'S', b"")].concat())
+        .unwrap();
+    talk.scan_server(&[frame(b'E', &[0]), frame(b'Z', b"E")].concat())
+        .unwrap();
+    talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'H', b"")].concat())
+        .unwrap();
+    assert!(talk.busy());
+    talk.scan_server(&frame(b'E', &[0])).unwrap();
+    talk.scan_client(&frame(b'S', b"")).unwrap();
+    assert!(talk.busy());
+}
+
+#[test]
+fn copy_in_of_the_extended_protocol_is_not_busy_for_ever() {
+    let mut talk = logged_in();
+    talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'S', b"")].concat())
+        .unwrap();
+    assert!(talk.busy());
+    talk.scan_server(&frame(b'G', &[0; 3])).unwrap();
+    assert!(!talk.busy());
+    talk.scan_client(&[frame(b'c', b""), frame(b'S', b"")].concat())
+        .unwrap();
+    assert!(talk.busy());
+    talk.scan_server(&[frame(b'C', b"COPY 0\0"), frame(b'Z', b"I")].concat())
+        .unwrap();
+    assert!(!talk.busy());
+}
+
+#[test]
+fn broken_frames_are_errors() {
+    let mut talk = Conversation::default();
+    assert_eq!(
+        talk.scan_client(b"!"),
+        Err(FrameError::UnknownType(b'!', "client"))
+    );
+    assert_eq!(
+        talk.scan_client(b"Q\0\0\0\x03"),
+        Err(FrameError::BadLength(b'Q', 3))
+    );
+    let long = Conversation::default().scan_server(b"D\xff\xff\xff\xff");
+    assert_eq!(long, Err(FrameError::BadLength(b'D', u32::MAX)));
+    let status = Conversation::default().scan_server(&frame(b'Z', b"?"));
+    assert_eq!(status, Err(FrameError::BadPayload(b'Z')));
+}
