@@ -10,7 +10,7 @@ use std::{
 
 use curfew_model::Revision;
 use imbl::OrdMap;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Hash, State, StoreError, state::Touched};
@@ -80,10 +80,12 @@ impl Database {
         })
     }
 
-    /// Opens a file that is open and checked already once more, to read beside the writer.
-    pub(crate) fn open_again(path: &Path) -> Result<Self, StoreError> {
+    /// Opens a file to read beside its writer. What its writer would do first, to check it and to bring it to this
+    /// version, is not done.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Self, StoreError> {
         let as_error = |error| store_error("open", path, &error);
-        let connection = Connection::open(path).map_err(as_error)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(as_error)?;
         connection
             .busy_timeout(Duration::from_secs(5))
             .map_err(as_error)?;
@@ -91,6 +93,15 @@ impl Database {
             connection,
             path: path.to_owned(),
         })
+    }
+
+    /// A file without tables, to be written.
+    #[cfg(test)]
+    pub(crate) fn bare(path: &Path) -> Self {
+        Self {
+            connection: Connection::open(path).unwrap(),
+            path: path.to_owned(),
+        }
     }
 
     fn error(&self, what: &'static str, error: &rusqlite::Error) -> StoreError {

@@ -23,6 +23,28 @@ use curfew_state::{
 };
 
 #[test]
+fn the_state_is_read_beside_its_writer_and_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(EmbeddedStore::look(dir.path()).unwrap(), None);
+    let store = EmbeddedStore::open(dir.path()).unwrap();
+    store
+        .commit(Expected::Nothing, &[Change::WallSeen(WallInstant(5))])
+        .unwrap();
+    let state = store.read();
+    assert_eq!(
+        EmbeddedStore::look(dir.path()).unwrap().as_ref(),
+        Some(&*state)
+    );
+    drop(store);
+    assert_eq!(
+        EmbeddedStore::look(dir.path()).unwrap().as_ref(),
+        Some(&*state)
+    );
+    std::fs::write(dir.path().join("state.db"), "no database").unwrap();
+    assert!(EmbeddedStore::look(dir.path()).is_err());
+}
+
+#[test]
 fn the_embedded_store_conforms() {
     assert_eq!(conformance::STORE.len(), 9);
     for (name, check) in conformance::STORE {

@@ -5,7 +5,10 @@ mod support;
 
 use serde_json::json;
 
-use support::site::{Site, policy};
+use support::{
+    Ran, curfew,
+    site::{Site, policy},
+};
 
 #[test]
 fn a_set_that_leaves_a_service_in_no_segment_is_refused() {
@@ -23,6 +26,53 @@ fn a_set_that_leaves_a_service_in_no_segment_is_refused() {
     assert!(refused.out.contains(words), "{}", refused.out);
     assert!(client.echoes());
     assert_eq!(site.sessions()[0]["segments"], json!(["echo"]));
+}
+
+/// A segment of the service, with this name, for the API.
+fn segment(name: &str) -> String {
+    format!(
+        "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\n\
+         spec: {{sensitivity: low, access: open, members: [{{service: echo}}]}}\n"
+    )
+}
+
+#[test]
+fn what_the_api_holds_counts_for_a_start_a_reload_and_a_check() {
+    let mut site = Site::start("");
+    let check = |site: &Site| {
+        let config = site.path("curfew.yaml");
+        Ran::of(curfew(&["run", "--check", "-c"]).arg(config))
+    };
+    std::fs::write(site.path("own.yaml"), segment("own")).unwrap();
+    let own = site.path("own.yaml");
+    let apply = ["policy", "apply", own.to_str().unwrap(), "--owner", "api"];
+    let ran = site.curfew(&apply);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    // The file's segment has another service now: the API's alone contains this one.
+    let moved = policy("30m").replace("service: echo", "service: other");
+    std::fs::write(site.path("policy/p.yaml"), moved).unwrap();
+    site.signal("HUP");
+    site.logged("reloaded");
+    assert_eq!(check(&site).code, 0, "{:?}", check(&site));
+    site.restart();
+    drop(site.open("127.0.0.1"));
+    // A name that both have is said before a start fails by it, and whose it is.
+    let both = policy("30m") + "---\n" + &segment("own");
+    std::fs::write(site.path("policy/p.yaml"), both).unwrap();
+    site.signal("HUP");
+    site.logged("not reloaded");
+    let ran = check(&site);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.out.contains(&format!("api:{}:3:18", own.display())),
+        "{}",
+        ran.out
+    );
+    assert!(
+        ran.out.contains("the segment `own` is given twice"),
+        "{}",
+        ran.out
+    );
 }
 
 #[test]

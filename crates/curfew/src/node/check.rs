@@ -2,6 +2,7 @@
 //! service is in a segment. Starting is the node's.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +13,7 @@ use curfew_enforcer::EngineError;
 use curfew_gateway::service::{ServiceConfig, ServiceError};
 use curfew_model::{InvalidName, Revision};
 use curfew_policy::{PolicySet, Problem};
-use curfew_state::{CommitError, StoreError};
+use curfew_state::{CommitError, EmbeddedStore, Owner, StoreError};
 
 use crate::{
     cli::chain,
@@ -21,7 +22,10 @@ use crate::{
     sources::{self, SourceError},
 };
 
-use super::{compiler::target, private, unbound};
+use super::{
+    compiler::{self, target},
+    in_force, private, unbound,
+};
 
 /// Why a process does not start, or does not take a new configuration.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +113,16 @@ impl Checked {
 pub enum Purpose {
     /// To start with it.
     Start,
-    /// To take policy and bindings of it: the certificate, the data directory and these services are in use, and stay.
-    Reload(Arc<[ServiceConfig]>),
+    /// To take policy and bindings of it while a process runs.
+    Reload(Running),
+}
+
+/// What stays as it is in a process that takes a configuration: its services, beside certificate and data directory, and
+/// the policy of other owners.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub services: Arc<[ServiceConfig]>,
+    pub policies: BTreeMap<Owner, Arc<str>>,
 }
 
 /// Reads a configuration and checks all of it in one pass: the file, the policy that it names, that every service is in a
@@ -129,10 +141,14 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
     if let Some(Placed { value, place }) = &draft.policy {
         match sources::read(value) {
             Ok(sources) => {
+                policy = Some(pack_sources(sources.clone())?);
+                let others = others(&draft, &purpose).unwrap_or_else(|error| {
+                    more.push(Problem::error(place, error));
+                    Vec::new()
+                });
                 let problems;
-                (set, problems) = compiled(&sources, Revision(0));
+                (set, problems) = compiled(&[sources, others].concat(), Revision(0));
                 more.extend(problems);
-                policy = Some(pack_sources(sources)?);
             }
             Err(error) => more.push(Problem::error(place, chain(&error))),
         }
@@ -143,7 +159,11 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
             Purpose::Start => resolved(&placed.service),
             // What runs leads where it led at the start. Another one comes with a restart.
             Purpose::Reload(running) => {
-                match running.iter().find(|one| one.name == placed.service.name) {
+                match running
+                    .services
+                    .iter()
+                    .find(|one| one.name == placed.service.name)
+                {
                     Some(one) => Ok(one.clone()),
                     None => continue,
                 }
@@ -178,6 +198,25 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
         warnings,
         set,
     })
+}
+
+/// The policy documents of other owners than the files: of a process that runs, or that ran here before.
+fn others(draft: &Draft, purpose: &Purpose) -> Result<Vec<sources::Source>, String> {
+    let policies = match (purpose, &draft.data_dir) {
+        (Purpose::Reload(running), _) => running.policies.clone(),
+        (Purpose::Start, None) => BTreeMap::new(),
+        (Purpose::Start, Some(data_dir)) => {
+            let state = EmbeddedStore::look(&data_dir.value).map_err(|error| chain(&error))?;
+            state.as_ref().map(in_force::owners).unwrap_or_default()
+        }
+    };
+    let mut all = Vec::new();
+    for (owner, text) in policies {
+        if owner != Owner::Files {
+            all.extend(compiler::documents(owner, &text)?);
+        }
+    }
+    Ok(all)
 }
 
 /// What would keep a process from starting, of the files that the configuration names.

@@ -34,9 +34,9 @@ pub fn target(service: &ServiceConfig) -> Target {
 
 impl Compile for Compiler {
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
+        let sources = sources.iter().cloned();
         let named: Vec<(String, String)> = sources
-            .iter()
-            .map(|(_, source)| (source.path.clone(), source.text.clone()))
+            .map(|(owner, source)| named(owner, source))
             .collect();
         let (set, problems) = compiled(&named, Revision(0));
         let mut findings: Vec<Finding> = problems.into_iter().map(finding).collect();
@@ -117,20 +117,36 @@ fn segment(summary: SegmentSummary<'_>) -> Segment {
     }
 }
 
+/// A document's name, which says whose it is, and its text: the paths of the API are its callers'.
+fn named(owner: Owner, source: Source) -> (String, String) {
+    match owner {
+        Owner::Files => (source.path, source.text),
+        Owner::Api => (format!("api:{}", source.path), source.text),
+    }
+}
+
+/// The documents of an owner's text, as the store keeps it.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn documents(owner: Owner, text: &str) -> Result<Vec<(String, String)>, String> {
+    let unpacked = unpack(text);
+    let sources =
+        unpacked.map_err(|error| format!("a stored policy set cannot be read: {error}"))?;
+    Ok(sources
+        .into_iter()
+        .map(|source| named(owner, source))
+        .collect())
+}
+
 /// The set that the owners' texts make together, as the store keeps them.
 ///
 /// # Errors
 /// The problems as they are shown.
 pub fn union(owners: &BTreeMap<Owner, Arc<str>>, revision: Revision) -> Result<PolicySet, String> {
     let mut sources = Vec::new();
-    for text in owners.values() {
-        let unpacked =
-            unpack(text).map_err(|error| format!("a stored policy set cannot be read: {error}"))?;
-        sources.extend(
-            unpacked
-                .into_iter()
-                .map(|source| (source.path, source.text)),
-        );
+    for (owner, text) in owners {
+        sources.extend(documents(*owner, text)?);
     }
     let (set, problems) = compiled(&sources, revision);
     set.ok_or_else(|| {

@@ -50,7 +50,7 @@ use record::Recorder;
 use scribe::Scribe;
 use teller::Teller;
 
-pub use check::{Checked, NodeError, Purpose, check, packed};
+pub use check::{Checked, NodeError, Purpose, Running, check, packed};
 
 /// The log's folder in the data directory.
 pub const AUDIT: &str = "audit";
@@ -281,7 +281,10 @@ impl Node {
     /// What a configuration is checked for that is to be taken while this runs.
     #[must_use]
     pub fn reloading(&self) -> Purpose {
-        Purpose::Reload(Arc::clone(&self.running))
+        Purpose::Reload(Running {
+            services: Arc::clone(&self.running),
+            policies: in_force::owners(&self.store.read()),
+        })
     }
 
     /// The policy's files, if they are to be watched.
