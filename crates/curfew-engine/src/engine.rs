@@ -267,8 +267,8 @@ impl Engine {
             return;
         };
         let kept = self.classes.get(record.class);
-        // An order acts whatever the policy says: what it was decided on is the state that holds it.
-        let ordered = reason.is_some_and(|reason| reason <= EndReason::SessionCancelled);
+        // An order acts whatever the policy says: what it was decided on is the state that holds it. A cancel is in none.
+        let ordered = reason.is_some_and(|reason| reason < EndReason::SessionCancelled);
         let decided_on = kept.filter(|_| !ordered).map(|kept| kept.class.revision);
         let comes = [EventKind::SessionOpened, EventKind::SessionRefused].contains(&event);
         let target = self.targets.get(record.target).filter(|_| comes);

@@ -177,7 +177,7 @@ impl GatewayDoor {
                     .carry(relay.anywhere(), client, upstream, Carriage::Tcp, None)
                     .map_err(|uncarried| uncarried.why),
                 Err(error) => {
-                    opening.fail(EndReason::NetworkError);
+                    opening.fail(EndReason::NetworkError, None);
                     Err(AdoptError::from(error).into())
                 }
             },
@@ -298,15 +298,15 @@ impl Opening {
             }
             Err(uncarried) => {
                 // The engine keeps its own reason where it had ordered the end.
-                self.settle(uncarried.why.reason());
+                self.settle(uncarried.why.reason(), None);
                 Err(uncarried)
             }
         }
     }
 
-    /// Ends it before it was carried.
-    pub fn fail(mut self, reason: EndReason) {
-        self.settle(reason);
+    /// Ends it before it was carried; `cause` is what is known beyond the reason, in words for operators.
+    pub fn fail(mut self, reason: EndReason, cause: Option<String>) {
+        self.settle(reason, cause);
     }
 
     fn flow(
@@ -360,11 +360,17 @@ impl Opening {
         }
     }
 
-    fn settle(&mut self, reason: EndReason) {
+    fn settle(&mut self, reason: EndReason, cause: Option<String>) {
         self.settled = true;
         self.door.forget(self.id);
         if let Some(enforcer) = self.door.enforcer() {
-            let _ = enforcer.handle(Input::ended(self.id, reason));
+            let _ = enforcer.handle(Input::Ended {
+                id: self.id,
+                reason,
+                cause,
+                moved: None,
+                late: None,
+            });
         }
     }
 }
@@ -372,7 +378,7 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         if !self.settled {
-            self.settle(EndReason::Shutdown);
+            self.settle(EndReason::Shutdown, None);
         }
     }
 }

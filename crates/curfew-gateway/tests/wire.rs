@@ -12,7 +12,7 @@ use std::{
 
 use curfew_enforcer::Door;
 use curfew_gateway::protocol::Protocol;
-use curfew_model::{EndReason, Reconnect, UpstreamAddress};
+use curfew_model::{EndReason, EventKind, Reconnect, UpstreamAddress};
 use curfew_testkit::{DENIED, Limited, Postgres};
 use socket2::{Domain, Socket, Type};
 use support::{
@@ -134,7 +134,14 @@ fn refusals_have_their_codes() {
     let mut wire = Wire::connect(lab.address());
     wire.0.write_all(&startup("postgres", "nobody")).unwrap();
     says(wire.next(), b'E', "57P03", "upstream_unreachable");
-    assert_eq!(lab.ended(), EndReason::UpstreamUnreachable);
+    let (reason, cause) = lab.wait("the end", |heard| match heard {
+        Heard::Event(event) if event.event == EventKind::SessionEnded => {
+            Some((event.reason, event.cause))
+        }
+        _ => None,
+    });
+    assert_eq!(reason, Some(EndReason::UpstreamUnreachable));
+    assert!(cause.unwrap().contains("refused"));
 }
 
 #[test]

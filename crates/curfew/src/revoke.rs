@@ -98,7 +98,8 @@ pub fn instant(text: &str) -> Result<WallInstant, String> {
 fn block(text: &str) -> Result<Block, String> {
     match text {
         "none" => Ok(Block::None),
-        "until-lifted" => Ok(Block::UntilLifted),
+        // As the API writes it, too.
+        "until-lifted" | "until_lifted" => Ok(Block::UntilLifted),
         other => instant(other).map(Block::Until).map_err(|_| {
             "write none, until-lifted, or an instant like 2026-12-01T08:00:00Z".to_owned()
         }),

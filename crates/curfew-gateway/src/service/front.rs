@@ -271,7 +271,7 @@ impl Front {
         let session = match stage {
             Stage::Connecting(_, Purpose::Session(admitted)) => {
                 let session = admitted.opening.id();
-                admitted.opening.fail(EndReason::Shutdown);
+                admitted.opening.fail(EndReason::Shutdown, None);
                 session
             }
             _ => return self.tell_of_stop(id, client),

@@ -53,7 +53,7 @@ impl Front {
             ..
         }) = self.take(id)
         {
-            admitted.opening.fail(EndReason::ClosedByClient);
+            admitted.opening.fail(EndReason::ClosedByClient, None);
         }
     }
 

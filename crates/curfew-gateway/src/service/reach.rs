@@ -114,11 +114,11 @@ impl Front {
                 };
                 let Admitted { opening, place, .. } = *admitted;
                 let session = opening.id();
-                opening.fail(EndReason::UpstreamUnreachable);
+                let source = error.source().map(|source| format!(": {source}"));
+                let detail = format!("{error}{}", source.unwrap_or_default());
+                opening.fail(EndReason::UpstreamUnreachable, Some(detail.clone()));
                 drop(place);
                 if let Some(client) = client {
-                    let source = error.source().map(|source| format!(": {source}"));
-                    let detail = format!("{error}{}", source.unwrap_or_default());
                     self.note(
                         &client,
                         Some(session),
