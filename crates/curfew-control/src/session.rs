@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use curfew_model::{
-    BootInstant, Bound, EndReason, EnforcerId, Identity, Lease, Now, PolicyName, Provenance,
+    BootInstant, Bound, EndReason, EnforcerId, Identity, Lease, Mode, Now, PolicyName, Provenance,
     Revision, SegmentName, ServiceName, SessionId, WallInstant, format_duration,
 };
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,9 @@ pub struct Session {
     /// Its segments, the most sensitive first.
     #[schema(value_type = Vec<String>)]
     pub segments: Vec<SegmentName>,
+    /// `enforce`, or `audit`: all its segments only record what their limits would do, and its deadlines end nothing.
+    #[schema(value_type = String)]
+    pub mode: Mode,
     /// The gateway service.
     #[schema(value_type = Option<String>)]
     pub service: Option<ServiceName>,
@@ -244,6 +247,12 @@ impl Explanation {
         let text = match (session.reason, bounds.first()) {
             (Some(reason), _) => session.end_in_words(reason),
             (None, None) => "Nothing limits the session.".to_owned(),
+            (None, Some((_, bound))) if session.mode == Mode::Audit => format!(
+                "Nothing ends the session: its segments are in audit mode. {} would end it at {} with {}.",
+                Words::of(&bound.by).by,
+                now.wall_at(bound.at),
+                bound.reason,
+            ),
             (None, Some((_, bound))) => format!(
                 "The session ends in {} at {} with {} unless something ends it earlier: {} set this.",
                 format_duration(bound.at.since(now.boot)),

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_model::{
-    BootInstant, EndReason, Facts, Lease, PolicyName, Revision, SegmentName, SessionId, Target,
-    WallInstant,
+    BootInstant, EndReason, Facts, Lease, Mode, PolicyName, Revision, SegmentName, SessionId,
+    Target, WallInstant,
 };
 
 use crate::{
@@ -42,6 +42,8 @@ pub struct SessionView {
     pub target: Target,
     /// Its segments, the most sensitive first.
     pub segments: Vec<SegmentName>,
+    /// Whether its limits act, or what they would do is only recorded.
+    pub mode: Mode,
     /// The policies that matched.
     pub policies: Vec<PolicyName>,
     /// The revision that it was last decided on.
@@ -115,6 +117,11 @@ impl Engine {
             target: facts.target.clone(),
             facts,
             segments: kept.names.to_vec(),
+            mode: if kept.class.is_audit() {
+                Mode::Audit
+            } else {
+                Mode::Enforce
+            },
             policies: kept.class.policies.clone(),
             revision: kept.class.revision,
             lease: kept.class.lease(record, ties),

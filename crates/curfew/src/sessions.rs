@@ -230,7 +230,10 @@ pub fn table(sessions: &Value, reading: &Reading) -> String {
         let (left, ends, by) = match first_deadline(session) {
             // What has ended has no time left.
             Some((at, by)) if state == "open" => {
-                (reading.left_cell(at), reading.local_at(at), by.to_owned())
+                let audit = text(session, "mode") == "audit";
+                let only = if audit { ", only recorded" } else { "" };
+                let by = format!("{by}{only}");
+                (reading.left_cell(at), reading.local_at(at), by)
             }
             _ => (
                 String::new(),
@@ -285,6 +288,7 @@ fn details(session: &Value, reading: &Reading) -> String {
         ("subject", subject(session)),
         ("identities", identities.join(", ")),
         ("segments", list(session, "segments")),
+        ("mode", text(session, "mode")),
         ("service", text(session, "service")),
         ("door", text(session, "door")),
         ("enforcer", text(session, "enforcer")),
@@ -336,14 +340,15 @@ fn explained(answer: &Value, reading: &Reading) -> String {
     words + &table.written("nothing limits it")
 }
 
-/// When and why the session will end, as it is read here; of one that ends already, what the server says.
+/// When and why the session will end, as it is read here; of one that ends already, or that nothing ends, what the server
+/// says.
 fn in_words(answer: &Value, reading: &Reading) -> String {
-    let ends = answer
-        .get("session")
-        .is_some_and(|session| !text(session, "reason").is_empty());
+    let said = answer.get("session").is_some_and(|session| {
+        !text(session, "reason").is_empty() || text(session, "mode") == "audit"
+    });
     let first = items(answer, "bounds").first();
     match first.and_then(|bound| Some((bound, Reading::instant(bound, "at")?))) {
-        Some((bound, at)) if !ends => format!(
+        Some((bound, at)) if !said => format!(
             "It ends at {} ({}) with {} unless something ends it earlier: {} set this.",
             reading.local_at(at),
             reading.left(at),

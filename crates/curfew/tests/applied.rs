@@ -112,3 +112,21 @@ fn an_applied_policy_decides_live_sessions_again() {
         "{segments}"
     );
 }
+
+#[test]
+fn a_session_in_audit_mode_is_not_said_to_end() {
+    let site = Site::start("");
+    let audit = policy("30m").replace("sensitivity: high", "sensitivity: high, mode: audit");
+    std::fs::write(site.path("policy/p.yaml"), audit).unwrap();
+    site.signal("HUP");
+    site.logged("reloaded");
+    let _client = site.open("127.0.0.1");
+    let session = &site.sessions()[0];
+    assert_eq!(session["mode"], "audit");
+    let id = session["id"].as_str().unwrap();
+    let explained = site.curfew(&["sessions", "explain", id]).out;
+    let words = "Nothing ends the session: its segments are in audit mode.";
+    assert!(explained.contains(words), "{explained}");
+    let list = site.curfew(&["sessions", "list", "--output", "table"]).out;
+    assert!(list.contains(", only recorded"), "{list}");
+}

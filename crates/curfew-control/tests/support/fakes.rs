@@ -281,6 +281,7 @@ pub fn session(number: u128, user: &str, segment: &str) -> Session {
         subject: Some(identity.clone()),
         identities: vec![identity],
         segments: vec![segment.parse().unwrap()],
+        mode: Mode::Enforce,
         service: Some("orders".parse().unwrap()),
         door: Door::Gateway,
         enforcer: "gw-1".parse().unwrap(),

@@ -75,6 +75,7 @@ impl LocalFleet {
             id: view.id,
             subject: view.facts.subject().cloned(),
             segments: view.segments,
+            mode: view.mode,
             upstream: view.target.upstream().map(ToString::to_string),
             service: view.target.service,
             door: Door::Gateway,
