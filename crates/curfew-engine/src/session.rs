@@ -145,7 +145,7 @@ impl Engine {
             ..
         } = parts;
         let who = who::decode(who)?;
-        let wall = |at: u64| (at != NEVER).then(|| self.now.wall_at(BootInstant(at)));
+        let wall = |at: u64| (at != NEVER).then(|| self.now.wall_before(BootInstant(at)));
         let mut facts = Facts {
             identities: who.own.identities,
             groups: who.own.groups,

@@ -82,6 +82,16 @@ impl Now {
         self.boot.after(wall.since(self.wall))
     }
 
+    /// A wall time for `boot` that [`Now::boot_at`] never turns into a later instant: what is decided by it is not lengthened
+    /// by rounding. For what is shown there is [`Now::wall_at`].
+    #[must_use]
+    pub fn wall_before(self, boot: BootInstant) -> WallInstant {
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let ahead = millis(boot.since(self.boot));
+        let behind = millis(self.boot.since(boot));
+        WallInstant(self.wall.0.saturating_add(ahead).saturating_sub(behind))
+    }
+
     /// What the wall clock, undisturbed, shows at `boot`; earlier instants count back. While the clocks keep their
     /// distance, an instant is shown as the same millisecond whenever it is asked for.
     #[must_use]
@@ -185,6 +195,23 @@ pub fn format_duration(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_is_not_lengthened_on_its_way_over_the_wall_clock() {
+        for (now, bound) in [
+            (900_000, 1_000_000),
+            (1, 999_999),
+            (999_999, 5_000_000),
+            (7, 7),
+        ] {
+            let now = Now {
+                boot: BootInstant(now),
+                wall: WallInstant(50),
+            };
+            let bound = BootInstant(bound);
+            assert!(now.boot_at(now.wall_before(bound)) <= bound, "{now:?}");
+        }
+    }
 
     #[test]
     fn durations_read_back() {

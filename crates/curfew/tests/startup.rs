@@ -142,3 +142,13 @@ fn a_data_directory_that_others_may_look_into_is_made_private() {
     let said = place.begun();
     assert!(!said.iter().any(|line| line.contains("0700")), "{said:?}");
 }
+
+#[test]
+fn a_state_that_was_begun_and_never_written_keeps_nothing_from_starting() {
+    let place = Place::new("");
+    with_mode(&place.path("data"), 0o700);
+    fs::write(place.path("data/state.db"), "").unwrap();
+    let (code, text) = place.check();
+    assert_eq!(code, Some(0), "{text}");
+    place.begun();
+}

@@ -206,7 +206,8 @@ fn others(draft: &Draft, purpose: &Purpose) -> Result<Vec<sources::Source>, Stri
         (Purpose::Reload(running), _) => running.policies.clone(),
         (Purpose::Start, None) => BTreeMap::new(),
         (Purpose::Start, Some(data_dir)) => {
-            let state = EmbeddedStore::look(&data_dir.value).map_err(|error| chain(&error))?;
+            // A state that cannot be read as it is may be one that opening it mends; if not, opening it says so.
+            let state = EmbeddedStore::look(&data_dir.value).ok().flatten();
             state.as_ref().map(in_force::owners).unwrap_or_default()
         }
     };
