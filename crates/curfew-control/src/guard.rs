@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody as _},
     extract::{Request, State},
     http::{HeaderMap, Uri, header},
     middleware::Next,
@@ -104,7 +104,9 @@ async fn admit(
     }
     let stated = content_length(request.headers());
     let limit = body_limit(request.uri().path(), caller.role);
-    let is_large = limit > BODY && stated.is_none_or(|length| length > BODY);
+    let is_large = limit > BODY
+        && !request.body().is_end_stream()
+        && stated.is_none_or(|length| length > BODY);
     let turn = if is_large && caller.role != Role::Admin {
         let turn = app.guard.large.try_acquire();
         Some(turn.map_err(|_| {

@@ -228,6 +228,7 @@ impl Issue {
             ..order
         };
         let done = Box::pin(self.carry_out(order, None)).await?;
+        orders::start_forgetting(&self.app);
         let detail = format!(
             "the sessions were closed, but new ones are not kept out: {error}; lift blocks that nobody needs, and give the order again"
         );
