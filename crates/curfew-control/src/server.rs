@@ -209,7 +209,7 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, work: mpsc
         match accepted {
             Ok((stream, peer)) => {
                 // Over the limit the connection is closed: who waits in the backlog would look like a slow server.
-                if let Some(place) = connections.places.take(peer.ip().to_canonical()) {
+                if let Some(place) = connections.places.take(peer.ip()) {
                     let connections = Arc::clone(&connections);
                     tokio::spawn(connection(stream, place, connections, work.clone()));
                 }

@@ -43,10 +43,7 @@ fn bodies_are_bounded() {
     let mut set = json!({"sources": [{"path": "p.yaml", "text": "ok"}]}).to_string();
     set.push_str(&" ".repeat(5 * 1024 * 1024));
     let set = json.send("POST", "/v1/policies/validate", Some(set.as_bytes()));
-    assert!(
-        !is_problem(&set, 400, "bad_request") && set.status != 413,
-        "{set:?}"
-    );
+    assert_eq!(set.status, 200, "{set:?}");
     // Of a stranger nothing is read at all.
     let stranger = world.stranger().with("Content-Type", "application/json");
     let head = stranger.head("POST", "/v1/revocations", "1.1", Some(1_000_000_000));
@@ -54,13 +51,6 @@ fn bodies_are_bounded() {
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.write_all(head.as_bytes()).unwrap();
     assert_eq!(read(&mut stream).status, 401);
-    // A policy set may be larger.
-    let text = "segment a\n".repeat(20_000);
-    let set = json!({"sources": [{"path": "a.yaml", "text": text}]});
-    assert_eq!(
-        world.admin().post("/v1/policies/validate", &set).status,
-        200
-    );
 }
 
 #[test]
