@@ -9,10 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use curfew_enforcer::Input;
 use curfew_engine::Keeper;
 use curfew_gateway::protocol::Protocol;
-use curfew_model::{
-    Binding, BindingKey, EventKind, Identity, Issuer, Kind, Proof, UpstreamAddress,
-};
-use curfew_testkit::Limited;
+use curfew_model::{BindingKey, EventKind, Identity, Proof, UpstreamAddress};
+use curfew_testkit::{Limited, bound};
 
 use support::{Heard, Lab};
 
@@ -22,20 +20,7 @@ fn subject_with(uid: u32) -> Option<Identity> {
     let lab = Lab::with(address, Limited::default(), |config| {
         config.protocol = Protocol::Tcp;
     });
-    let identity = Identity {
-        proof: Proof::Bound,
-        kind: Kind::User,
-        issuer: Issuer::local(),
-        id: "alice".to_owned(),
-        display: None,
-    };
-    let binding = Binding {
-        key: BindingKey::Uid(uid),
-        identity,
-        groups: Vec::new(),
-        until: None,
-        refreshed_at: None,
-    };
+    let binding = bound(BindingKey::Uid(uid), "alice", &[]);
     lab.deadlines
         .enforcer()
         .handle(Input::BindingSet(Keeper::Config, binding))

@@ -71,11 +71,6 @@ impl Given {
         self.0.extend(groups.map(|group| (Named::Group, group)));
     }
 
-    /// Whether somebody is, or is in, what is named.
-    pub(crate) fn has(&self, named: &(Named, String)) -> bool {
-        self.0.contains(named)
-    }
-
     /// The workloads, as policies write them.
     pub(crate) fn workloads(&self) -> impl Iterator<Item = &str> {
         let all = self.0.range((Named::Workload, String::new())..);
@@ -100,7 +95,7 @@ impl PolicySet {
         let mut missing: Vec<(&(Named, String), &Place)> = self
             .named
             .iter()
-            .filter(|(name, _)| !given.has(name))
+            .filter(|(name, _)| !given.0.contains(name))
             .collect();
         missing.sort_by_key(|(_, place)| *place);
         let (said, counted) = missing.split_at(missing.len().min(MAX_NAMES));

@@ -1,15 +1,18 @@
 //! Limits that ask for fresh proof, held against those who can never give it. Counting from proof is in `decide`.
 
+use curfew_model::{Binding, BindingKey, Kind};
+
 use crate::{
     compile::PolicySet,
-    document::{From, Name, SessionPolicy},
+    document::{From, Name, Selector, SessionPolicy},
     limits::PlacedLimits,
-    named::{Given, Named, name},
     problem::Problem,
 };
 
-/// Policies that are said one by one.
+/// Policies that are said one by one; the others are counted.
 const MAX_POLICIES: usize = 100;
+/// Bindings that are looked at, for all policies together: starting waits for it.
+const MAX_LOOKS: usize = 1_000_000;
 
 /// A limit that asks for fresh proof; what is worse without any comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,10 +35,10 @@ impl Asks {
 }
 
 impl PolicySet {
-    /// A warning for each policy that names one of these, and whose sessions need fresh proof, by itself or by a segment
-    /// that it leads to; by place. These are whom bindings give that nobody refreshes.
+    /// A warning for each policy that may hold for the subject of one of these bindings, and whose sessions need fresh
+    /// proof, by itself or by a segment that it leads to; by place. These are bindings that nobody refreshes.
     #[must_use]
-    pub fn unprovable(&self, given: &Given) -> Vec<Problem> {
+    pub fn unprovable(&self, bindings: &[Binding]) -> Vec<Problem> {
         let mut asks: Vec<Option<Asks>> = self
             .policies
             .iter()
@@ -51,33 +54,72 @@ impl PolicySet {
                 }
             }
         }
-        let policies = self.policies.iter().zip(asks);
-        let mut asking: Vec<(&SessionPolicy, Asks, String)> = policies
-            .filter_map(|(policy, asks)| Some((policy, asks?, named(&policy.from, given)?)))
-            .collect();
+        let mut looks = MAX_LOOKS;
+        let mut asking: Vec<(&SessionPolicy, Asks, &Binding)> = Vec::new();
+        for (policy, asks) in self.policies.iter().zip(asks) {
+            let Some(asks) = asks else {
+                continue;
+            };
+            let mut some = bindings.iter().take(looks).inspect(|_| looks -= 1);
+            if let Some(binding) = some.find(|binding| may_hold(&policy.from, binding)) {
+                asking.push((policy, asks, binding));
+            }
+        }
         asking.sort_by_key(|(policy, ..)| &policy.place);
-        let said = asking.into_iter().take(MAX_POLICIES);
-        said.map(|(policy, asks, who)| warning(policy, asks, &who))
-            .collect()
+        let (said, counted) = asking.split_at(asking.len().min(MAX_POLICIES));
+        let said = said.iter();
+        let mut problems: Vec<Problem> = said
+            .map(|(policy, asks, binding)| warning(policy, *asks, binding))
+            .collect();
+        if let Some((policy, ..)) = counted.first() {
+            let text = format!(
+                "{} policies more ask for proof that is never given",
+                counted.len()
+            );
+            problems.push(Problem::warning(&policy.place, text));
+        }
+        problems
     }
 }
 
-/// The first group, user or workload of a policy that is given.
-fn named(from: &From, given: &Given) -> Option<String> {
-    let selector = &from.selector;
-    let written = |name: &Name| self::name(&name.issuer, &name.id);
-    let groups = selector.groups.iter().flatten().cloned();
-    let users = selector.users.iter().flatten().map(written);
-    let workloads = selector.workloads.iter().flatten().map(written);
-    let groups = groups.map(|name| (Named::Group, name));
-    let users = users.map(|name| (Named::User, name));
-    let workloads = workloads.map(|name| (Named::Workload, name));
-    let mut all = groups.chain(users).chain(workloads);
-    all.find(|named| given.has(named))
-        .map(|(named, name)| format!("{named} {name}"))
+/// Whether a policy may hold for whoever a binding gives: as roles and source segments show only with a session, they may.
+fn may_hold(from: &From, binding: &Binding) -> bool {
+    let is_selected = |fields: [Option<bool>; 4]| fields.into_iter().flatten().all(|field| field);
+    let is_excepted = |fields: [Option<bool>; 4]| fields.into_iter().flatten().any(|field| field);
+    (from.anyone || is_selected(fields(&from.selector, binding)))
+        && !is_excepted(fields(&from.except, binding))
 }
 
-fn warning(policy: &SessionPolicy, asks: Asks, who: &str) -> Problem {
+/// Whether each field that a selector has, and that a binding tells of, selects what it gives.
+fn fields(selector: &Selector, binding: &Binding) -> [Option<bool>; 4] {
+    let identity = &binding.identity;
+    let is = |kind, name: &Name| {
+        identity.kind == kind && identity.issuer == name.issuer && identity.id == name.id
+    };
+    let named = |kind, names: &Option<Vec<Name>>| {
+        names
+            .as_ref()
+            .map(|names| names.iter().any(|name| is(kind, name)))
+    };
+    let groups = selector.groups.as_ref();
+    let cidrs = selector.cidrs.as_ref();
+    let address = match &binding.key {
+        BindingKey::Address(net) => Some(net),
+        BindingKey::Uid(_) | BindingKey::Cgroup(_) => None,
+    };
+    [
+        named(Kind::User, &selector.users),
+        named(Kind::Workload, &selector.workloads),
+        groups.map(|groups| groups.iter().any(|group| binding.groups.contains(group))),
+        cidrs.zip(address).map(|(cidrs, net)| {
+            cidrs
+                .iter()
+                .any(|cidr| cidr.contains(net) || net.contains(cidr))
+        }),
+    ]
+}
+
+fn warning(policy: &SessionPolicy, asks: Asks, binding: &Binding) -> Problem {
     let (field, otherwise) = match asks {
         Asks::Reconnect => (
             "reconnect: proof",
@@ -89,7 +131,8 @@ fn warning(policy: &SessionPolicy, asks: Asks, who: &str) -> Problem {
         ),
     };
     let text = format!(
-        "`{field}` holds for {who} here, whom curfew.yaml binds, and what it binds is never refreshed"
+        "`{field}` holds for {} here, whom curfew.yaml binds, and what it binds is never refreshed",
+        binding.identity,
     );
     Problem::warning(&policy.place, text)
         .or_else(otherwise)

@@ -1,8 +1,9 @@
 //! What is said of names in a policy that nobody is given.
 #![cfg(test)]
 
-use curfew_model::{Binding, BindingKey, Identity, Issuer, Kind, Proof, Revision};
+use curfew_model::{BindingKey, Revision};
 use curfew_policy::{Given, PolicySet, Problem, compile, load};
+use curfew_testkit::bound;
 
 /// A set whose only policy admits these.
 fn set(from: &str) -> PolicySet {
@@ -32,19 +33,7 @@ fn whom_a_policy_names_and_nobody_is_yet_is_said_once_with_its_place() {
     roles: [db/alice]
     except: {workloads: [alice], groups: [dbas]}");
     let mut given = Given::default();
-    given.binding(&Binding {
-        key: BindingKey::Uid(7),
-        identity: Identity {
-            proof: Proof::Bound,
-            kind: Kind::User,
-            issuer: Issuer::local(),
-            id: "alice".to_owned(),
-            display: None,
-        },
-        groups: vec!["dba".to_owned()],
-        until: None,
-        refreshed_at: None,
-    });
+    given.binding(&bound(BindingKey::Uid(7), "alice", &["dba"]));
     let said = set.unbound(&given);
     let said: Vec<String> = said.iter().map(ToString::to_string).collect();
     let expected = "p.yaml:11:19: warning: no binding gives group dbas yet

@@ -1,8 +1,9 @@
 //! What is said of limits that ask for fresh proof of those who can give none.
 #![cfg(test)]
 
-use curfew_model::{Binding, BindingKey, Identity, Issuer, Kind, Proof, Revision};
-use curfew_policy::{Given, compile, load};
+use curfew_model::{BindingKey, Revision};
+use curfew_policy::{compile, load};
+use curfew_testkit::bound;
 
 /// What is said when the segment and the policy have these limits, and alice of the group `dba` can prove nothing.
 fn said(segment: &str, policy: &str, from: &str) -> Vec<String> {
@@ -19,21 +20,8 @@ spec: {{from: {from}, to: {{segments: [db]}}, limits: {{{policy}}}}}
 "
     );
     let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
-    let mut given = Given::default();
-    given.binding(&Binding {
-        key: BindingKey::Uid(7),
-        identity: Identity {
-            proof: Proof::Bound,
-            kind: Kind::User,
-            issuer: Issuer::local(),
-            id: "alice".to_owned(),
-            display: None,
-        },
-        groups: vec!["dba".to_owned()],
-        until: None,
-        refreshed_at: None,
-    });
-    let said = set.unprovable(&given);
+    let alice = bound(BindingKey::Uid(7), "alice", &["dba"]);
+    let said = set.unprovable(&[alice]);
     said.iter().map(ToString::to_string).collect()
 }
 
@@ -50,23 +38,35 @@ fn the_worse_of_what_policy_and_segment_ask_is_said_once() {
         let [said] = &said[..] else {
             panic!("{said:?}");
         };
-        let words = format!("warning: `{field}` holds for group dba here");
+        let words = format!("warning: `{field}` holds for user:alice here");
         assert!(said.contains(&words), "{said}");
     }
 }
 
 #[test]
-fn where_nothing_is_asked_of_them_nothing_is_said() {
+fn only_whom_the_limit_may_hold_for_is_named() {
+    for from in [
+        "{users: [alice]}",
+        "{groups: [dba], users: [alice, bob]}",
+        "{anyone: true}",
+        "{anyone: true, except: {users: [bob]}}",
+        "{groups: [dba], roles: [db/app]}",
+        "{cidrs: [10.0.0.0/8]}",
+    ] {
+        let said = said("maxLifetime: 1h", "reauthEvery: 10m", from);
+        assert_eq!(said.len(), 1, "{from}: {said:?}");
+    }
+    for from in [
+        "{groups: [ops]}",
+        "{groups: [dba], users: [bob]}",
+        "{anyone: true, except: {groups: [dba]}}",
+        "{workloads: [alice]}",
+    ] {
+        let said = said("maxLifetime: 1h", "reauthEvery: 10m", from);
+        assert_eq!(said, [""; 0], "{from}");
+    }
     assert_eq!(
         said("maxLifetime: 1h", "reconnect: 60s", "{users: [alice]}"),
         [""; 0]
-    );
-    assert_eq!(
-        said("reauthEvery: 10m", "reconnect: proof", "{groups: [ops]}"),
-        [""; 0]
-    );
-    assert_eq!(
-        said("reauthEvery: 10m", "maxLifetime: 1h", "{users: [alice]}").len(),
-        1
     );
 }

@@ -52,7 +52,7 @@ fn whoever_can_give_no_proof_is_a_warning_where_it_is_asked_for() {
     let proof = policy("30m").replace("maxLifetime: 30m", "maxLifetime: 30m, reconnect: proof");
     std::fs::write(site.path("policy/p.yaml"), proof).unwrap();
     let (said, ran) = check(&site);
-    let words = "warning: `reconnect: proof` holds for group dba here, whom curfew.yaml binds";
+    let words = "warning: `reconnect: proof` holds for user:alice here, whom curfew.yaml binds";
     assert_eq!(said.len(), 1, "{ran:?}");
     assert!(said[0].contains(words), "{said:?}");
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -11,19 +11,16 @@ use crate::doors;
 /// names and neither the configuration, nor these bindings, nor these groups give.
 pub fn of<'a>(
     set: &PolicySet,
-    configured: &[Binding],
+    configured: &'a [Binding],
     bindings: impl IntoIterator<Item = &'a Binding>,
     groups: impl IntoIterator<Item = &'a [String]>,
 ) -> Vec<Problem> {
     let mut given = Given::default();
-    configured.iter().for_each(|binding| given.binding(binding));
-    let unprovable = set.unprovable(&given);
-    bindings
-        .into_iter()
-        .for_each(|binding| given.binding(binding));
+    let bindings = configured.iter().chain(bindings);
+    bindings.for_each(|binding| given.binding(binding));
     groups.into_iter().for_each(|groups| given.groups(groups));
     let mut problems = set.unbound(&given);
-    problems.extend(unprovable);
+    problems.extend(set.unprovable(configured));
     problems.extend(set.unseen(doors::sees(), &given));
     problems
 }

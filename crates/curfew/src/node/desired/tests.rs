@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 use curfew_enforcer::{Bounds, Changes, Deadlines, Enforcer, Engine, Open, Peer, Record, Sink};
 use curfew_gateway::door::GatewayDoor;
 use curfew_model::{
-    Binding, BindingKey, Block, Clock as _, EnforcerId, Facts, Identity, Issuer, Kind, Proof,
+    BindingKey, Block, Clock as _, EnforcerId, Facts, Identity, Issuer, Kind, Proof,
     Revision, Revocation, Scope, SessionId, WallInstant,
 };
 use curfew_state::{Change, Commit, EmbeddedStore, Expected, Owner, State, Store};
-use curfew_testkit::{BootClock, alice};
+use curfew_testkit::{BootClock, alice, bound};
 
 use super::super::{compiler, in_force::owners};
 use super::Desired;
@@ -55,20 +55,7 @@ fn key(net: &str) -> BindingKey {
 }
 
 fn bind(net: &str, user: &str, groups: &[&str]) -> Change {
-    let identity = Identity {
-        proof: Proof::Bound,
-        kind: Kind::User,
-        issuer: Issuer::local(),
-        id: user.to_owned(),
-        display: None,
-    };
-    Change::Bind(Binding {
-        key: key(net),
-        identity,
-        groups: groups.iter().map(|group| (*group).to_owned()).collect(),
-        until: None,
-        refreshed_at: None,
-    })
+    Change::Bind(bound(key(net), user, groups))
 }
 
 /// A store, and an engine that was started with what was in it.
