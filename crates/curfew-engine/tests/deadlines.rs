@@ -60,6 +60,39 @@ fn idle_asks_the_door_once_and_believes_its_answer() {
 }
 
 #[test]
+fn many_answers_at_once_count_each_for_its_own_session() {
+    let mut engine = engine(Rules {
+        idle: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    for n in 1..=150 {
+        engine.open(open(n, "alice", "db", at(0)), at(0)).unwrap();
+    }
+    drain(&mut engine);
+    engine.poll(at(10));
+    let seen = |n, last| Activity {
+        id: id(n),
+        last: at(last).boot,
+        bytes_in: n,
+        bytes_out: 0,
+    };
+    // One that nobody knows among them, one twice, and every third has moved nothing.
+    let mut all: Vec<Activity> = (1..=150)
+        .map(|n| seen(n, if n % 3 == 0 { 0 } else { 5 }))
+        .collect();
+    all.insert(70, seen(999, 5));
+    all.push(seen(1, 4));
+    drain(&mut engine);
+    engine.handle(Input::Activity(all), at(10)).unwrap();
+    let mut ended: Vec<SessionId> = closes(&mut engine).into_iter().map(|(id, _)| id).collect();
+    ended.sort_unstable();
+    let idle: Vec<SessionId> = (1..=150).filter(|n| n % 3 == 0).map(id).collect();
+    assert_eq!(ended, idle);
+    let moved = engine.session(id(149)).unwrap();
+    assert_eq!((moved.bytes_in, moved.last_activity), (149, at(5).boot));
+}
+
+#[test]
 fn an_unanswered_probe_counts_as_idle() {
     let mut engine = engine(Rules {
         idle: Some(10 * SECOND),

@@ -49,6 +49,18 @@ fn any_chunking_gives_the_boundaries_of_the_whole() {
     }
 }
 
+/// The client sends messages of these kinds.
+fn send(talk: &mut Conversation, kinds: &[u8]) {
+    let frames: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, &[0])).collect();
+    talk.scan_client(&frames).unwrap();
+}
+
+/// The server answers with messages of these kinds, and is idle where it is ready.
+fn answer(talk: &mut Conversation, kinds: &[u8]) {
+    let frames: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, b"I")).collect();
+    talk.scan_server(&frames).unwrap();
+}
+
 /// Ready for the first query.
 fn logged_in() -> Conversation {
     let mut talk = Conversation::default();
@@ -100,71 +112,58 @@ fn a_pipeline_that_was_not_flushed_may_run_and_is_not_busy() {
 #[test]
 fn what_the_server_skips_after_an_error_is_no_work_of_it() {
     let mut talk = logged_in();
-    let send = |talk: &mut Conversation, kinds: &[u8]| {
-        let frames: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, &[0])).collect();
-        talk.scan_client(&frames).unwrap();
-    };
     send(&mut talk, b"PH");
-    talk.scan_server(&frame(b'E', &[0])).unwrap();
+    answer(&mut talk, b"E");
     for kinds in [&b"EH"[..], b"Q", b"BEH"] {
         send(&mut talk, kinds);
         assert!(!talk.busy() && !talk.may_run(), "{kinds:?}");
     }
     send(&mut talk, b"S");
     assert!(talk.busy());
-    talk.scan_server(&frame(b'Z', b"I")).unwrap();
+    answer(&mut talk, b"Z");
     assert!(!talk.busy());
     send(&mut talk, b"BEH");
     assert!(talk.busy());
-    talk.scan_server(&frame(b'C', b"SELECT 1\0")).unwrap();
+    answer(&mut talk, b"C");
     assert!(!talk.busy());
     // Whether this query runs shows only when the bind before it is answered.
     send(&mut talk, b"SBQ");
-    talk.scan_server(&[frame(b'Z', b"I"), frame(b'E', &[0])].concat())
-        .unwrap();
+    answer(&mut talk, b"ZE");
     assert!(!talk.busy());
 }
 
 #[test]
 fn a_query_behind_what_was_not_synced_and_did_not_fail_is_the_last_that_is_not_counted() {
     let mut talk = logged_in();
-    talk.scan_client(&[frame(b'P', &[0]), frame(b'Q', &[0])].concat())
-        .unwrap();
+    send(&mut talk, b"PQ");
     assert!(!talk.busy() && talk.may_run());
-    talk.scan_server(&[frame(b'1', b""), frame(b'C', &[0]), frame(b'Z', b"I")].concat())
-        .unwrap();
-    talk.scan_client(&frame(b'Q', &[0])).unwrap();
+    answer(&mut talk, b"1CZ");
+    send(&mut talk, b"Q");
     assert!(talk.busy());
 }
 
 #[test]
 fn an_error_of_a_synced_batch_skips_nothing_after_it() {
     let mut talk = logged_in();
-    talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'S', b"")].concat())
-        .unwrap();
-    talk.scan_server(&[frame(b'E', &[0]), frame(b'Z', b"E")].concat())
-        .unwrap();
-    talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'H', b"")].concat())
-        .unwrap();
+    send(&mut talk, b"ES");
+    answer(&mut talk, b"EZ");
+    send(&mut talk, b"EH");
     assert!(talk.busy());
-    talk.scan_server(&frame(b'E', &[0])).unwrap();
-    talk.scan_client(&frame(b'S', b"")).unwrap();
+    answer(&mut talk, b"E");
+    send(&mut talk, b"S");
     assert!(talk.busy());
 }
 
 #[test]
 fn copy_in_of_the_extended_protocol_is_not_busy_for_ever() {
     let mut talk = logged_in();
-    talk.scan_client(&[frame(b'E', &[0; 5]), frame(b'S', b"")].concat())
-        .unwrap();
+    send(&mut talk, b"ES");
     assert!(talk.busy());
-    talk.scan_server(&frame(b'G', &[0; 3])).unwrap();
+    answer(&mut talk, b"G");
     assert!(!talk.busy());
-    talk.scan_client(&[frame(b'c', b""), frame(b'S', b"")].concat())
-        .unwrap();
+    send(&mut talk, b"cS");
     assert!(talk.busy());
-    talk.scan_server(&[frame(b'C', b"COPY 0\0"), frame(b'Z', b"I")].concat())
-        .unwrap();
+    answer(&mut talk, b"CZ");
     assert!(!talk.busy());
 }
 
