@@ -240,7 +240,7 @@ pub(super) async fn apply(
                     Ok::<_, Problem>((revision, valid))
                 })
                 .await??;
-            // To carry it out takes no processor for long.
+            // Enforcers compile it once more, each in its own turn; whoever waits here need not wait for that and the disk.
             drop(turn);
             // What was checked is what is committed: it rests on the sets of the other owners, and on what the caller
             // has seen, if they say so.
