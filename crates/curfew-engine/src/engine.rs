@@ -33,7 +33,8 @@ use crate::{
 pub struct Bounds {
     /// Sessions, closing ones included; over it new ones are refused `overloaded`.
     pub sessions: usize,
-    /// Orders; over it one still ends what is open, and keeps nobody out.
+    /// Orders; over it the oldest without a block is forgotten, and where all block, a further one ends what is open and
+    /// keeps nobody out.
     pub revocations: usize,
     /// Bindings.
     pub bindings: usize,
@@ -51,7 +52,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             sessions: 4_000_000,
-            revocations: 110_000,
+            revocations: 100_000,
             bindings: 1_000_000,
             subjects: 1_000_000,
             last_ends: 1_000_000,

@@ -94,6 +94,16 @@ impl Orders {
         }
     }
 
+    /// Lets go of the oldest order without a block, which only a session in audit mode may still match, so that there is
+    /// room for one that keeps somebody out.
+    fn make_room(&mut self) {
+        if let Some(&(revision, id)) = self.spent.first()
+            && revision <= self.floor
+        {
+            self.remove(id);
+        }
+    }
+
     fn remove(&mut self, id: RevocationId) {
         self.lift(id);
         let Some(order) = self.held.remove(&id) else {
@@ -152,6 +162,9 @@ impl Engine {
         let (at, cause) = (revocation.revision, cause(&revocation));
         self.revision = self.revision.max(at);
         self.drop_spent_orders();
+        if self.orders.held.len() >= self.bounds.revocations {
+            self.orders.make_room();
+        }
         let full = self.orders.held.len() >= self.bounds.revocations;
         if !full {
             self.orders.insert(revocation, self.now);

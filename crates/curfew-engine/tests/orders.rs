@@ -4,7 +4,7 @@
 
 mod support;
 
-use curfew_engine::{Action, Engine, Input};
+use curfew_engine::{Action, Bounds, Engine, EngineError, Input};
 use curfew_model::*;
 use curfew_testkit::BootClock;
 use support::*;
@@ -43,6 +43,45 @@ fn revoking_a_subject_does_not_scan() {
             .matched,
         0
     );
+}
+
+#[test]
+fn an_order_that_nobody_needs_makes_room_for_a_block() {
+    let bounds = Bounds {
+        revocations: 3,
+        ..Bounds::default()
+    };
+    let mut engine = Engine::new(Fake::one(1, Rules::default()), bounds, at(0));
+    engine.open(open(1, "carol", "db", at(0)), at(0)).unwrap();
+    let give = |engine: &mut Engine, n, who: &str, block| {
+        let scope = Scope::Subject {
+            kind: Kind::User,
+            issuer: None,
+            id: who.to_owned(),
+        };
+        let given = Revocation {
+            block,
+            ..order(n, scope, n)
+        };
+        let report = engine.handle(Input::Revoke(given), at(1));
+        engine.handle(Input::Installed(Revision(n)), at(1)).unwrap();
+        report
+    };
+    // They stay while a session is as old.
+    for n in 2..=4 {
+        give(&mut engine, n, "nobody", Block::None).unwrap();
+    }
+    assert_eq!(engine.orders(), 3);
+    for (n, who) in [(5, "alice"), (6, "bob"), (7, "dave")] {
+        give(&mut engine, n, who, Block::UntilLifted).unwrap();
+        let refused = engine.open(open(n, who, "db", at(2)), at(2)).unwrap_err();
+        assert_eq!(refused.reason, EndReason::SubjectRevoked, "{who}");
+    }
+    // No block is forgotten for another.
+    let full = give(&mut engine, 8, "carol", Block::UntilLifted);
+    assert!(matches!(full, Err(EngineError::Full { .. })), "{full:?}");
+    assert!(closes(&mut engine).contains(&(id(1), EndReason::SubjectRevoked)));
+    assert_eq!(engine.orders(), 3);
 }
 
 #[test]

@@ -21,8 +21,8 @@ use curfew_model::Revision;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    Accepted, Change, Commit, CommitError, Committed, Expected, Hash, State, Store, StoreError,
-    Watch, WatchError,
+    Accepted, Change, Commit, CommitError, Committed, Expected, Hash, Policies, State, Store,
+    StoreError, Watch, WatchError,
     sqlite::{Database, Write},
 };
 
@@ -146,16 +146,16 @@ impl Drop for EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    /// The state that a directory holds, whether or not a process has it open; none where there is no state yet.
+    /// The policy that a directory holds, whether or not a process has it open; nothing where there is no state yet.
     ///
     /// # Errors
-    /// [`StoreError`] when it cannot be read.
-    pub fn look(dir: &Path) -> Result<Option<State>, StoreError> {
+    /// [`StoreError`] when it cannot be read as it is. Opening it may mend that.
+    pub fn policies(dir: &Path) -> Result<Policies, StoreError> {
         let path = dir.join("state.db");
         if !path.exists() {
-            return Ok(None);
+            return Ok(Policies::new());
         }
-        Database::open_to_read(&path)?.load().map(Some)
+        Database::open_to_read(&path)?.policies()
     }
 }
 

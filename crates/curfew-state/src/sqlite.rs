@@ -13,7 +13,7 @@ use imbl::OrdMap;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Hash, State, StoreError, state::Touched};
+use crate::{Hash, Policies, State, StoreError, state::Touched};
 
 /// Idempotency keys that are remembered.
 const KEYS: i64 = 10_000;
@@ -133,6 +133,13 @@ impl Database {
             .map(|(text, _)| serde_json::from_str(text))
             .collect();
         state.policy_history = Arc::new(history.map_err(|error| self.corrupt(&error))?);
+        state.policies = self.policies()?;
+        Ok(state)
+    }
+
+    /// The policy set of each owner.
+    pub(crate) fn policies(&self) -> Result<Policies, StoreError> {
+        let mut policies = Policies::new();
         for (owner, pointer) in self.entries::<crate::Owner, crate::PolicyPointer>("policy")? {
             let content = self
                 .policy(pointer.hash)?
@@ -140,9 +147,9 @@ impl Database {
                     path: self.path.clone(),
                     detail: format!("the policy set {} is missing", pointer.hash),
                 })?;
-            state.policies.insert(owner, (pointer, content));
+            policies.insert(owner, (pointer, content));
         }
-        Ok(state)
+        Ok(policies)
     }
 
     /// The text of a policy set.

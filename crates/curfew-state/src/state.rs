@@ -16,9 +16,10 @@ use crate::{Change, CommitError};
 /// Entries of each kind, at most.
 const ENTRIES: usize = 100_000;
 /// Orders above which no further one that keeps new sessions out is taken.
-pub const REVOCATIONS: usize = ENTRIES;
-/// Orders above [`REVOCATIONS`] that keep nobody out: ending what is open has to be possible whatever is kept.
-const PASSING: usize = 10_000;
+pub const BLOCKS: usize = ENTRIES;
+/// Orders, at most. The room above [`BLOCKS`] is for those that keep nobody out: ending what is open has to be possible
+/// whatever is kept.
+pub const ORDERS: usize = BLOCKS + 10_000;
 /// Bytes of one policy set, at most.
 const POLICY_BYTES: usize = 4 * 1024 * 1024;
 /// Applied policy sets in the history, at most.
@@ -196,6 +197,9 @@ pub struct EndKey {
     pub segment: SegmentName,
 }
 
+/// The policy set in force of each owner: what is known of it, and its text.
+pub type Policies = BTreeMap<Owner, (PolicyPointer, Arc<str>)>;
+
 /// The desired state at one revision. Its maps are persistent: a copy shares all but what changed since, so that
 /// neither copying it nor changing a copy takes longer the more it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,7 +207,7 @@ pub struct State {
     /// Its revision; zero before any change.
     pub revision: Revision,
     /// The policy set in force, by owner.
-    pub policies: BTreeMap<Owner, (PolicyPointer, Arc<str>)>,
+    pub policies: Policies,
     /// Applied sets, the oldest first; the last 256.
     pub policy_history: Arc<Vec<PolicyPointer>>,
     /// Orders.
@@ -313,8 +317,8 @@ impl State {
                 };
                 let id = order.id;
                 let limit = match order.block {
-                    Block::None => REVOCATIONS + PASSING,
-                    _ => REVOCATIONS,
+                    Block::None => ORDERS,
+                    _ => BLOCKS,
                 };
                 put("revocations", limit, &mut self.revocations, id, order)?;
                 Touched::Revocation(id)
@@ -429,7 +433,7 @@ mod tests {
             revision: Revision(0),
             lifted_at: None,
         };
-        let held = (0..REVOCATIONS).map(|number| order(number, Block::UntilLifted));
+        let held = (0..BLOCKS).map(|number| order(number, Block::UntilLifted));
         let mut state = State {
             revocations: held.map(|order| (order.id, order)).collect(),
             ..State::default()
@@ -438,14 +442,14 @@ mod tests {
             |number, block| state.apply(Revision(1), &Change::Revoke(order(number, block)));
         let full = CommitError::Limit {
             what: "revocations",
-            limit: REVOCATIONS,
+            limit: BLOCKS,
         };
         for block in [Block::UntilLifted, Block::Until(WallInstant(9))] {
-            assert_eq!(give(REVOCATIONS, block), Err(full.clone()));
+            assert_eq!(give(BLOCKS, block), Err(full.clone()));
         }
-        for number in REVOCATIONS..REVOCATIONS + PASSING {
+        for number in BLOCKS..ORDERS {
             assert!(give(number, Block::None).is_ok());
         }
-        assert!(give(REVOCATIONS + PASSING, Block::None).is_err());
+        assert!(give(ORDERS, Block::None).is_err());
     }
 }

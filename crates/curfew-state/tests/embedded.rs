@@ -23,25 +23,25 @@ use curfew_state::{
 };
 
 #[test]
-fn the_state_is_read_beside_its_writer_and_after_it() {
+fn the_policy_is_read_beside_its_writer_and_after_it() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(EmbeddedStore::look(dir.path()).unwrap(), None);
+    let read = || EmbeddedStore::policies(dir.path());
+    assert!(read().unwrap().is_empty());
     let store = EmbeddedStore::open(dir.path()).unwrap();
-    store
-        .commit(Expected::Nothing, &[Change::WallSeen(WallInstant(5))])
-        .unwrap();
-    let state = store.read();
-    assert_eq!(
-        EmbeddedStore::look(dir.path()).unwrap().as_ref(),
-        Some(&*state)
-    );
+    let apply = Change::ApplyPolicy {
+        owner: Owner::Api,
+        content: "x".into(),
+        at: WallInstant(1),
+        by: "api:admin".to_owned(),
+    };
+    store.commit(Expected::Nothing, &[apply]).unwrap();
+    let kept = store.read().policies.clone();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(read().unwrap(), kept);
     drop(store);
-    assert_eq!(
-        EmbeddedStore::look(dir.path()).unwrap().as_ref(),
-        Some(&*state)
-    );
+    assert_eq!(read().unwrap(), kept);
     std::fs::write(dir.path().join("state.db"), "no database").unwrap();
-    assert!(EmbeddedStore::look(dir.path()).is_err());
+    assert!(read().is_err());
 }
 
 #[test]

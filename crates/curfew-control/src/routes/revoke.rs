@@ -10,8 +10,9 @@ use curfew_model::{
     Binding, Block, BootInstant, EventKind, Issuer, Kind, Now, Revision, Revocation, RevocationId,
     Scope, WallInstant,
 };
-use curfew_state::{Change, Commit, CommitError, Committed, Expected, REVOCATIONS};
+use curfew_state::{BLOCKS, Change, Commit, CommitError, Committed, Expected};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -116,9 +117,9 @@ pub(super) async fn create(
             done.warnings.extend(missing.await?);
         }
         let kept = issue.app.parts.store.read().revocations.len();
-        if kept >= REVOCATIONS / 10 * 9 {
+        if kept >= BLOCKS / 10 * 9 {
             done.warnings.push(format!(
-                "{kept} of {REVOCATIONS} orders are kept: lift blocks that nobody needs, or soon no further one is taken"
+                "{kept} of {BLOCKS} orders are kept: lift blocks that nobody needs, or soon no further one is taken"
             ));
         }
         orders::start_forgetting(&issue.app);
@@ -269,11 +270,13 @@ impl Issue {
             by: &self.by,
             cause: format!("revocation {}: {}", order.id, order.reason),
         };
-        let scope = serde_json::to_string(&order.scope).unwrap_or_default();
+        let [scope, block] =
+            [json!(order.scope), json!(order.block)].map(|value| value.to_string());
         let entry = deed
             .entry(order.created_at, revision)
             .with("revocation", order.id)
-            .with("scope", scope);
+            .with("scope", scope)
+            .with("block", block);
         let (recorded, (outcomes, answered)) = tokio::join!(self.app.record(&entry), applied);
         let closed = outcomes
             .as_ref()

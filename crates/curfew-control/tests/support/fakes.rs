@@ -22,8 +22,8 @@ use curfew_model::{
     WallInstant,
 };
 use curfew_state::{
-    Accepted, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner,
-    REVOCATIONS, State, Store, StoreError, Watch, WatchError,
+    Accepted, BLOCKS, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner,
+    State, Store, StoreError, Watch, WatchError,
 };
 use curfew_testkit::BootClock;
 use parking_lot::{Condvar, Mutex};
@@ -132,7 +132,7 @@ impl Store for WatchedStore {
         let blocks =
             |change: &Change| matches!(change, Change::Revoke(order) if order.block != Block::None);
         if *self.full.lock() && changes.iter().any(blocks) {
-            let (what, limit) = ("revocations", REVOCATIONS);
+            let (what, limit) = ("revocations", BLOCKS);
             return Err(CommitError::Limit { what, limit });
         }
         let committed = self.inner.commit_with(key, expected, changes, accepted);

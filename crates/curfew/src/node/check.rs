@@ -89,7 +89,7 @@ pub struct Checked {
     pub config: Config,
     /// The policy's files as the store keeps them.
     pub policy: String,
-    /// The gateway's services, their upstreams resolved.
+    /// The gateway's services: their upstreams resolved, or as they run.
     pub services: Vec<ServiceConfig>,
     /// Warnings about the policy, as they are shown.
     pub warnings: Vec<String>,
@@ -207,8 +207,8 @@ fn others(draft: &Draft, purpose: &Purpose) -> Result<Vec<sources::Source>, Stri
         (Purpose::Start, None) => BTreeMap::new(),
         (Purpose::Start, Some(data_dir)) => {
             // A state that cannot be read as it is may be one that opening it mends; if not, opening it says so.
-            let state = EmbeddedStore::look(&data_dir.value).ok().flatten();
-            state.as_ref().map(in_force::owners).unwrap_or_default()
+            let kept = EmbeddedStore::policies(&data_dir.value);
+            kept.as_ref().map(in_force::owners).unwrap_or_default()
         }
     };
     let mut all = Vec::new();

@@ -5,14 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_model::Revision;
 use curfew_policy::{Decide, Difference, PolicySet};
-use curfew_state::{Owner, State};
+use curfew_state::{Owner, Policies, State};
 
 use super::compiler;
 
 /// The texts of each owner's set.
-pub fn owners(state: &State) -> BTreeMap<Owner, Arc<str>> {
-    state
-        .policies
+pub fn owners(policies: &Policies) -> BTreeMap<Owner, Arc<str>> {
+    policies
         .iter()
         .map(|(owner, (_, text))| (*owner, Arc::clone(text)))
         .collect()
@@ -28,7 +27,7 @@ pub struct InForce {
 impl InForce {
     /// The policy of `state`, which `set` was compiled from.
     pub fn new(state: &State, set: Arc<PolicySet>) -> Self {
-        let owners = owners(state);
+        let owners = owners(&state.policies);
         Self { owners, set }
     }
 
@@ -39,7 +38,7 @@ impl InForce {
 
     /// Takes the texts of all owners.
     pub fn put_all(&mut self, state: &State) {
-        self.owners = owners(state);
+        self.owners = owners(&state.policies);
     }
 
     /// The set that the texts make, for the engine to take at once, and where it may decide differently than the one

@@ -37,7 +37,7 @@ use curfew_gateway::{
     service::{Gateway, Service, ServiceConfig},
 };
 use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId};
-use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, Owner, Store};
+use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store};
 
 use crate::config::Config;
 use configured::Configured;
@@ -140,11 +140,16 @@ impl Node {
             );
         }
         let state = store.read();
-        let set = compiler::union(&in_force::owners(&state), state.revision);
+        let set = compiler::union(&in_force::owners(&state.policies), state.revision);
         let set = Arc::new(set.map_err(NodeError::Policy)?);
         unbound::warn(&set, &config.bindings, &state);
         let now = clock.now();
-        let mut engine = Engine::new(set.clone(), Bounds::default(), now);
+        let bounds = Bounds {
+            // Whatever the state holds is held here too.
+            revocations: ORDERS,
+            ..Bounds::default()
+        };
+        let mut engine = Engine::new(set.clone(), bounds, now);
         keeper::kept_ends(&state, now).for_each(|end| engine.restore_last_end(end));
 
         let door = Arc::new(GatewayDoor::default());
@@ -249,7 +254,7 @@ impl Node {
 
     fn take(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
         let state = self.store.read();
-        let mut owners = in_force::owners(&state);
+        let mut owners = in_force::owners(&state.policies);
         owners.insert(Owner::Files, checked.policy.as_str().into());
         let set = compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
         let bindings = self.configured.changes(&checked.config.bindings);
@@ -283,7 +288,7 @@ impl Node {
     pub fn reloading(&self) -> Purpose {
         Purpose::Reload(Running {
             services: Arc::clone(&self.running),
-            policies: in_force::owners(&self.store.read()),
+            policies: in_force::owners(&self.store.read().policies),
         })
     }
 
