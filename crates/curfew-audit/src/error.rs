@@ -28,6 +28,12 @@ pub enum AuditError {
         /// The key file.
         path: PathBuf,
     },
+    /// There is a log, and the key that signed it is gone.
+    #[error("the log was signed with {}, which is missing: restore it from a backup, or move the log aside to start a new one", path.display())]
+    NoKey {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// Others can read the signing key.
     #[error("the signing key {} can be read by others (mode {mode:03o}): `chmod 600` it, and consider the key known", path.display())]
     OpenKey {

@@ -56,7 +56,7 @@ impl Files {
         let heads = segment::read_small(&dir, segment::HEADS)?;
         let key_path = dir.join("audit.key");
         if !heads.is_empty() && !key_path.exists() {
-            return Err(AuditError::BadKey { path: key_path });
+            return Err(AuditError::NoKey { path: key_path });
         }
         let key = head::load_or_make_key(&dir)?;
         let last_head = heads

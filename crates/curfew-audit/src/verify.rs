@@ -478,11 +478,16 @@ impl Chain {
         };
         let started = entry.event == RecordKind::Event(EventKind::EnforcerStarted);
         if let Some(before) = self.counts.get_mut(enforcer) {
-            if !started {
-                let missing = seq.saturating_sub(before.saturating_add(1));
+            if started {
+                *before = seq;
+            } else if seq <= *before {
+                // It is there, only later than it belongs.
+                report.enforcer_gaps = report.enforcer_gaps.saturating_sub(1);
+            } else {
+                let missing = seq - *before - 1;
                 report.enforcer_gaps = report.enforcer_gaps.saturating_add(missing);
+                *before = seq;
             }
-            *before = seq;
         } else if self.counts.len() < ENFORCERS {
             self.counts.insert(enforcer.clone(), seq);
         }

@@ -169,7 +169,7 @@ fn heads_of_another_key_are_found() {
     fs::remove_file(dir.path().join("audit.key")).unwrap();
     assert!(matches!(
         Log::open(Options::new(dir.path()), NOW),
-        Err(AuditError::BadKey { .. })
+        Err(AuditError::NoKey { .. })
     ));
 }
 
@@ -315,6 +315,23 @@ fn missing_events_of_an_enforcer_are_counted() {
     let report = verify(dir.path(), None).unwrap();
     assert!(report.is_ok());
     assert_eq!((report.records, report.enforcer_gaps), (6, 2));
+}
+
+#[test]
+fn events_that_stand_elsewhere_are_not_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(Options::new(dir.path()), 8);
+    let file = &segments(dir.path())[0];
+    let mut lines: Vec<String> = fs::read_to_string(file)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.swap(3, 5);
+    fs::write(file, lines.join("\n") + "\n").unwrap();
+    let report = verify(dir.path(), None).unwrap();
+    assert!(!report.is_ok());
+    assert_eq!(report.enforcer_gaps, 0);
 }
 
 /// The last sequence number in a segment.
