@@ -109,6 +109,9 @@ pub struct Finding {
     pub consequence: Option<String>,
     /// What to do.
     pub help: Option<String>,
+    /// Whether it is that another owner has this name.
+    #[serde(skip)]
+    pub taken: bool,
 }
 
 /// A segment as its documents define it.

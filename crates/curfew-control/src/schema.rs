@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 pub(crate) struct Identity {
     /// `proven`, `bound` or `asserted`.
     proof: String,
-    /// `user`, `workload`, `device` or `role`.
+    /// `user`, `workload`, `device` or `role`; `address` for whoever has no identity.
     kind: String,
     /// Who vouches: an issuer URL, or `local`.
     issuer: String,

@@ -6,7 +6,7 @@ use curfew_state::{Owner, PolicyPointer, State};
 use parking_lot::Mutex;
 
 use crate::{
-    Compile, Finding, Source, Valid,
+    Compile, Finding, Level, Source, Valid,
     compile::unpack,
     problem::{Answered, Code, Problem},
 };
@@ -60,8 +60,15 @@ pub(crate) fn sources(state: &State, except: Option<Owner>) -> Answered<Vec<(Own
     Ok(all)
 }
 
-/// A set with errors, as a problem that lists every finding.
+/// A set with errors, as a problem that lists every finding. Where all of them are names of another owner's documents, it is
+/// a conflict with what is in force.
 pub(crate) fn invalid(findings: Vec<Finding>) -> Problem {
+    let mut errors = findings.iter().filter(|f| f.level == Level::Error);
+    let code = if errors.all(|error| error.taken) {
+        Code::NameTaken
+    } else {
+        Code::PolicyInvalid
+    };
     let detail = format!("{} findings; nothing was changed", findings.len());
-    Problem::new(Code::PolicyInvalid, detail).with("findings", findings)
+    Problem::new(code, detail).with("findings", findings)
 }

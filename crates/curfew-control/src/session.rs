@@ -66,9 +66,9 @@ pub struct Session {
     /// Its id, a UUIDv7.
     #[schema(value_type = String)]
     pub id: SessionId,
-    /// Who holds it.
-    #[schema(value_type = Option<schema::Identity>)]
-    pub subject: Option<Identity>,
+    /// Who holds it: the first of its identities, or the address of its client where it carries none.
+    #[schema(value_type = schema::Identity)]
+    pub subject: Identity,
     /// Every identity that it carries.
     #[schema(value_type = Vec<schema::Identity>)]
     pub identities: Vec<Identity>,
@@ -121,6 +121,12 @@ pub struct Session {
     /// The end of its binding.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub binding_until: Option<WallInstant>,
+    /// When it ends if nothing moves that: the first of these instants.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub deadline: Option<WallInstant>,
+    /// The reason of its end if it does.
+    #[schema(value_type = Option<String>)]
+    pub deadline_reason: Option<EndReason>,
     /// Payload from the client.
     pub bytes_in: u64,
     /// Payload to the client.
@@ -134,6 +140,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// What is told of its end, or that it ends, if it does; none while it may pass.
+    pub(crate) fn over(&self) -> Option<String> {
+        self.reason.map(|reason| self.end_in_words(reason))
+    }
+
     fn end_in_words(&self, reason: EndReason) -> String {
         let Some(at) = self.ended_at else {
             return format!("The session ends with {reason}: {}.", reason.text());
@@ -180,7 +191,7 @@ impl Filter {
             wanted.as_ref().is_none_or(|wanted| found.contains(wanted))
         }
         let carries = |text: &String| {
-            let carried = session.identities.iter().chain(&session.subject);
+            let carried = session.identities.iter().chain([&session.subject]);
             carried.map(Identity::to_string).any(|name| name == *text)
         };
         self.subject.as_ref().is_none_or(carries)

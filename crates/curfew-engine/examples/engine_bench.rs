@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 use curfew_engine::{Action, Activity, Bounds, Engine, Input, Open, Peer};
 use curfew_model::{
     Block, BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode,
-    Now, OnAdopt, PolicyName, Proof, Provenance, Reconnect, Revision, Revocation, RevocationId,
-    Scope, SegmentName, Sensitivity, SessionId, Target, UpstreamAddress, WallInstant,
+    Now, OnAdopt, PolicyName, Proof, Provenance, Revision, Revocation, RevocationId, Scope,
+    SegmentName, Sensitivity, SessionId, Target, UpstreamAddress, WallInstant,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
 
@@ -76,7 +76,8 @@ fn policies() -> Result<Policies, curfew_model::InvalidName> {
             sensitivity: Sensitivity::High,
             mode: Mode::Enforce,
             max_concurrent: None,
-            reconnect: Reconnect::default(),
+            reconnect_wait: None,
+            reconnect_proof: None,
             on_adopt: OnAdopt::default(),
             on_control_plane_loss: LossRule::default_for(Sensitivity::High),
         };

@@ -116,7 +116,7 @@ impl Recorded {
             reason: self.reason,
             cause: self.cause,
             detail: coming.map_or_else(BTreeMap::new, |(coming, who)| coming.told(who)),
-            subject: who.and_then(|who| who.subject().cloned()),
+            subject: who.map(|who| who.holder()),
             ..Event::new(self.event, self.at, self.revision)
         }
     }

@@ -1,9 +1,9 @@
 //! Reconnecting is no renewal (rule 3): the last end by lifetime of a subject's session into a segment, and what it asks of
 //! the next one. Keeping it durably is the enforcer's.
 
-use curfew_model::{BootInstant, EndReason, Facts, SegmentName};
+use curfew_model::{BootInstant, EndReason, Facts, Provenance, SegmentName};
 
-use crate::{Engine, LastEnd, class::Class, open::Objection, who::subject_text};
+use crate::{Engine, LastEnd, class::Class, open::Objection, timing::words, who::subject_text};
 
 impl Engine {
     /// Remembers that a session ended by its lifetime.
@@ -51,16 +51,23 @@ impl Engine {
             let Some(&end) = self.last_ends.get(&key) else {
                 continue;
             };
-            let rule = segment.reconnect;
-            let say = |what: &str| format!("segment {}: {what}", segment.name);
-            let over = BootInstant(end).after(rule.wait);
-            if self.now.boot < over {
+            let say = |what: &str, by: &Provenance| {
+                let name = &segment.name;
+                let by = words(by);
+                format!("segment {name}: reconnecting after an end by lifetime {what}, {by}")
+            };
+            if let Some((wait, by)) = &segment.reconnect_wait
+                && let over = BootInstant(end).after(*wait)
+                && self.now.boot < over
+            {
                 retry_at = retry_at.max(Some(over));
-                let cause = say("reconnecting has to wait after an end by lifetime");
+                let cause = say("has to wait", by);
                 objections.push((EndReason::LifetimeExpired, cause, segment.mode));
             }
-            if rule.proof && facts.proved_at.is_none_or(|proved| proved.0 <= end) {
-                let cause = say("reconnecting after an end by lifetime needs fresh proof");
+            if let Some(by) = &segment.reconnect_proof
+                && facts.proved_at.is_none_or(|proved| proved.0 <= end)
+            {
+                let cause = say("needs fresh proof", by);
                 objections.push((EndReason::ReauthOverdue, cause, segment.mode));
             }
         }

@@ -57,6 +57,12 @@ impl Who {
         all.chain(&self.bound.identities).min()
     }
 
+    /// The subject, or the address that stands for it.
+    pub(crate) fn holder(&self) -> Identity {
+        let subject = self.subject().cloned();
+        subject.unwrap_or_else(|| Identity::of_address(self.client))
+    }
+
     /// By what the subject is counted and remembered.
     pub(crate) fn subject_text(&self) -> String {
         subject_text(self.subject(), self.client)
@@ -248,7 +254,8 @@ impl Reader<'_> {
                 0 => Kind::User,
                 1 => Kind::Workload,
                 2 => Kind::Device,
-                _ => Kind::Role,
+                3 => Kind::Role,
+                _ => Kind::Address,
             },
             issuer: self.option()?.map_or_else(Issuer::local, Issuer),
             id: self.text()?,

@@ -131,6 +131,10 @@ fn reconnecting_waits_or_needs_proof() {
             .open(open(2, "alice", "db", at(159)), at(159))
             .unwrap_err();
         assert_eq!(refused.reason, EndReason::LifetimeExpired);
+        assert_eq!(
+            refused.cause,
+            "segment db: reconnecting after an end by lifetime has to wait, SessionPolicy/p limits"
+        );
         engine
             .open(open(3, "alice", "db", at(160)), at(160))
             .unwrap();

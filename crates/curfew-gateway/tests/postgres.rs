@@ -313,7 +313,8 @@ fn a_service_that_cannot_be_reached_is_named_as_such() {
         .output()
         .unwrap();
     assert!(
-        stderr(&output).contains("(upstream_unreachable)"),
+        stderr(&output).contains("session ended")
+            && stderr(&output).contains("(upstream_unreachable)"),
         "{output:?}"
     );
     assert_eq!(lab.ended(), EndReason::UpstreamUnreachable);

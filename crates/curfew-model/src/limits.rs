@@ -11,23 +11,12 @@ pub enum Credential {
     Cap,
 }
 
-/// What a new session of the same subject into the same segment needs after one that ended by its lifetime.
-/// The strictest combination holds a wait and a demand for proof side by side.
+/// What a new session of the same subject into the same segment needs after one that ended by its lifetime. Of several,
+/// the longest wait holds, and proof where any asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reconnect {
     /// How long it has to wait; zero for not at all.
     pub wait: Duration,
     /// Whether it needs proof later than that end.
     pub proof: bool,
-}
-
-impl Reconnect {
-    /// Both demands of both.
-    #[must_use]
-    pub fn strictest(self, other: Self) -> Self {
-        Self {
-            wait: self.wait.max(other.wait),
-            proof: self.proof || other.proof,
-        }
-    }
 }

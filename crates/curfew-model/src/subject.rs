@@ -17,6 +17,9 @@ pub enum Kind {
     Device,
     /// A login name inside a protocol, written `SERVICE/NAME`.
     Role,
+    /// An address, which stands for whoever comes from there without any identity. No session carries it, and neither
+    /// policy nor an order names it.
+    Address,
 }
 
 impl fmt::Display for Kind {
@@ -26,6 +29,7 @@ impl fmt::Display for Kind {
             Self::Workload => "workload",
             Self::Device => "device",
             Self::Role => "role",
+            Self::Address => "address",
         })
     }
 }
@@ -79,6 +83,20 @@ pub struct Identity {
     /// For people to read; decides nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display: Option<String>,
+}
+
+impl Identity {
+    /// The subject of a session without any identity: where it comes from, asserted (rule 7).
+    #[must_use]
+    pub fn of_address(client: IpAddr) -> Self {
+        Self {
+            proof: Proof::Asserted,
+            kind: Kind::Address,
+            issuer: Issuer::local(),
+            id: client.to_canonical().to_string(),
+            display: None,
+        }
+    }
 }
 
 impl fmt::Display for Identity {

@@ -114,14 +114,8 @@ fn unique<N: Display + Eq + Hash>(what: &str, names: &[(N, Place)], problems: &m
         match seen.entry(name) {
             Entry::Vacant(free) => drop(free.insert(place)),
             Entry::Occupied(first) => problems.push(
-                Problem::error(
-                    place,
-                    format!(
-                        "the {what} `{name}` is given twice; the first is at {}",
-                        first.get()
-                    ),
-                )
-                .help("names are unique in a set: rename one of them"),
+                Problem::twice(place, format_args!("the {what} `{name}` is"), first.get())
+                    .help("names are unique in a set: rename one of them"),
             ),
         }
     }
@@ -186,7 +180,7 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
         let over = documents.defaults.get(&sensitivity);
         defaults.insert(
             sensitivity,
-            over.map_or_else(|| built_in.clone(), |over| built_in.replaced_by(over)),
+            over.map_or_else(|| built_in.clone(), |(_, over)| built_in.replaced_by(over)),
         );
     }
     for (number, (segment, policies)) in documents.segments.into_iter().zip(leads).enumerate() {

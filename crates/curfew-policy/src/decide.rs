@@ -293,23 +293,24 @@ impl PolicySet {
         let max_concurrent = limits()
             .filter_map(|limits| limits.max_concurrent.clone())
             .min_by_key(|(count, _)| *count);
-        let own = segment
-            .limits
-            .reconnect
-            .as_ref()
-            .map(|(reconnect, _)| *reconnect);
-        let reconnect = policies()
-            .filter_map(|limits| limits.reconnect.as_ref().map(|(reconnect, _)| *reconnect))
-            .fold(
-                own.unwrap_or_else(|| default_reconnect(segment.sensitivity, facts)),
-                Reconnect::strictest,
-            );
+        let own = segment.limits.reconnect.clone();
+        let own = own.or_else(|| default_reconnect(segment.sensitivity, facts));
+        let reconnects: Vec<_> = policies()
+            .filter_map(|limits| limits.reconnect.clone())
+            .chain(own)
+            .collect();
+        let wait = reconnects
+            .iter()
+            .filter(|(reconnect, _)| !reconnect.wait.is_zero())
+            .max_by_key(|(reconnect, _)| reconnect.wait);
+        let proof = reconnects.iter().find(|(reconnect, _)| reconnect.proof);
         MatchedSegment {
             name: segment.name.clone(),
             sensitivity: segment.sensitivity,
             mode: segment.mode,
             max_concurrent,
-            reconnect,
+            reconnect_wait: wait.map(|(reconnect, by)| (reconnect.wait, by.clone())),
+            reconnect_proof: proof.map(|(_, by)| by.clone()),
             on_adopt: segment.on_adopt,
             on_control_plane_loss: segment.on_control_plane_loss,
         }
@@ -330,15 +331,19 @@ fn ends_by(policy: &SessionPolicy, reason: EndReason) -> Provenance {
 }
 
 /// High and critical ask for proof where the subject can give it again (rule 3).
-fn default_reconnect(sensitivity: Sensitivity, facts: &Facts) -> Reconnect {
+fn default_reconnect(
+    sensitivity: Sensitivity,
+    facts: &Facts,
+) -> Option<(Reconnect, Arc<Provenance>)> {
     let proven = facts
         .subject()
         .is_some_and(|subject| subject.proof == Proof::Proven);
     let proof = sensitivity >= Sensitivity::High && (proven || facts.proved_at.is_some());
-    Reconnect {
+    let rule = Reconnect {
         proof,
         ..Reconnect::default()
-    }
+    };
+    proof.then(|| (rule, PlacedLimits::built_in_by(sensitivity, "reconnect")))
 }
 
 /// The strictest combination of limits, the credential and the binding.

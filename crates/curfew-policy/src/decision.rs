@@ -2,11 +2,11 @@
 //!
 //! Parsing, matching and CEL may not live here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use curfew_model::{
     BootInstant, EndReason, Facts, Lease, LossRule, Mode, Now, OnAdopt, PolicyName, Provenance,
-    Reconnect, Revision, SegmentName, Sensitivity,
+    Revision, SegmentName, Sensitivity,
 };
 
 /// Whatever decides about sessions: a compiled policy set. The engine knows no more of policy than this.
@@ -43,8 +43,10 @@ pub struct MatchedSegment {
     pub mode: Mode,
     /// The lowest limit of open sessions of one subject into it, and what set it.
     pub max_concurrent: Option<(u32, Arc<Provenance>)>,
-    /// What a reconnect after an end by lifetime needs.
-    pub reconnect: Reconnect,
+    /// How long a reconnect after an end by lifetime has to wait, and what set it.
+    pub reconnect_wait: Option<(Duration, Arc<Provenance>)>,
+    /// What set that a reconnect after an end by lifetime needs proof later than that end; none where it needs none.
+    pub reconnect_proof: Option<Arc<Provenance>>,
     /// What becomes of sockets older than the agent.
     pub on_adopt: OnAdopt,
     /// What a loss of the control plane does.

@@ -22,7 +22,7 @@ use crate::{
 pub struct Documents {
     pub(crate) segments: Vec<Segment>,
     pub(crate) policies: Vec<SessionPolicy>,
-    pub(crate) defaults: BTreeMap<Sensitivity, PlacedLimits>,
+    pub(crate) defaults: BTreeMap<Sensitivity, (Place, PlacedLimits)>,
     pub(crate) names: Names,
 }
 

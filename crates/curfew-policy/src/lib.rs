@@ -23,6 +23,7 @@ mod read;
 mod room;
 mod sight;
 mod tree;
+mod vain;
 mod when;
 mod window;
 

@@ -50,6 +50,15 @@ impl PlacedLimits {
         }
     }
 
+    /// What set a built-in default.
+    pub(crate) fn built_in_by(sensitivity: Sensitivity, field: &str) -> Arc<Provenance> {
+        Arc::new(Provenance::Document {
+            document: format!("Defaults/{sensitivity}"),
+            field: field.to_owned(),
+            place: None,
+        })
+    }
+
     /// The built-in default of a sensitivity.
     pub(crate) fn built_in(sensitivity: Sensitivity) -> Self {
         let minutes = |count: u64| Duration::from_secs(60 * count);
@@ -64,13 +73,7 @@ impl PlacedLimits {
         } else {
             Credential::Entry
         };
-        let by = |field: &str| {
-            Arc::new(Provenance::Document {
-                document: format!("Defaults/{sensitivity}"),
-                field: field.to_owned(),
-                place: None,
-            })
-        };
+        let by = |field: &str| Self::built_in_by(sensitivity, field);
         Self {
             max_lifetime: Some((lifetime, by("maxLifetime"))),
             idle_timeout: Some((idle, by("idleTimeout"))),

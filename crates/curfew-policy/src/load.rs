@@ -1,6 +1,10 @@
 //! Sources to documents: every problem of every source is found in one pass. Names across documents are for `compile`.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt::Display,
+    str::FromStr,
+};
 
 use curfew_model::{
     Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, SegmentName, Sensitivity, ServiceName,
@@ -463,11 +467,13 @@ fn read_defaults(source: &Source<'_>, spec: &Node, into: &mut Documents) {
             &format!("Defaults/{word}"),
             &format!("spec.sensitivities.{word}"),
         );
-        if into.defaults.insert(sensitivity, read).is_some() {
-            source.error(
-                node,
-                format!("the defaults of `{word}` are given twice in this set"),
-            );
+        let place = source.place(node);
+        match into.defaults.entry(sensitivity) {
+            Entry::Vacant(free) => drop(free.insert((place, read))),
+            Entry::Occupied(first) => {
+                let what = format_args!("the defaults of `{word}` are");
+                source.report(Problem::twice(&place, what, &first.get().0));
+            }
         }
     }
 }

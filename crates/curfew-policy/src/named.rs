@@ -58,7 +58,7 @@ impl Given {
         let named = match identity.kind {
             Kind::User => Some(Named::User),
             Kind::Workload => Some(Named::Workload),
-            Kind::Device | Kind::Role => None,
+            Kind::Device | Kind::Role | Kind::Address => None,
         };
         let subject = named.map(|named| (named, name(&identity.issuer, &identity.id)));
         self.0.extend(subject);

@@ -75,6 +75,8 @@ pub struct Problem {
     pub consequence: Option<String>,
     /// What to do.
     pub help: Option<String>,
+    /// Where the name that stands here was given before, where that is the problem.
+    pub taken: Option<Place>,
 }
 
 impl Problem {
@@ -87,6 +89,17 @@ impl Problem {
             message: message.into(),
             consequence: None,
             help: None,
+            taken: None,
+        }
+    }
+
+    /// An error where something is given that was given before.
+    #[must_use]
+    pub(crate) fn twice(place: &Place, what: impl fmt::Display, first: &Place) -> Self {
+        let message = format!("{what} given twice; the first is at {first}");
+        Self {
+            taken: Some(first.bare()),
+            ..Self::error(place, message)
         }
     }
 

@@ -93,12 +93,9 @@ impl<'a> Source<'a> {
                         Entry::Vacant(free) => drop(free.insert(key)),
                         Entry::Occupied(first) => {
                             let first = self.place(first.get());
-                            let problem = Problem::error(
-                                &self.place(key),
-                                format!("`{name}` is given twice; the first is at {first}"),
-                            );
+                            let what = format_args!("`{name}` is");
                             self.report(
-                                problem
+                                Problem::twice(&self.place(key), what, &first)
                                     .or_else("one of the two would be ignored")
                                     .help("leave one of the two out"),
                             );

@@ -434,16 +434,20 @@ fn reconnect_and_concurrency_are_the_strictest() {
     let of = |facts: &Facts| decide(&documents, facts).segments[0].clone();
     let segment = of(&facts());
     assert_eq!(segment.max_concurrent.unwrap().0, 3);
-    assert_eq!(
-        (segment.reconnect.wait, segment.reconnect.proof),
-        (Duration::from_secs(60), false)
-    );
+    let (wait, by) = segment.reconnect_wait.unwrap();
+    assert_eq!(wait, Duration::from_secs(60));
+    let place = Provenance::Document {
+        document: "SessionPolicy/a".to_owned(),
+        field: "spec.limits.reconnect".to_owned(),
+        place: Some("p.yaml:9".to_owned()),
+    };
+    assert_eq!((&*by, segment.reconnect_proof), (&place, None));
     let provable = Facts {
         proved_at: Some(BootInstant(0)),
         ..facts()
     };
     assert!(
-        of(&provable).reconnect.proof,
+        of(&provable).reconnect_proof.is_some(),
         "critical asks for proof where it can be given"
     );
 }

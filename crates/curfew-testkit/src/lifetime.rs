@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_model::{
     BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode, Now,
-    OnAdopt, Proof, Provenance, Reconnect, Revision, SegmentName, Sensitivity, Target,
-    UpstreamAddress,
+    OnAdopt, Proof, Provenance, Revision, SegmentName, Sensitivity, Target, UpstreamAddress,
 };
 use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
 
@@ -30,7 +29,8 @@ impl Decide for Lifetime {
                 sensitivity: Sensitivity::Low,
                 mode: Mode::Enforce,
                 max_concurrent: None,
-                reconnect: Reconnect::default(),
+                reconnect_wait: None,
+                reconnect_proof: None,
                 on_adopt: OnAdopt::default(),
                 on_control_plane_loss: LossRule::default_for(Sensitivity::Low),
             })

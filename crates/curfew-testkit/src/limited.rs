@@ -69,8 +69,10 @@ impl Decide for Limited {
                 name,
                 sensitivity: Sensitivity::Low,
                 mode: Mode::Enforce,
-                max_concurrent: limits.max_concurrent.map(|limit| (limit, by)),
-                reconnect: limits.reconnect,
+                max_concurrent: limits.max_concurrent.map(|limit| (limit, by.clone())),
+                reconnect_wait: (!limits.reconnect.wait.is_zero())
+                    .then(|| (limits.reconnect.wait, by.clone())),
+                reconnect_proof: limits.reconnect.proof.then(|| by.clone()),
                 on_adopt: OnAdopt::default(),
                 on_control_plane_loss: LossRule::default_for(Sensitivity::Low),
             })

@@ -12,7 +12,7 @@ use crate::{
     outcomes,
     revoke::duration,
     show::{Output, Reading, Side, Table, clean, items, text},
-    sources,
+    sources::{self, SourceError},
 };
 
 /// Whose documents they are.
@@ -73,7 +73,10 @@ impl Apply {
     /// # Errors
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let sources = sources::read(&self.path)?;
+        let sources = match sources::read(&self.path) {
+            Err(SourceError::Empty(_)) if self.allow_empty => Vec::new(),
+            read => read?,
+        };
         let sources: Vec<Value> = sources
             .into_iter()
             .map(|(path, text)| json!({"path": path, "text": text}))
@@ -89,7 +92,9 @@ impl Apply {
         }
         let call = Call::post("/v1/policies").wait(self.wait).body(body);
         let answer = match self.connect.client()?.send(&call) {
-            Err(ClientError::Refused(refusal)) if refusal.code == "policy_invalid" => {
+            Err(ClientError::Refused(refusal))
+                if ["policy_invalid", "name_taken"].contains(&refusal.code.as_str()) =>
+            {
                 self.output
                     .show(&refusal.document, |_| findings(&refusal, owner))?;
                 return Ok(ExitCode::from(FINDINGS));

@@ -6,11 +6,11 @@ mod explain;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
-use curfew_model::Revision;
+use curfew_model::{Clock as _, Revision};
 use curfew_policy::{PolicySet, Problem, Severity, compile, load};
 use serde_json::json;
 
-use crate::{applied, cli::FINDINGS, show::Output, sources};
+use crate::{applied, cli::FINDINGS, clock::SystemClock, show::Output, sources};
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -71,7 +71,10 @@ pub fn compiled(
     let mut problems = loaded.problems;
     // Names across documents are checked too where single documents are wrong already: one pass finds all.
     let set = match compile(loaded.documents, revision) {
-        Ok(set) => Some(set),
+        Ok(set) => {
+            problems.extend(set.vain());
+            Some(set)
+        }
         Err(more) => {
             problems.extend(more);
             None
@@ -87,7 +90,9 @@ pub fn compiled(
 impl Validate {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let sources = sources::read(&self.path)?;
-        let (set, problems) = compiled(&sources, Revision(0));
+        let (set, mut problems) = compiled(&sources, Revision(0));
+        let now = SystemClock.now().wall;
+        problems.extend(set.iter().flat_map(|set| set.over(now)));
         let answer = json!({"valid": set.is_some(), "problems": as_json(&problems)});
         self.output.show(&answer, |_| {
             let mut text = String::new();

@@ -176,6 +176,9 @@ impl List {
         output.show(&listed.entries, |sessions| {
             table(sessions, &Reading::here())
         })?;
+        for warning in &listed.warnings {
+            eprintln!("curfew: {warning}");
+        }
         if listed.more {
             eprintln!(
                 "curfew: there are more sessions than {}: raise --limit, or filter",
@@ -186,23 +189,10 @@ impl List {
     }
 }
 
-/// The instants at which a session ends at the latest, and what each is.
-const DEADLINES: [(&str, &str); 5] = [
-    ("expires_at", "lifetime"),
-    ("idle_deadline", "idle"),
-    ("reauth_by", "reauth"),
-    ("credential_until", "credential"),
-    ("binding_until", "binding"),
-];
-
-/// The first deadline of a session, and what it is.
+/// When a session ends if nothing moves that.
 #[must_use]
-pub fn first_deadline(session: &Value) -> Option<(WallInstant, &'static str)> {
-    let deadline = |(field, what)| Some((Reading::instant(session, field)?, what));
-    DEADLINES
-        .into_iter()
-        .filter_map(deadline)
-        .min_by_key(|(at, _)| *at)
+pub fn deadline(session: &Value) -> Option<WallInstant> {
+    Reading::instant(session, "deadline")
 }
 
 fn subject(session: &Value) -> String {
@@ -227,12 +217,12 @@ pub fn table(sessions: &Value, reading: &Reading) -> String {
     ]);
     for session in sessions.as_array().into_iter().flatten() {
         let state = text(session, "state");
-        let (left, ends, by) = match first_deadline(session) {
+        let (left, ends, by) = match deadline(session) {
             // What has ended has no time left.
-            Some((at, by)) if state == "open" => {
+            Some(at) if state == "open" => {
                 let audit = text(session, "mode") == "audit";
                 let only = if audit { ", only recorded" } else { "" };
-                let by = format!("{by}{only}");
+                let by = format!("{}{only}", text(session, "deadline_reason"));
                 (reading.left_cell(at), reading.local_at(at), by)
             }
             _ => (
@@ -295,7 +285,7 @@ fn details(session: &Value, reading: &Reading) -> String {
         ("client", text(session, "client")),
         ("upstream", text(session, "upstream")),
         ("opened", reading.local(session, "opened_at")),
-        ("lifetime until", deadline("expires_at")),
+        ("expires at", deadline("expires_at")),
         ("idle at", deadline("idle_deadline")),
         ("proof due", deadline("reauth_by")),
         ("credential until", deadline("credential_until")),

@@ -91,7 +91,7 @@ fn look(client: &Client) -> Result<Value, Box<dyn Error>> {
     };
     // What nothing limits comes last.
     sessions.sort_by_key(|session| {
-        let deadline = sessions::first_deadline(session);
+        let deadline = sessions::deadline(session);
         (deadline.is_none(), deadline)
     });
     Ok(json!({"enforcers": enforcers, "sessions": sessions}))
@@ -126,7 +126,12 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_counted() {
-        let session = |id: &str, ends: &str| json!({"id": id, "state": "open", "expires_at": ends, "bytes_in": 1, "bytes_out": 2});
+        let session = |id: &str, ends: &str| {
+            json!({
+                "id": id, "state": "open", "deadline": ends, "deadline_reason": "lifetime_expired",
+                "bytes_in": 1, "bytes_out": 2,
+            })
+        };
         let looked = json!({
             "enforcers": [{"id": "gw-1", "doors": ["gateway"], "open": 3, "revision": 7}],
             "sessions": [session("a", "2026-11-24T11:00:30Z"), session("b", "2026-11-24T11:01:30Z"), session("c", "2026-11-24T12:00:00Z")],
@@ -134,9 +139,9 @@ mod tests {
         assert_eq!(
             drawn(&looked, 2, &Reading::of_tests()),
             "gw-1 (gateway) 3 open, revision 7\n\n\
-             ID  SUBJECT  SEGMENTS  SERVICE  STATE   LEFT  ENDS      BY        CLIENT  IN  OUT\n\
-             a   -        -         -        open     30s  12:00:30  lifetime  -        1    2\n\
-             b   -        -         -        open   1m30s  12:01:30  lifetime  -        1    2\n\
+             ID  SUBJECT  SEGMENTS  SERVICE  STATE   LEFT  ENDS      BY                CLIENT  IN  OUT\n\
+             a   -        -         -        open     30s  12:00:30  lifetime_expired  -        1    2\n\
+             b   -        -         -        open   1m30s  12:01:30  lifetime_expired  -        1    2\n\
              and 1 more"
         );
     }

@@ -28,6 +28,36 @@ fn a_set_that_leaves_a_service_in_no_segment_is_refused() {
     assert_eq!(site.sessions()[0]["segments"], json!(["echo"]));
 }
 
+#[test]
+fn a_name_that_another_owner_has_is_a_conflict() {
+    let site = Site::start("");
+    let path = site.path("api.yaml");
+    let apply = |text: String| {
+        std::fs::write(&path, text).unwrap();
+        let path = path.to_str().unwrap();
+        let ran = site.curfew(&[
+            "policy", "apply", path, "--owner", "api", "--output", "json",
+        ]);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        let document = ran.json();
+        let message = &document["findings"][0]["message"];
+        assert!(
+            message
+                .as_str()
+                .unwrap()
+                .contains("given twice; the first is at "),
+            "{message}"
+        );
+        (document["status"].clone(), document["code"].clone())
+    };
+    assert_eq!(apply(segment("echo")), (json!(409), json!("name_taken")));
+    // Beside another mistake, or twice in one set, it is a mistake of the set.
+    let invalid = (json!(422), json!("policy_invalid"));
+    let wrong = segment("own").replace("low", "lwo");
+    assert_eq!(apply(segment("echo") + "---\n" + &wrong), invalid);
+    assert_eq!(apply(segment("own") + "---\n" + &segment("own")), invalid);
+}
+
 /// A segment of the service, with this name, for the API.
 fn segment(name: &str) -> String {
     format!(

@@ -17,7 +17,8 @@ fn session() -> Value {
         "service": "orders", "door": "gateway", "enforcer": "gw-1", "state": "open", "reason": null,
         "client": "10.0.0.9:40000", "upstream": "10.20.0.1:5432", "opened_at": "2023-11-14T22:13:20.000Z",
         "expires_at": "2023-11-14T22:28:20.000Z", "idle_deadline": "2023-11-14T22:18:20.000Z", "reauth_by": null,
-        "credential_until": null, "binding_until": null, "bytes_in": 10, "bytes_out": 2000, "policies": ["dba"],
+        "credential_until": null, "binding_until": null, "deadline": "2023-11-14T22:18:20.000Z", "deadline_reason": "idle_timeout",
+        "bytes_in": 10, "bytes_out": 2000, "policies": ["dba"],
         "revision": 7,
     })
 }
@@ -53,7 +54,7 @@ fn a_list_is_a_table_or_the_array_of_the_api() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let table = "\
 ID                                    SUBJECT     SEGMENTS         SERVICE  STATE  LEFT  ENDS              BY                CLIENT          IN   OUT
-018bcfe5-6800-7000-8000-000000000001  user:alice  payments-db,pci  orders   open    due  2023-11-14 22:18  idle              10.0.0.9:40000  10  2000
+018bcfe5-6800-7000-8000-000000000001  user:alice  payments-db,pci  orders   open    due  2023-11-14 22:18  idle_timeout      10.0.0.9:40000  10  2000
 018bcfe5-6800-7000-8000-000000000001  -           payments-db,pci  orders   ended     -  -                 lifetime_expired  10.0.0.9:40000  10  2000
 ";
     assert_eq!(ran.out, table);
@@ -98,23 +99,23 @@ fn show_and_explain_word_a_session() {
     let server = Scripted::start();
     server.json(&format!("GET /v1/sessions/{ID}"), 200, &session());
     let details = "\
-id              018bcfe5-6800-7000-8000-000000000001
-state           open
-subject         user:alice
-identities      user:alice (bound)
-segments        payments-db,pci
-service         orders
-door            gateway
-enforcer        gw-1
-client          10.0.0.9:40000
-upstream        10.20.0.1:5432
-opened          2023-11-14 22:13
-lifetime until  2023-11-14 22:28 (due)
-idle at         2023-11-14 22:18 (due)
-bytes in        10
-bytes out       2000
-policies        dba
-revision        7
+id          018bcfe5-6800-7000-8000-000000000001
+state       open
+subject     user:alice
+identities  user:alice (bound)
+segments    payments-db,pci
+service     orders
+door        gateway
+enforcer    gw-1
+client      10.0.0.9:40000
+upstream    10.20.0.1:5432
+opened      2023-11-14 22:13
+expires at  2023-11-14 22:28 (due)
+idle at     2023-11-14 22:18 (due)
+bytes in    10
+bytes out   2000
+policies    dba
+revision    7
 ";
     assert_eq!(server.curfew(&["sessions", "show", ID]).out, details);
     let bound = json!({

@@ -28,6 +28,12 @@ fn a_set_without_a_document_is_refused_unless_it_is_asked_for() {
     let ran = apply("# gone\n", &["--allow-empty"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_ne!(history(), before);
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let ran = site.curfew(&["policy", "apply", folder]);
+    assert!(ran.code == 1 && ran.err.contains("holds no"), "{ran:?}");
+    let ran = site.curfew(&["policy", "apply", folder, "--allow-empty"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use curfew_model::{Revision, parse_duration};
+use curfew_model::{Kind, Revision, parse_duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use utoipa_axum::{
@@ -177,7 +177,7 @@ fn page(limit: Option<usize>) -> Answered<usize> {
 
 /// A subject to look for, as names are shown. A name without its kind would find nothing, and look like an answer.
 fn subject_filter(text: Option<String>) -> Answered<Option<String>> {
-    let kinds = ["user", "workload", "device", "role"];
+    let kinds = ["user", "workload", "device", "role", "address"];
     let kind = text.as_deref().map(|text| text.split_once(':'));
     match kind {
         Some(None) => {}
@@ -189,8 +189,17 @@ fn subject_filter(text: Option<String>) -> Answered<Option<String>> {
         }
         None => return Ok(None),
     }
-    let detail = "subject: write KIND:ID or KIND:ISSUER#ID, like user:alice; kinds are user, workload, device and role";
+    let detail = "subject: write KIND:ID or KIND:ISSUER#ID, like user:alice; kinds are user, workload, device, role and address";
     Err(Problem::new(Code::BadRequest, detail))
+}
+
+/// Refuses what stands for nobody in particular: an address is no identity.
+fn named(kind: Kind) -> Answered<()> {
+    if kind == Kind::Address {
+        let detail = "kind: user, workload, device or role; who has no identity is ended by session or by segment";
+        return Err(Problem::new(Code::Invalid, detail));
+    }
+    Ok(())
 }
 
 /// The place in a list that a `next` of ours names.

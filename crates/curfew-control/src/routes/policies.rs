@@ -203,7 +203,7 @@ pub(super) struct Applied {
 
 /// Applies a set: it replaces all documents of its owner, and live sessions that it concerns are decided again.
 #[utoipa::path(post, path = "/v1/policies", tag = "policies", request_body = NewSet, params(Wait),
-    responses((status = 200, body = Applied), (status = 409, body = Document, content_type = "application/problem+json"),
+    responses((status = 200, body = Applied), (status = 409, description = "`conflict`; or `name_taken` by a document of another owner: `findings` says where", body = Document, content_type = "application/problem+json"),
         (status = 422, description = "`policy_invalid`: `findings` lists everything", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn apply(
     State(app): State<Arc<App>>,

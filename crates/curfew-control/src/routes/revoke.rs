@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Wait, bindings, revocations::Shown, words};
+use super::{Wait, bindings, named, revocations::Shown, words};
 use crate::{
     Answer, Outcome,
     app::{App, Deed},
@@ -84,6 +84,9 @@ pub(super) async fn create(
     let wait = wait.read()?;
     let key = idempotency_key(&headers, &by)?;
     let reason = words("reason", &new.reason)?;
+    if let Scope::Subject { kind, .. } = &new.scope {
+        named(*kind)?;
+    }
     if !is_bounded(&new.scope) {
         let detail = format!(
             "scope: an id and an issuer have 1 to {} bytes",
@@ -382,7 +385,7 @@ impl Issue {
 }
 
 /// Says that what an order names does not exist. May block.
-fn missing(app: &App, scope: &Scope) -> Option<String> {
+pub(super) fn missing(app: &App, scope: &Scope) -> Option<String> {
     let parts = &app.parts;
     // A set that does not compile any more cannot be asked.
     let policy = || app.segments.of(&parts.store.read(), &*parts.compile).ok();

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use curfew_audit::Entry;
 use curfew_model::{
-    EnforcerId, EventKind, PolicyName, SegmentName, ServiceName, SessionId, WallInstant,
+    EnforcerId, EventKind, PolicyName, Scope, SegmentName, ServiceName, SessionId, WallInstant,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -14,7 +13,7 @@ use super::{page, words};
 use crate::{
     Door, Explanation, Filter, FleetError, Session, Standing,
     app::{App, Deed},
-    caller::{Caller, Operator, Viewer},
+    caller::{Operator, Viewer},
     extract::{Json, Path, Query},
     problem::{Answered, Code, Document, Problem},
 };
@@ -59,6 +58,8 @@ pub(super) struct Sessions {
     /// The `after` of the next page; none on the last.
     #[schema(value_type = Option<String>)]
     next: Option<SessionId>,
+    /// What is probably not meant: there is none, and a filter names what does not exist.
+    warnings: Vec<String>,
 }
 
 /// Lists sessions: the living, unless `state` asks for the 10,000 that ended last.
@@ -80,13 +81,37 @@ pub(super) async fn list(
         policy: listing.policy,
     };
     let after = listing.after;
-    let mut sessions = app
-        .blocking(move |app| app.parts.fleet.sessions(&filter, after, limit + 1))
+    let (mut sessions, warnings) = app
+        .blocking(move |app| {
+            let sessions = app.parts.fleet.sessions(&filter, after, limit + 1);
+            let none = sessions.is_empty() && after.is_none();
+            let warnings = if none {
+                unknown(app, filter)
+            } else {
+                Vec::new()
+            };
+            (sessions, warnings)
+        })
         .await?;
     let more = sessions.len() > limit;
     sessions.truncate(limit);
     let next = sessions.last().filter(|_| more).map(|last| last.id);
-    Ok(Json(Sessions { sessions, next }))
+    Ok(Json(Sessions {
+        sessions,
+        next,
+        warnings,
+    }))
+}
+
+/// What a filter names and does not exist. May block.
+fn unknown(app: &App, filter: Filter) -> Vec<String> {
+    let named = [
+        filter.segment.map(Scope::Segment),
+        filter.policy.map(Scope::Policy),
+        filter.enforcer.map(Scope::Enforcer),
+    ];
+    let missing = |scope: Scope| super::revoke::missing(app, &scope);
+    named.into_iter().flatten().filter_map(missing).collect()
 }
 
 /// Shows a session, living or among the 10,000 that ended last.
@@ -157,12 +182,19 @@ pub(super) async fn cancel(
         let (cancelled, after) = app
             .blocking(move |app| {
                 let cancelled = app.parts.fleet.cancel(id, &cause);
-                (cancelled, app.parts.clock.now().boot.since(start.boot))
+                let after = app.parts.clock.now().boot.since(start.boot);
+                (cancelled.map_err(|error| failed(app, id, error)), after)
             })
             .await?;
         cancelled?;
-        app.record(&entry(&app, EventKind::SessionCancelled, &by, id, reason))
-            .await?;
+        let deed = Deed {
+            event: EventKind::SessionCancelled,
+            by: &by,
+            cause: reason,
+        };
+        let mut entry = deed.entry(app.wall(), app.parts.store.read().revision);
+        entry.session = Some(id);
+        app.record(&entry).await?;
         Ok(Json(Cancelled {
             id,
             at: start.wall,
@@ -172,32 +204,37 @@ pub(super) async fn cancel(
     .await
 }
 
-/// Takes fresh proof of the session's subject into account. An operator's word is not proof.
+/// Takes fresh proof of the session's subject into account. An operator's word is not proof. The enforcer puts the renewal
+/// on record, once for each proof.
 #[utoipa::path(post, path = "/v1/sessions/{id}/renew", tag = "sessions", params(("id" = String, Path)),
     responses((status = 200, body = Session), (status = 403, description = "`proof_required`: there is no fresh proof", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn renew(
     State(app): State<Arc<App>>,
-    Operator(by): Operator,
+    Operator(_): Operator,
     Path(id): Path<SessionId>,
 ) -> Answered<Json<Session>> {
     let working = Arc::clone(&app);
     app.finish(async move {
-        let app = working;
-        app.must_record()?;
-        let renewed = app.blocking(move |app| app.parts.fleet.renew(id)).await??;
-        let words = "renewed on fresh proof".to_owned();
-        app.record(&entry(&app, EventKind::SessionRenewed, &by, id, words))
-            .await?;
-        Ok(Json(renewed))
+        working.must_record()?;
+        let renewed = working.blocking(move |app| {
+            let renewed = app.parts.fleet.renew(id);
+            renewed.map_err(|error| failed(app, id, error))
+        });
+        Ok(Json(renewed.await??))
     })
     .await
 }
 
-fn entry(app: &App, event: EventKind, by: &Caller, id: SessionId, cause: String) -> Entry {
-    let deed = Deed { event, by, cause };
-    let mut entry = deed.entry(app.wall(), app.parts.store.read().revision);
-    entry.session = Some(id);
-    entry
+/// Why a session could not be cancelled or renewed: of one that ends or ended not long ago, how. May block.
+fn failed(app: &App, id: SessionId, error: FleetError) -> Problem {
+    let over = match error {
+        FleetError::Unknown(_) => app.parts.fleet.session(id).and_then(|known| known.over()),
+        FleetError::ProofRequired(_) | FleetError::Unreachable(_) => None,
+    };
+    match over {
+        Some(over) => Problem::new(Code::NotFound, format!("session {id} is not open: {over}")),
+        None => error.into(),
+    }
 }
 
 impl From<FleetError> for Problem {

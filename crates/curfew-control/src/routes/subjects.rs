@@ -8,7 +8,7 @@ use curfew_state::{Change, Expected, Subject, SubjectKey};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Changed, Wait, bindings::is_name, page};
+use super::{Changed, Wait, bindings::is_name, named, page};
 use crate::{
     Compile,
     app::{App, Deed},
@@ -57,6 +57,7 @@ pub(super) struct Known {
 
 impl Known {
     fn read(self, compile: &dyn Compile) -> Answered<Subject> {
+        named(self.kind)?;
         let fits = |text: &String| is_name(text);
         let attributes = self.attributes.len() <= ENTRIES
             && self

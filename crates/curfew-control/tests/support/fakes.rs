@@ -278,7 +278,7 @@ pub fn session(number: u128, user: &str, segment: &str) -> Session {
     let at = |seconds: i64| WallInstant(1_700_000_000_000 + 1_000 * seconds);
     Session {
         id: SessionId(Uuid::from_u128(number)),
-        subject: Some(identity.clone()),
+        subject: identity.clone(),
         identities: vec![identity],
         segments: vec![segment.parse().unwrap()],
         mode: Mode::Enforce,
@@ -298,6 +298,8 @@ pub fn session(number: u128, user: &str, segment: &str) -> Session {
         reauth_by: None,
         credential_until: None,
         binding_until: None,
+        deadline: Some(at(300)),
+        deadline_reason: Some(EndReason::IdleTimeout),
         bytes_in: 10,
         bytes_out: 20,
         policies: vec!["dba".parse().unwrap()],
@@ -456,6 +458,7 @@ fn read(sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
                     excerpt: Some(text.to_owned()),
                     consequence: None,
                     help: None,
+                    taken: false,
                 }),
             }
         }

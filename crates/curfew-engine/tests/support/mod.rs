@@ -200,7 +200,9 @@ impl Decide for Fake {
                 sensitivity: rules.sensitivity,
                 mode: rules.mode,
                 max_concurrent: rules.max.map(|max| (max, self.by.clone())),
-                reconnect: rules.reconnect,
+                reconnect_wait: (!rules.reconnect.wait.is_zero())
+                    .then(|| (rules.reconnect.wait, self.by.clone())),
+                reconnect_proof: rules.reconnect.proof.then(|| self.by.clone()),
                 on_adopt: rules.adopt,
                 on_control_plane_loss: rules.loss,
             }],

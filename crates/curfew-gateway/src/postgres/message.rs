@@ -35,7 +35,7 @@ pub fn goodbye(reason: EndReason, session: SessionId) -> Vec<u8> {
     fatal(code, "session ended", reason, session, hint(reason))
 }
 
-/// The ErrorResponse FATAL of a session that is refused, with the time to wait where it is known.
+/// The ErrorResponse FATAL of a session that does not come to its server, with the time to wait where it is known.
 #[must_use]
 pub fn refusal(reason: EndReason, session: SessionId, wait: Option<Duration>) -> Vec<u8> {
     let code = match reason {
@@ -51,7 +51,13 @@ pub fn refusal(reason: EndReason, session: SessionId, wait: Option<Duration>) ->
         (None, EndReason::LifetimeExpired | EndReason::Shutdown) => "Try again later.".to_owned(),
         (None, other) => hint(other).to_owned(),
     };
-    fatal(code, "session refused", reason, session, &hint)
+    // Who finds no server was let in, and is on record with an end.
+    let what = if reason == EndReason::UpstreamUnreachable {
+        "session ended"
+    } else {
+        "session refused"
+    };
+    fatal(code, what, reason, session, &hint)
 }
 
 fn fatal(code: &str, what: &str, reason: EndReason, session: SessionId, hint: &str) -> Vec<u8> {

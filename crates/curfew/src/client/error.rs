@@ -112,6 +112,14 @@ pub enum ClientError {
         /// What was seen.
         why: String,
     },
+    /// The connection stands, and no answer comes.
+    #[error(
+        "{server} took the request and does not answer in time: whether it was done is not known; look with the `list` command once it answers, and do it again if it was not"
+    )]
+    Late {
+        /// The server.
+        server: String,
+    },
     /// The server said no.
     #[error("{0}")]
     Refused(Box<Refusal>),

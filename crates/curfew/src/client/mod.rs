@@ -21,7 +21,7 @@ pub use error::{ClientError, Refusal, finding_text};
 /// For a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer, beside the time that the server is asked to wait.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(15);
 /// A longer answer is not taken, in bytes.
 const LONGEST: u64 = 64 << 20;
 /// A longer request is not taken by the API, in bytes.
@@ -197,7 +197,7 @@ impl Client {
     /// [`ClientError`]: no answer, no good one, or the server's no.
     pub fn send(&self, call: &Call) -> Result<Value, ClientError> {
         let sent = self.once(call);
-        // With a key the server does it once however often it is asked.
+        // With a key the server does it once however often it is asked. One that hangs would only hang again.
         match sent {
             Err(ClientError::Lost { .. }) if call.key.is_some() => self.once(call),
             other => other,
@@ -240,7 +240,7 @@ impl Client {
     /// As [`Client::send`].
     pub fn list(&self, call: &Call, field: &str, most: u32) -> Result<Listed, ClientError> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let mut entries = Vec::new();
+        let (mut entries, mut warnings) = (Vec::new(), Vec::new());
         let mut after = None;
         loop {
             let page = PAGE.min(most - entries.len());
@@ -249,6 +249,9 @@ impl Client {
             let mut found = self.entries(&mut answer, field)?;
             found.truncate(page);
             let empty = found.is_empty();
+            let said = answer.get("warnings").and_then(Value::as_array);
+            let said = said.into_iter().flatten().filter_map(Value::as_str);
+            warnings.extend(said.map(crate::show::clean));
             entries.append(&mut found);
             after = match answer.get_mut("next").map(Value::take) {
                 Some(Value::String(next)) if !empty => Some(next),
@@ -258,6 +261,7 @@ impl Client {
                 return Ok(Listed {
                     more: after.is_some(),
                     entries: Value::Array(entries),
+                    warnings,
                 });
             }
         }
@@ -343,7 +347,7 @@ impl Client {
             Error::Timeout(timeout)
                 if call.method != Method::GET && *timeout != ureq::Timeout::Connect =>
             {
-                ClientError::Lost { server, why }
+                ClientError::Late { server }
             }
             _ => ClientError::Unreachable { server, why },
         }
@@ -383,4 +387,6 @@ pub struct Listed {
     pub entries: Value,
     /// Whether there are more than were wanted.
     pub more: bool,
+    /// What is probably not meant.
+    pub warnings: Vec<String>,
 }

@@ -1,11 +1,14 @@
 //! The policy of every owner as one set: how `curfew-policy` serves the node and the API. Rules may not live here.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use curfew_control::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, unpack};
 use curfew_gateway::service::ServiceConfig;
 use curfew_model::{Revision, ServiceName, Target};
-use curfew_policy::{Given, PolicySet, Problem, SegmentSummary, Severity, check_statement};
+use curfew_policy::{Given, Place, PolicySet, Problem, SegmentSummary, Severity, check_statement};
 use curfew_state::Owner;
 
 use crate::{doors, policy::compiled};
@@ -34,12 +37,26 @@ pub fn target(service: &ServiceConfig) -> Target {
 
 impl Compile for Compiler {
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
-        let sources = sources.iter().cloned();
-        let named: Vec<(String, String)> = sources
-            .map(|(owner, source)| named(owner, source))
-            .collect();
+        let (owners, named): (Vec<Owner>, Vec<(String, String)>) = sources
+            .iter()
+            .cloned()
+            .map(|(owner, source)| (owner, named(owner, source)))
+            .unzip();
         let (set, problems) = compiled(&named, Revision(0));
-        let mut findings: Vec<Finding> = problems.into_iter().map(finding).collect();
+        let owners: HashMap<&str, Owner> = named
+            .iter()
+            .zip(&owners)
+            .map(|((name, _), owner)| (name.as_str(), *owner))
+            .collect();
+        let owner = |place: &Place| owners.get(&*place.file);
+        let mut findings: Vec<Finding> = problems
+            .into_iter()
+            .map(|problem| Finding {
+                taken: (problem.taken.as_ref())
+                    .is_some_and(|first| owner(first) != owner(&problem.place)),
+                ..finding(problem)
+            })
+            .collect();
         match set {
             None => Err(findings),
             Some(set) => {
@@ -78,6 +95,7 @@ impl Compiler {
             excerpt: None,
             consequence: Some("everybody would be refused, and its sessions would end".to_owned()),
             help: Some("add it to a segment's members".to_owned()),
+            taken: false,
         };
         names.map(of).collect()
     }
@@ -96,6 +114,7 @@ fn finding(problem: Problem) -> Finding {
         excerpt: problem.place.excerpt.as_deref().map(str::to_owned),
         consequence: problem.consequence,
         help: problem.help,
+        taken: false,
     }
 }
 

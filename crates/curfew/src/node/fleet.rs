@@ -8,8 +8,8 @@ use curfew_control::{
 };
 use curfew_enforcer::{Enforcer, Engine, EngineError, Input, SessionView, State};
 use curfew_model::{
-    Binding, BindingKey, BootInstant, Bound, Clock, EnforcerId, Now, RevocationId, SegmentName,
-    SessionId,
+    Binding, BindingKey, BootInstant, Bound, Clock, EnforcerId, Identity, Now, RevocationId,
+    SegmentName, SessionId,
 };
 use curfew_state::Commit;
 
@@ -62,6 +62,7 @@ impl LocalFleet {
     fn shown(&self, view: SessionView, now: Now) -> Session {
         let at = |bound: &Option<Bound>| bound.as_ref().map(|bound| now.wall_at(bound.at));
         let lease = &view.lease;
+        let deadline = lease.deadline(view.last_activity);
         let (state, reason) = match view.state {
             State::Open => (SessionState::Open, None),
             State::Closing(reason) => (SessionState::Closing, Some(reason)),
@@ -73,7 +74,11 @@ impl LocalFleet {
         });
         Session {
             id: view.id,
-            subject: view.facts.subject().cloned(),
+            subject: view
+                .facts
+                .subject()
+                .cloned()
+                .unwrap_or_else(|| Identity::of_address(view.facts.client.ip())),
             segments: view.segments,
             mode: view.mode,
             upstream: view.target.upstream().map(ToString::to_string),
@@ -95,6 +100,8 @@ impl LocalFleet {
             reauth_by: at(&lease.reauth_by),
             credential_until: at(&lease.credential_until),
             binding_until: at(&lease.binding_until),
+            deadline: deadline.map(|deadline| now.wall_at(deadline.at)),
+            deadline_reason: deadline.map(|deadline| deadline.reason),
             bytes_in: view.bytes_in,
             bytes_out: view.bytes_out,
             policies: view.policies,
