@@ -57,7 +57,8 @@ impl What {
 impl Applied {
     /// The answer to a commit that is carried out already.
     pub fn known(&self, commit: &Commit) -> Option<Report> {
-        let known = self.recent.iter().find(|(known, _)| known == commit);
+        let mut recent = self.recent.iter();
+        let known = recent.find(|(known, _)| known.revision == commit.revision);
         let past = || (commit.revision <= self.brought).then(Report::default);
         known.map(|(_, report)| *report).or_else(past)
     }

@@ -250,8 +250,9 @@ impl Desired {
     ) -> Result<Report, EngineError> {
         match change {
             Change::Revoke(order) if self.is_ours(order) => {
+                // Where a later commit was carried out before, sessions that opened since then did not know of this one.
                 self.enforcer.handle(Input::Revoke(Revocation {
-                    revision,
+                    revision: revision.max(applied.revision),
                     ..order.clone()
                 }))
             }

@@ -163,11 +163,9 @@ fn a_change_that_comes_after_a_later_one_of_the_same_is_left_out() {
     assert_eq!(lab.open(1), None);
 }
 
-#[test]
-fn a_lift_that_comes_before_its_order_holds() {
-    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
-    let id = lab.open(1).unwrap();
-    let order = Revocation {
+/// An order against alice.
+fn order() -> Revocation {
+    Revocation {
         id: "019ac2f0-0000-7000-8000-0000000000ff".parse().unwrap(),
         scope: Scope::Subject {
             kind: Kind::User,
@@ -180,7 +178,24 @@ fn a_lift_that_comes_before_its_order_holds() {
         created_at: WallInstant(1),
         revision: Revision(0),
         lifted_at: None,
-    };
+    }
+}
+
+#[test]
+fn an_order_that_comes_after_a_later_commit_ends_what_opened_in_between() {
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
+    lab.desired.apply(&lab.commit(2, bind("127.0.0.9/32", "bob", &["dba"])));
+    let id = lab.open(1).unwrap();
+    let order = lab.commit(1, Change::Revoke(order()));
+    assert_eq!(lab.desired.apply(&order).closed, 1);
+    assert!(!lab.is_open(id));
+}
+
+#[test]
+fn a_lift_that_comes_before_its_order_holds() {
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
+    let id = lab.open(1).unwrap();
+    let order = order();
     let lift = Change::Lift {
         id: order.id,
         at: WallInstant(2),
