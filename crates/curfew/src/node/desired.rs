@@ -323,3 +323,6 @@ fn add(total: &mut Report, report: Report) {
     total.visited += report.visited;
     total.closed_at = total.closed_at.max(report.closed_at);
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use curfew_enforcer::{Bounds, Changes, Deadlines, Enforcer, Engine, Open, Peer, Record, Sink};
 use curfew_gateway::door::GatewayDoor;
 use curfew_model::{
-    BindingKey, Block, Clock as _, EnforcerId, Facts, Identity, Issuer, Kind, Proof,
-    Revision, Revocation, Scope, SessionId, WallInstant,
+    BindingKey, Block, Clock as _, EnforcerId, Facts, Kind, Revision, Revocation, Scope, SessionId,
+    WallInstant,
 };
 use curfew_state::{Change, Commit, EmbeddedStore, Expected, Owner, State, Store};
 use curfew_testkit::{BootClock, alice, bound};
@@ -62,7 +62,7 @@ fn bind(net: &str, user: &str, groups: &[&str]) -> Change {
 struct Lab {
     store: EmbeddedStore,
     /// What it was started with.
-    state: State,
+    state: Arc<State>,
     deadlines: Deadlines,
     desired: Desired,
     _dir: tempfile::TempDir,
@@ -74,7 +74,7 @@ impl Lab {
         let store = EmbeddedStore::open(dir.path()).unwrap();
         store.commit(Expected::Nothing, before).unwrap();
         let state = store.read();
-        let set = Arc::new(compiler::union(&owners(&state), state.revision).unwrap());
+        let set = Arc::new(compiler::union(&owners(&state.policies), state.revision).unwrap());
         let engine = Engine::new(set.clone(), Bounds::default(), BootClock.now());
         let door = Weak::<GatewayDoor>::new();
         let deadlines =
@@ -184,7 +184,12 @@ fn order() -> Revocation {
 #[test]
 fn an_order_that_comes_after_a_later_commit_ends_what_opened_in_between() {
     let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
-    lab.desired.apply(&lab.commit(2, bind("127.0.0.9/32", "bob", &["dba"])));
+    let other = Revocation {
+        id: "019ac2f0-0000-7000-8000-0000000000fe".parse().unwrap(),
+        scope: Scope::Session("019ac2f0-0000-7000-8000-0000000000fd".parse().unwrap()),
+        ..order()
+    };
+    lab.desired.apply(&lab.commit(2, Change::Revoke(other)));
     let id = lab.open(1).unwrap();
     let order = lab.commit(1, Change::Revoke(order()));
     assert_eq!(lab.desired.apply(&order).closed, 1);
@@ -202,7 +207,12 @@ fn a_lift_that_comes_before_its_order_holds() {
     };
     lab.desired.apply(&lab.commit(2, lift));
     // It ends what was open, and keeps nobody out any more.
-    assert_eq!(lab.desired.apply(&lab.commit(1, Change::Revoke(order))).matched, 1);
+    assert_eq!(
+        lab.desired
+            .apply(&lab.commit(1, Change::Revoke(order)))
+            .matched,
+        1
+    );
     assert!(!lab.is_open(id));
     assert!(lab.open(2).is_some());
 }
@@ -212,7 +222,8 @@ fn policies_that_are_carried_out_in_another_order_are_all_in_force() {
     let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["ops"])]);
     lab.desired.apply(&lab.commit(2, admit("admins")));
     assert_eq!(lab.open(1), None);
-    lab.desired.apply(&lab.commit(1, apply(Owner::Api, admission("ops"))));
+    lab.desired
+        .apply(&lab.commit(1, apply(Owner::Api, admission("ops"))));
     assert!(lab.open(1).is_some());
 }
 
@@ -237,11 +248,13 @@ fn an_order_does_not_wait_for_a_policy_that_is_compiled() {
     let id = lab.open(1).unwrap();
     let policy = lab.commit(1, apply(Owner::Api, admission("ops")));
     lab.desired.apply_by(&policy, |in_force, revision| {
-        lab.desired.apply(&lab.commit(2, Change::Unbind(key("127.0.0.1/32"))));
+        lab.desired
+            .apply(&lab.commit(2, Change::Unbind(key("127.0.0.1/32"))));
         assert!(!lab.is_open(id));
         in_force.next(revision)
     });
-    lab.desired.apply(&lab.commit(3, bind("127.0.0.2/32", "bob", &["ops"])));
+    lab.desired
+        .apply(&lab.commit(3, bind("127.0.0.2/32", "bob", &["ops"])));
     assert!(lab.open(2).is_some());
 }
 
