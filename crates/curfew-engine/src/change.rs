@@ -177,6 +177,8 @@ impl Engine {
             bound,
             unbound,
         } = changes;
+        // First, so that everything that comes of these is on record under one revision.
+        let policies = policies.filter(|(set, _)| self.take(set));
         let mut touched: Vec<Touched> = unbound
             .into_iter()
             .filter_map(|(keeper, key)| self.unbind(keeper, key))
@@ -188,7 +190,6 @@ impl Engine {
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
-        let policies = policies.filter(|(set, _)| self.take(set));
         let mut tally = Tally::default();
         for (groups, cause) in touched {
             self.attribute_again(groups, EventKind::BindingChanged, &cause, &mut tally);

@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use curfew_engine::{Bounds, Changes, Engine, EngineError, Input, Keeper, Open};
+use curfew_engine::{Action, Bounds, Changes, Engine, EngineError, Input, Keeper, Open};
 use curfew_model::*;
 use curfew_policy::PolicySet;
 use support::*;
@@ -134,4 +134,24 @@ fn who_is_concerned_twice_is_counted_once_for_the_most_that_became_of_it() {
     };
     assert_eq!(counts("audit"), (4, 0, 4));
     assert_eq!(counts("enforce"), (4, 4, 0));
+}
+
+#[test]
+fn what_one_step_changes_is_on_record_under_one_revision() {
+    let mut engine = four();
+    drain(&mut engine);
+    let changes = Changes {
+        policies: Some((admits("b", 2), everything())),
+        bound: vec![bound("erin", "10.0.0.3/32", "b")],
+        unbound: vec![(Keeper::Config, key("10.0.0.4/32"))],
+    };
+    engine.handle(Input::Changes(changes), at(2)).unwrap();
+    let noted = |action| match action {
+        Action::Record(record) if record.session.is_none() => Some((record.event, record.revision)),
+        _ => None,
+    };
+    let noted: Vec<_> = drain(&mut engine).into_iter().filter_map(noted).collect();
+    let (policy, binding) = (EventKind::PolicyApplied, EventKind::BindingChanged);
+    let all = [policy, binding, binding];
+    assert_eq!(noted, all.map(|event| (event, Revision(2))));
 }
