@@ -39,6 +39,7 @@ impl Decide for Policies {
                 segments: vec![],
                 policies: vec![],
                 verdict,
+                shadow: None,
                 look_again_at: None,
             };
         };
@@ -57,6 +58,7 @@ impl Decide for Policies {
                 idle_timeout,
                 ..Lease::default()
             }),
+            shadow: None,
             look_again_at: None,
         }
     }

@@ -32,7 +32,7 @@ pub(crate) enum Why {
 
 impl Why {
     /// What of the old lease a new decision may not make later.
-    fn held(self, old: Lease) -> Lease {
+    pub(crate) fn held(self, old: Lease) -> Lease {
         match self {
             Self::Policies(_) | Self::Window(_) => old,
             Self::Binding => Lease {
@@ -120,6 +120,7 @@ impl Engine {
             policies,
             verdict,
             look_again_at,
+            shadow,
         } = self.set.decide(&facts, now);
         let (mut lease, refusal) = split(verdict);
         lease.tighten(why.held(old.clone()));
@@ -127,6 +128,7 @@ impl Engine {
         let class = Class::new(segments, policies, self.set.revision(), &lease);
         let acts = !class.is_audit();
         self.place(slot, class, &old, &lease, ties);
+        self.set_shadow(slot, shadow, Some(why));
 
         if would_end == WouldEnd::Ordered
             && acts

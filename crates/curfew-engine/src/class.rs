@@ -77,10 +77,13 @@ impl Class {
         segments.chain(self.policies.iter().map(Key::Policy))
     }
 
-    /// After how long without the control plane its sessions end.
+    /// After how long without the control plane its sessions end, or would end where all its segments only record.
     pub(crate) fn closes_on_loss(&self) -> Option<Duration> {
-        let rules = self.segments.iter().map(|s| s.on_control_plane_loss);
-        rules
+        let audit = self.is_audit();
+        let acting = self.segments.iter();
+        let acting = acting.filter(|segment| audit || segment.mode == Mode::Enforce);
+        acting
+            .map(|segment| segment.on_control_plane_loss)
             .filter(|rule| rule.live == LiveOnLoss::Close)
             .map(|rule| rule.after)
             .min()

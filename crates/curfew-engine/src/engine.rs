@@ -23,6 +23,7 @@ use crate::{
     postings::Postings,
     record::{List, NEVER, Table, WouldEnd},
     revoke::Orders,
+    shadow::Shadow,
     subject::Subjects,
     wheel::Wheel,
     who::Encoded,
@@ -96,6 +97,8 @@ pub struct Engine {
     pub(crate) probed: HashMap<u32, BootInstant>,
     /// Sessions that a refresh renewed by itself, until somebody asks for it.
     pub(crate) renewed: HashSet<u32>,
+    /// What segments in audit mode hold sessions to that enforced ones let live.
+    pub(crate) shadows: HashMap<u32, Shadow>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) out: VecDeque<Action>,
     /// Records so far.
@@ -134,6 +137,7 @@ impl Engine {
             probes: Vec::new(),
             probed: HashMap::new(),
             renewed: HashSet::new(),
+            shadows: HashMap::new(),
             scratch: Vec::new(),
             out: VecDeque::new(),
             records: 0,
@@ -364,6 +368,7 @@ impl Engine {
         self.wheel.disarm(&mut self.table, slot);
         self.probed.remove(&slot);
         self.renewed.remove(&slot);
+        self.shadows.remove(&slot);
         if let Some(age) = self.table.get(slot).map(|record| record.opened_rev) {
             self.forget_age(age);
         }

@@ -22,6 +22,7 @@ mod reconnect;
 mod record;
 mod revoke;
 mod session;
+mod shadow;
 mod subject;
 mod timing;
 mod wheel;

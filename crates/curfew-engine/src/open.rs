@@ -64,6 +64,7 @@ impl Engine {
             policies,
             verdict,
             look_again_at,
+            shadow,
         } = self.set.decide(&facts, self.now);
         let (lease, refusal) = split(verdict);
         self.tie_lease(&mut ties, &lease, look_again_at);
@@ -89,6 +90,12 @@ impl Engine {
         {
             objections.push((end.reason, cause_of(&lease, end), whole));
         }
+        if let Some(shadow) = &shadow
+            && let Some(end) = shadow.fixed_deadline()
+            && end.at <= self.now.boot
+        {
+            objections.push((end.reason, cause_of(shadow, end), Mode::Audit));
+        }
         if let Some((reason, cause)) = self.ordered_out(id, &facts, &class, opened_rev) {
             objections.push((reason, cause, whole));
         }
@@ -110,6 +117,7 @@ impl Engine {
         self.join_who(slot, &bytes);
         self.scratch = bytes;
         self.join_class(slot, class);
+        self.set_shadow(slot, shadow, None);
         self.count(slot);
         *self.ages.entry(opened_rev).or_default() += 1;
         if let Some((cause, mode)) = self.refuses_by_count(slot) {

@@ -125,15 +125,18 @@ impl Engine {
     /// [`Engine::schedule`] where the lease is at hand.
     pub(crate) fn schedule_with(&mut self, slot: u32, lease: &Lease) {
         self.wheel.disarm(&mut self.table, slot);
+        let shadow_end = self.shadow_end(slot);
+        let idle = self.idle_limit(slot, lease);
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
         if record.closing.is_some() || record.would_end != WouldEnd::No {
             return;
         }
-        let mut wake = nanos(lease.fixed_deadline().map(|deadline| deadline.at));
-        if let Some((idle, _)) = &lease.idle_timeout {
-            let idle = BootInstant(record.last).after(*idle);
+        let end = lease.fixed_deadline().map(|deadline| deadline.at);
+        let mut wake = nanos(end).min(nanos(shadow_end));
+        if let Some(idle) = idle {
+            let idle = BootInstant(record.last).after(idle);
             if record.probing && idle > self.now.boot {
                 // A renewal gave it more time: the answer does not matter any more.
                 record.probing = false;
@@ -175,10 +178,11 @@ impl Engine {
             self.end(slot, end.reason, cause, Some(end.at));
             return;
         }
+        self.tell_shadow(slot, now, false);
         self.warn(slot, &lease, now);
-        if let Some((idle, _)) = &lease.idle_timeout
+        if let Some(idle) = self.idle_limit(slot, &lease)
             && !probing
-            && BootInstant(last).after(*idle) <= now
+            && BootInstant(last).after(idle) <= now
         {
             self.probes.push(id);
             self.probed.insert(slot, self.now.boot);
@@ -190,7 +194,7 @@ impl Engine {
     }
 
     /// The end by idleness of a session whose door was asked and had its time to answer.
-    fn idle_end(&self, slot: u32, lease: &Lease, now: BootInstant) -> Option<Deadline> {
+    pub(crate) fn idle_end(&self, slot: u32, lease: &Lease, now: BootInstant) -> Option<Deadline> {
         let last = BootInstant(self.table.get(slot)?.last);
         let (idle, _) = lease.idle_timeout.as_ref()?;
         let patient = self.probed.get(&slot)?.after(PATIENCE);
@@ -280,6 +284,7 @@ impl Engine {
             );
             return;
         }
+        self.tell_shadow(slot, now, true);
         self.schedule(slot);
     }
 }

@@ -113,17 +113,25 @@ impl PolicySet {
             .filter_map(|number| self.policies.get(*number))
     }
 
-    /// Every set of limits that acts on a session: of the enforced segments, or of all where all only record.
-    pub(crate) fn acting<'s>(
+    /// The mode of the segments that act on a session: the enforced ones, unless all only record.
+    pub(crate) fn acting(&self, segments: &[usize]) -> Mode {
+        let mut modes = self.listed(segments).map(|segment| segment.mode);
+        if modes.any(|mode| mode == Mode::Enforce) {
+            Mode::Enforce
+        } else {
+            Mode::Audit
+        }
+    }
+
+    /// Every set of limits of the segments in this mode.
+    pub(crate) fn limits<'s>(
         &'s self,
         segments: &'s [usize],
         standings: &'s Standings,
+        mode: Mode,
     ) -> Vec<&'s PlacedLimits> {
-        let enforced = self
-            .listed(segments)
-            .any(|segment| segment.mode == Mode::Enforce);
         self.listed(segments)
-            .filter(|segment| !enforced || segment.mode == Mode::Enforce)
+            .filter(|segment| segment.mode == mode)
             .flat_map(|segment| {
                 std::iter::once(&segment.limits).chain(
                     self.limiting(segment, standings)
@@ -134,23 +142,36 @@ impl PolicySet {
     }
 
     fn combine(&self, case: &Case<'_>, segments: &[usize], standings: &Standings) -> Decision {
-        let mut lease = lease(&self.acting(segments, standings), case.facts, case.now);
-        let enforced = self
-            .listed(segments)
-            .any(|segment| segment.mode == Mode::Enforce);
+        let acting = self.acting(segments);
+        let of = |mode| {
+            lease(
+                &self.limits(segments, standings, mode),
+                case.facts,
+                case.now,
+            )
+        };
+        let mut lease = of(acting);
+        let overlaps = self.listed(segments).any(|segment| segment.mode != acting);
+        let mut shadow = overlaps.then(|| of(Mode::Audit));
         let mut refusals = Vec::new();
         for segment in self
             .listed(segments)
             .filter(|segment| segment.access == Access::Policy)
         {
             match self.admission(case, segment, standings) {
-                Ok(until) if !enforced || segment.mode == Mode::Enforce => {
-                    lease.tighten(Lease {
-                        expires_at: until,
-                        ..Lease::default()
-                    });
+                Ok(until) => {
+                    let held = if segment.mode == acting {
+                        Some(&mut lease)
+                    } else {
+                        shadow.as_mut()
+                    };
+                    if let Some(held) = held {
+                        held.tighten(Lease {
+                            expires_at: until,
+                            ..Lease::default()
+                        });
+                    }
                 }
-                Ok(_) => {}
                 Err(reason) => refusals.push((segment.mode == Mode::Audit, reason, &segment.name)),
             }
         }
@@ -193,6 +214,7 @@ impl PolicySet {
                 .map(|segment| self.matched(segment, standings, case.facts))
                 .collect(),
             verdict,
+            shadow,
             look_again_at: look_again(standings, case.now),
         }
     }

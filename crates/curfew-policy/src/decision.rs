@@ -28,6 +28,8 @@ pub struct Decision {
     pub policies: Vec<PolicyName>,
     /// Admitted with a lease, or refused.
     pub verdict: Verdict,
+    /// What the segments in audit mode would hold the session to, where others are enforced: recorded, not acted on.
+    pub shadow: Option<Lease>,
     /// The earliest instant from which a time window or the end of a grant could change this decision.
     pub look_again_at: Option<BootInstant>,
 }

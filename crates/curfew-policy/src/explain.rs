@@ -104,7 +104,7 @@ impl PolicySet {
             segments: self.listed(&segments).map(segment).collect(),
             policies: standings.iter().filter_map(policy).collect(),
             limits: self
-                .acting(&segments, &standings)
+                .limits(&segments, &standings, self.acting(&segments))
                 .into_iter()
                 .flat_map(limit_lines)
                 .collect(),

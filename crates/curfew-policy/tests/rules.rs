@@ -439,7 +439,7 @@ fn reconnect_and_concurrency_are_the_strictest() {
     let place = Provenance::Document {
         document: "SessionPolicy/a".to_owned(),
         field: "spec.limits.reconnect".to_owned(),
-        place: Some("p.yaml:9".to_owned()),
+        place: Some("p.yaml:10".to_owned()),
     };
     assert_eq!((&*by, segment.reconnect_proof), (&place, None));
     let provable = Facts {

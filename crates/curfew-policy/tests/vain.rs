@@ -54,8 +54,8 @@ fn a_limit_that_a_lifetime_of_another_document_outlasts_is_said() {
     assert_eq!(
         said(set(&text).vain()),
         [
-            "8: `idleTimeout` 10m of Defaults/critical is not shorter than `maxLifetime` 10m of Segment/db; no session ever ends by being idle",
-            "8: `warnBefore` 20m of Defaults/critical is not shorter than `maxLifetime` 10m of Segment/db; every session is warned as it opens",
+            "9: `idleTimeout` 10m of Defaults/critical is not shorter than `maxLifetime` 10m of Segment/db; no session ever ends by being idle",
+            "9: `warnBefore` 20m of Defaults/critical is not shorter than `maxLifetime` 10m of Segment/db; every session is warned as it opens",
         ]
     );
 }
@@ -81,7 +81,7 @@ fn a_policy_is_said_where_all_its_segments_are_shorter() {
     assert_eq!(
         said(set(&text).vain()),
         [
-            "13: `idleTimeout` 10m is not shorter than the longest lifetime of its segments, 10m; it never makes a difference there"
+            "14: `idleTimeout` 10m is not shorter than the longest lifetime of its segments, 10m; it never makes a difference there"
         ]
     );
 }
@@ -97,6 +97,6 @@ fn a_grant_that_is_over_is_said_from_its_end_on() {
     assert_eq!(said(set.over(WallInstant(999))), [] as [&str; 0]);
     assert_eq!(
         said(set.over(WallInstant(1_000))),
-        ["8: `notAfter` is past; it neither admits nor limits any more"]
+        ["9: `notAfter` is past; it neither admits nor limits any more"]
     );
 }

@@ -44,6 +44,7 @@ impl Decide for Lifetime {
             segments,
             policies: Vec::new(),
             verdict: Verdict::Admit(lease),
+            shadow: None,
             look_again_at: None,
         }
     }

@@ -82,6 +82,7 @@ impl Decide for Limited {
             segments,
             policies: Vec::new(),
             verdict,
+            shadow: None,
             look_again_at: None,
         }
     }

@@ -1,5 +1,6 @@
 //! The shape of the workspace, held: a dependency between our crates that the table of the architecture does not allow fails
 //! here, and so does a source file that nothing compiles.
+#![cfg(test)]
 
 use std::{
     collections::BTreeMap,

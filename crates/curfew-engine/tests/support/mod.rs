@@ -129,6 +129,7 @@ impl Decide for Fake {
                 segments: vec![],
                 policies: vec![],
                 verdict: Verdict::Admit(Lease::default()),
+                shadow: None,
                 look_again_at: None,
             };
         };
@@ -208,6 +209,7 @@ impl Decide for Fake {
             }],
             policies: vec![PolicyName::new("p").unwrap()],
             verdict,
+            shadow: None,
             look_again_at: next.map(|wall| now.boot_at(wall)),
         }
     }

@@ -1,0 +1,157 @@
+//! Segments in audit mode that overlap enforced ones: the enforced limits act, and what the others would have done is on
+//! record, once (rule 13).
+
+#![cfg(test)]
+
+mod support;
+
+use std::sync::Arc;
+
+use curfew_engine::{Action, Activity, Bounds, Engine, Input};
+use curfew_model::*;
+use curfew_policy::PolicySet;
+use support::*;
+
+/// The service in an enforced segment and in one in audit mode, with these limits.
+fn set(revision: u64, enforced: &str, audited: &str) -> Arc<PolicySet> {
+    let segment = |name: &str, mode: &str, limits: &str| {
+        format!(
+            "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\n\
+             spec: {{sensitivity: low, mode: {mode}, access: open, members: [{{service: db}}], limits: {{{limits}}}}}\n"
+        )
+    };
+    let text = segment("db", "enforce", enforced) + &segment("trial", "audit", audited);
+    let loaded = curfew_policy::load([("p.yaml", text.as_str())]);
+    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
+    Arc::new(curfew_policy::compile(loaded.documents, Revision(revision)).unwrap())
+}
+
+fn engine_of(set: Arc<PolicySet>) -> Engine {
+    let mut engine = Engine::new(set, Bounds::default(), at(0));
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    drain(&mut engine);
+    engine
+}
+
+/// What is on record, with its cause.
+fn told(engine: &mut Engine) -> Vec<(EventKind, EndReason, String)> {
+    let told = |action| match action {
+        Action::Record(record) => Some((record.event, record.reason?, record.cause?)),
+        _ => None,
+    };
+    drain(engine).into_iter().filter_map(told).collect()
+}
+
+fn answers(engine: &mut Engine, last: u64, now: u64) {
+    let activity = Activity {
+        id: id(1),
+        last: at(last).boot,
+        bytes_in: 1,
+        bytes_out: 1,
+    };
+    engine
+        .handle(Input::Activity(vec![activity]), at(now))
+        .unwrap();
+}
+
+#[test]
+fn a_lifetime_that_is_only_recorded_is_told_once_and_the_enforced_one_ends() {
+    let mut engine = engine_of(set(
+        1,
+        "maxLifetime: 60s, idleTimeout: 10m",
+        "maxLifetime: 20s, idleTimeout: 10m",
+    ));
+    engine.poll(at(19));
+    assert_eq!(told(&mut engine), []);
+    engine.poll(at(20));
+    let would = (
+        EventKind::SessionWouldEnd,
+        EndReason::LifetimeExpired,
+        "Segment/trial spec.limits.maxLifetime (p.yaml:10)".to_owned(),
+    );
+    assert_eq!(told(&mut engine), [would]);
+    // The same said again by a later look is no news.
+    let again = set(2, "maxLifetime: 60s, idleTimeout: 10m", "maxLifetime: 10s");
+    let difference = everything();
+    let input = Input::Policies {
+        set: again,
+        difference,
+    };
+    engine.handle(input, at(30)).unwrap();
+    engine.poll(at(59));
+    assert_eq!(told(&mut engine), []);
+    engine.poll(at(60));
+    let ended = told(&mut engine).remove(0);
+    assert_eq!(
+        (ended.0, ended.1),
+        (EventKind::SessionEnded, EndReason::LifetimeExpired)
+    );
+    assert!(ended.2.starts_with("Segment/db "), "{}", ended.2);
+}
+
+#[test]
+fn idleness_that_is_only_recorded_is_asked_of_the_door_first() {
+    let mut engine = engine_of(set(
+        1,
+        "maxLifetime: 1h, idleTimeout: 100s",
+        "maxLifetime: 1h, idleTimeout: 10s",
+    ));
+    engine.poll(at(10));
+    let probe = |action: &Action| matches!(action, Action::Probe(ids) if *ids == [id(1)]);
+    assert!(drain(&mut engine).iter().any(probe));
+    answers(&mut engine, 5, 10);
+    assert_eq!(told(&mut engine), []);
+    engine.poll(at(14));
+    assert_eq!(drain(&mut engine), []);
+    engine.poll(at(15));
+    assert!(drain(&mut engine).iter().any(probe));
+    answers(&mut engine, 5, 15);
+    let would = told(&mut engine).remove(0);
+    assert_eq!(
+        (would.0, would.1),
+        (EventKind::SessionWouldEnd, EndReason::IdleTimeout)
+    );
+    // From here on the enforced limit alone asks.
+    engine.poll(at(104));
+    assert_eq!(drain(&mut engine), []);
+    engine.poll(at(105));
+    answers(&mut engine, 5, 105);
+    assert_eq!(closes_of(&mut engine), [EndReason::IdleTimeout]);
+}
+
+#[test]
+fn a_door_that_does_not_answer_counts_as_idle() {
+    let mut engine = engine_of(set(
+        1,
+        "maxLifetime: 1h, idleTimeout: 100s",
+        "maxLifetime: 1h, idleTimeout: 10s",
+    ));
+    engine.poll(at(10));
+    engine.poll(at(11));
+    let would = told(&mut engine).remove(0);
+    assert_eq!(
+        (would.0, would.1),
+        (EventKind::SessionWouldEnd, EndReason::IdleTimeout)
+    );
+}
+
+#[test]
+fn what_a_loss_does_is_the_enforced_segments_to_say() {
+    let text = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
+        spec: {sensitivity: low, access: open, members: [{service: db}]}\n---\n\
+        apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: trial}\n\
+        spec: {sensitivity: critical, mode: audit, access: open, members: [{service: db}],\n\
+        onControlPlaneLoss: {after: 5s, live: close, new: refuse}}\n";
+    let loaded = curfew_policy::load([("p.yaml", text)]);
+    let set = curfew_policy::compile(loaded.documents, Revision(1)).unwrap();
+    let mut engine = engine_of(Arc::new(set));
+    engine.poll(at(30));
+    assert_eq!(closes_of(&mut engine), []);
+}
+
+fn closes_of(engine: &mut Engine) -> Vec<EndReason> {
+    closes(engine)
+        .into_iter()
+        .map(|(_, reason)| reason)
+        .collect()
+}
