@@ -122,6 +122,12 @@ impl Problem {
         self
     }
 
+    /// Something else that is true of it.
+    pub(crate) fn also(mut self, words: impl std::fmt::Display) -> Self {
+        self.document.detail = format!("{}; {words}", self.document.detail);
+        self
+    }
+
     /// When to come back, in seconds.
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);

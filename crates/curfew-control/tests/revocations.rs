@@ -202,6 +202,16 @@ fn without_room_for_a_block_sessions_end_all_the_same_and_it_is_no_success() {
     assert!(kept.values().all(|order| order.block == Block::None));
     let created = |record: &Value| record["event"] == "revocation.created";
     assert_eq!(world.records().into_iter().filter(created).count(), 1);
+    // What goes wrong beside it hides that from nobody.
+    *world.journal.full.lock() = true;
+    let unrecorded = client.post("/v1/revocations", &alice());
+    assert!(
+        is_problem(&unrecorded, 503, "not_on_record"),
+        "{unrecorded:?}"
+    );
+    let detail = unrecorded.json()["detail"].to_string();
+    assert!(detail.contains("new ones are not kept out"), "{detail}");
+    *world.journal.full.lock() = false;
     // Once there is room, the same order with the same key is taken as it was meant.
     *world.store.full.lock() = false;
     let answer = client.post("/v1/revocations", &alice());

@@ -231,11 +231,14 @@ impl Issue {
             block: Block::None,
             ..order
         };
-        let done = Box::pin(self.carry_out(order, None)).await?;
+        // Without its key: once there is room, the same order with the same key is taken as it was meant.
+        let done = Box::pin(self.carry_out(order, None)).await;
         orders::start_forgetting(&self.app);
-        let detail = format!(
-            "the sessions were closed, but new ones are not kept out: {error}; lift blocks that nobody needs, and give the order again"
+        let unblocked = format!(
+            "new ones are not kept out: {error}; lift blocks that nobody needs, and give the order again"
         );
+        let done = done.map_err(|problem| problem.also(&unblocked))?;
+        let detail = format!("the sessions were closed, but {unblocked}");
         Err(Problem::new(Code::NotBlocked, detail).with("enforcers", done.order.enforcers))
     }
 
