@@ -18,7 +18,6 @@ use axum::{
 use curfew_state::Role;
 use http_body_util::LengthLimitError;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     Limits,
@@ -27,6 +26,7 @@ use crate::{
     caller::Caller,
     places::Place,
     problem::{Code, Problem},
+    shares::{Share, Shares},
     token,
 };
 
@@ -34,8 +34,9 @@ use crate::{
 const BODY: usize = 64 * 1024;
 /// Bytes of a policy set as JSON, at most.
 const POLICY_BODY: usize = 8 * 1024 * 1024;
-/// Bodies above [`BODY`] of callers other than admins that are held at once, so that no viewer fills the memory.
-const LARGE: usize = 16;
+/// Bodies above [`BODY`] of callers other than admins that are held at once, in all and of one token, so that no viewer
+/// fills the memory or keeps others waiting.
+const LARGE: (usize, usize) = (16, 4);
 /// How long a handler may take: longer than the longest `wait`.
 const ANSWER: Duration = Duration::from_secs(90);
 /// Wrong tokens a second from one address, and at once.
@@ -49,7 +50,7 @@ pub(crate) struct Guard {
     receive: Duration,
     callers: Mutex<Buckets<String>>,
     strangers: Mutex<Buckets<IpAddr>>,
-    large: Semaphore,
+    large: Shares,
 }
 
 impl Guard {
@@ -59,7 +60,7 @@ impl Guard {
             receive: limits.receive,
             callers: Mutex::new(Buckets::new(limits.requests_per_second, limits.burst)),
             strangers: Mutex::new(Buckets::new(WRONG.0, WRONG.1)),
-            large: Semaphore::new(LARGE),
+            large: Shares::new(LARGE.0, LARGE.1),
         }
     }
 }
@@ -80,10 +81,7 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
 }
 
 /// The request with its body read, and its turn to hold a large one.
-async fn admit(
-    app: &App,
-    mut request: Request,
-) -> Result<(Request, Option<SemaphorePermit<'_>>), Problem> {
+async fn admit(app: &App, mut request: Request) -> Result<(Request, Option<Share>), Problem> {
     if app.guard.loopback {
         check_host(request.uri(), request.headers())?;
     }
@@ -108,8 +106,8 @@ async fn admit(
         && !request.body().is_end_stream()
         && stated.is_none_or(|length| length > BODY);
     let turn = if is_large && caller.role != Role::Admin {
-        let turn = app.guard.large.try_acquire();
-        Some(turn.map_err(|_| {
+        let turn = app.guard.large.take(&caller.name);
+        Some(turn.ok_or_else(|| {
             let detail = "too many large bodies are under way";
             Problem::new(Code::TooManyRequests, detail).retry_after(1)
         })?)

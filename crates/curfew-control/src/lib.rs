@@ -23,6 +23,7 @@ mod segments;
 mod server;
 mod session;
 mod settings;
+mod shares;
 mod tls;
 mod token;
 mod watchers;

@@ -2,7 +2,6 @@
 //! and is told how many; it makes nobody wait.
 
 use std::{
-    collections::HashMap,
     io,
     num::NonZeroUsize,
     sync::{
@@ -15,9 +14,10 @@ use std::{
 
 use curfew_model::{Identity, SegmentName};
 use curfew_state::{Bus, EnforcerEvent, Message, Received};
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::broadcast;
+
+use crate::shares::{Share, Shares};
 
 /// Events that wait for the slowest watcher.
 const QUEUE: usize = 4_096;
@@ -76,8 +76,7 @@ impl Watched {
 /// The thread and its watchers. Dropping it stops the thread.
 pub(crate) struct Hub {
     sender: broadcast::Sender<Told>,
-    /// By the name of their token.
-    watching: Arc<Mutex<HashMap<String, usize>>>,
+    watching: Shares,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -113,43 +112,16 @@ impl Hub {
             })?;
         Ok(Self {
             sender,
-            watching: Arc::default(),
+            watching: Shares::new(WATCHERS, OF_TOKEN),
             stop,
             thread: Some(thread),
         })
     }
 
     /// Everything from now on, for whoever holds this token; none when too many watch, or too many with this token.
-    pub(crate) fn watch(&self, token: &str) -> Option<(broadcast::Receiver<Told>, Watching)> {
-        let mut watching = self.watching.lock();
-        let own = watching.get(token).copied().unwrap_or(0);
-        if own >= OF_TOKEN || watching.values().sum::<usize>() >= WATCHERS {
-            return None;
-        }
-        watching.insert(token.to_owned(), own + 1);
-        let place = Watching {
-            all: Arc::clone(&self.watching),
-            token: token.to_owned(),
-        };
+    pub(crate) fn watch(&self, token: &str) -> Option<(broadcast::Receiver<Told>, Share)> {
+        let place = self.watching.take(token)?;
         Some((self.sender.subscribe(), place))
-    }
-}
-
-/// The place of one watcher; dropping it gives it back.
-pub(crate) struct Watching {
-    all: Arc<Mutex<HashMap<String, usize>>>,
-    token: String,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        let mut all = self.all.lock();
-        if let Some(own) = all.get_mut(&self.token) {
-            *own -= 1;
-            if *own == 0 {
-                all.remove(&self.token);
-            }
-        }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::{
     caller::{Caller, Viewer},
     extract::Query,
     problem::{Answered, Code, Document, Problem},
-    watchers::{Told, Watched, Watching},
+    shares::Share,
+    watchers::{Told, Watched},
 };
 
 /// A comment goes out after so long without an event, so that both ends see a broken connection.
@@ -141,7 +142,7 @@ struct Watcher {
     wanted: Wanted,
     events: broadcast::Receiver<Told>,
     phase: watch::Receiver<Phase>,
-    _place: Watching,
+    _place: Share,
 }
 
 impl Watcher {
