@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_model::{
     Access, BootInstant, Bound, Credential, EndReason, Facts, Lease, Mode, Now, Proof, Provenance,
-    Reconnect, Revision, Sensitivity, Target, WallInstant,
+    Reconnect, Revision, SegmentName, Sensitivity, Target, WallInstant,
 };
 
 use crate::{
@@ -160,12 +160,8 @@ impl PolicySet {
         {
             match self.admission(case, segment, standings) {
                 Ok(until) => {
-                    let held = if segment.mode == acting {
-                        Some(&mut lease)
-                    } else {
-                        shadow.as_mut()
-                    };
-                    if let Some(held) = held {
+                    let held = (segment.mode == acting).then_some(&mut lease);
+                    if let Some(held) = held.or(shadow.as_mut()) {
                         held.tighten(Lease {
                             expires_at: until,
                             ..Lease::default()
@@ -175,34 +171,7 @@ impl PolicySet {
                 Err(reason) => refusals.push((segment.mode == Mode::Audit, reason, &segment.name)),
             }
         }
-        // An enforced refusal is told before one that is only recorded; equal ones by the order of the reasons.
-        let verdict = match refusals.into_iter().min() {
-            // A service is there to be limited: where nothing limits it any more, nobody may use it (I11). What a door
-            // sees of no service and no segment is not Curfew's.
-            None if segments.is_empty()
-                && let Some(service) = &case.facts.target.service =>
-            {
-                Verdict::Refuse(Refusal {
-                    reason: EndReason::AccessDenied,
-                    cause: format!("no segment contains the service {service}"),
-                    lease,
-                    audit_only: false,
-                })
-            }
-            None => Verdict::Admit(lease),
-            Some((audit_only, reason, name)) => {
-                let who = case
-                    .facts
-                    .subject()
-                    .map_or_else(|| case.facts.client.ip().to_string(), ToString::to_string);
-                Verdict::Refuse(Refusal {
-                    reason,
-                    cause: format!("segment {name}: {}: {who}", reason.text()),
-                    lease,
-                    audit_only,
-                })
-            }
-        };
+        let verdict = verdict(case.facts, segments.is_empty(), refusals, lease);
         let policies = standings
             .iter()
             .filter(|(_, standing)| matches!(standing, Standing::Admits(_) | Standing::Limits(_)))
@@ -335,6 +304,37 @@ impl PolicySet {
             reconnect_proof: proof.map(|(_, by)| by.clone()),
             on_adopt: segment.on_adopt,
             on_control_plane_loss: segment.on_control_plane_loss,
+        }
+    }
+}
+
+/// A segment that refuses: whether that is only recorded, why, and its name.
+type Refusing<'s> = (bool, EndReason, &'s SegmentName);
+
+/// Admission, unless a segment refuses: an enforced refusal is told before one that is only recorded, equal ones by the
+/// order of the reasons.
+fn verdict(facts: &Facts, no_segment: bool, refusals: Vec<Refusing<'_>>, lease: Lease) -> Verdict {
+    match refusals.into_iter().min() {
+        // A service is there to be limited: where nothing limits it any more, nobody may use it (I11). What a door sees of
+        // no service and no segment is not Curfew's.
+        None if no_segment && let Some(service) = &facts.target.service => {
+            Verdict::Refuse(Refusal {
+                reason: EndReason::AccessDenied,
+                cause: format!("no segment contains the service {service}"),
+                lease,
+                audit_only: false,
+            })
+        }
+        None => Verdict::Admit(lease),
+        Some((audit_only, reason, name)) => {
+            let subject = facts.subject();
+            let who = subject.map_or_else(|| facts.client.ip().to_string(), ToString::to_string);
+            Verdict::Refuse(Refusal {
+                reason,
+                cause: format!("segment {name}: {}: {who}", reason.text()),
+                lease,
+                audit_only,
+            })
         }
     }
 }
