@@ -1,6 +1,6 @@
 //! Opening: register, decide on the engine's own copy, re-check orders, loss, reconnecting and concurrency (I7).
 
-use curfew_model::{EndReason, EventKind, Lease, Mode, Now, OnAdopt, Sensitivity};
+use curfew_model::{Deadline, EndReason, EventKind, Lease, Mode, Now, OnAdopt, Sensitivity};
 use curfew_policy::{Decision, Refusal, Verdict};
 
 use crate::{
@@ -64,7 +64,7 @@ impl Engine {
             policies,
             verdict,
             look_again_at,
-            shadow,
+            mut shadow,
         } = self.set.decide(&facts, self.now);
         let (lease, refusal) = split(verdict);
         self.tie_lease(&mut ties, &lease, look_again_at);
@@ -90,11 +90,12 @@ impl Engine {
         {
             objections.push((end.reason, cause_of(&lease, end), whole));
         }
-        if let Some(shadow) = &shadow
-            && let Some(end) = shadow.fixed_deadline()
-            && end.at <= self.now.boot
+        // What segments in audit mode end already, they would refuse, and that is all that is told of them.
+        let is_due = |end: Deadline| end.at <= self.now.boot;
+        let due = shadow.take_if(|shadow| shadow.fixed_deadline().is_some_and(is_due));
+        if let Some((shadow, end)) = due.and_then(|due| due.fixed_deadline().map(|end| (due, end)))
         {
-            objections.push((end.reason, cause_of(shadow, end), Mode::Audit));
+            objections.push((end.reason, cause_of(&shadow, end), Mode::Audit));
         }
         if let Some((reason, cause)) = self.ordered_out(id, &facts, &class, opened_rev) {
             objections.push((reason, cause, whole));

@@ -149,6 +149,23 @@ fn what_a_loss_does_is_the_enforced_segments_to_say() {
     assert_eq!(closes_of(&mut engine), []);
 }
 
+#[test]
+fn what_would_be_refused_would_not_be_ended_as_well() {
+    let set = set(
+        1,
+        "maxLifetime: 60s, idleTimeout: 10m",
+        "maxLifetime: 1h, idleTimeout: 10m, reauthEvery: 10s",
+    );
+    let mut engine = Engine::new(set, Bounds::default(), at(100));
+    let mut open = open(1, "alice", "db", at(100));
+    open.facts.proved_at = Some(at(80).boot);
+    engine.open(open, at(100)).unwrap();
+    let would: Vec<_> = told(&mut engine).into_iter().map(|told| told.0).collect();
+    assert_eq!(would, [EventKind::SessionWouldRefuse]);
+    engine.poll(at(120));
+    assert_eq!(told(&mut engine), []);
+}
+
 fn closes_of(engine: &mut Engine) -> Vec<EndReason> {
     closes(engine)
         .into_iter()
