@@ -4,7 +4,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use curfew_model::{BootInstant, EndReason, EventKind, Lease, Revision, WallInstant};
-use curfew_policy::{Decide, Decision, Difference};
+use curfew_policy::{Decide, Decision, Difference, Refusal};
 
 use crate::{
     Action, Changes, Engine, EngineError, Report,
@@ -77,16 +77,12 @@ impl Engine {
     /// Writes what a decision gives into a session's record and indexes.
     fn place(&mut self, slot: u32, class: Class, old: &Lease, lease: &Lease, ties: Ties) {
         self.set_ties(slot, ties);
-        let audit = class.is_audit();
         let same = self.class(slot) == Some(&class);
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
         record.set_bounds(lease);
         record.warned &= warned_end(old) == warned_end(lease);
-        if !audit {
-            record.would_end = WouldEnd::No;
-        }
         let old_class = record.class;
         if same {
             return;
@@ -123,12 +119,12 @@ impl Engine {
             shadow,
         } = self.set.decide(&facts, now);
         let (mut lease, refusal) = split(verdict);
-        lease.tighten(why.held(old.clone()));
+        let shadow = self.hold(slot, &mut lease, shadow, &segments, why);
         self.tie_lease(&mut ties, &lease, look_again_at);
         let class = Class::new(segments, policies, self.set.revision(), &lease);
         let acts = !class.is_audit();
         self.place(slot, class, &old, &lease, ties);
-        self.set_shadow(slot, shadow, Some(why));
+        self.cast(slot, shadow);
 
         if would_end == WouldEnd::Ordered
             && acts
@@ -138,29 +134,8 @@ impl Engine {
             // Ordered to end while the segment was in audit mode.
             return self.end(slot, reason, cause, None);
         }
-        // What was not due before this look is late from the look on.
-        let (from, timed) = match why {
-            Why::Window(at) => (at, true),
-            Why::Policies(_) | Why::Proof | Why::Binding => (self.now.boot, false),
-        };
-        let mut ends = Vec::new();
-        if let Some(refusal) = refusal {
-            let (reason, cause) = why.told(refusal.reason, refusal.cause);
-            if refusal.audit_only && acts {
-                let cause = Some(cause);
-                self.record(slot, EventKind::SessionWouldEnd, Some(reason), cause);
-            } else {
-                ends.push((from, reason, cause));
-            }
-        }
-        if let Some(end) = lease.fixed_deadline()
-            && end.at <= self.now.boot
-        {
-            let (reason, cause) = why.told(end.reason, cause_of(&lease, end));
-            ends.push((end.at.max(from), reason, cause));
-        }
-        if let Some((at, reason, cause)) = ends.into_iter().min() {
-            return self.end(slot, reason, cause, timed.then_some(at));
+        if let Some(fate) = self.act_on_review(slot, why, refusal, &lease) {
+            return fate;
         }
         let until = |lease: &Lease| lease.fixed_deadline().map(|end| end.at);
         if until(&old) != until(&lease) {
@@ -169,6 +144,42 @@ impl Engine {
         }
         self.schedule_with(slot, &lease);
         Fate::Lives
+    }
+
+    /// Ends a session that a look found to be refused or past due, and tells of one that segments in audit mode would end.
+    fn act_on_review(
+        &mut self,
+        slot: u32,
+        why: Why,
+        refusal: Option<Refusal>,
+        lease: &Lease,
+    ) -> Option<Fate> {
+        // What was not due before this look is late from the look on.
+        let (from, timed) = match why {
+            Why::Window(at) => (at, true),
+            Why::Policies(_) | Why::Proof | Why::Binding => (self.now.boot, false),
+        };
+        let due = |lease: &Lease| {
+            let end = lease
+                .fixed_deadline()
+                .filter(|end| end.at <= self.now.boot)?;
+            let (reason, cause) = why.told(end.reason, cause_of(lease, end));
+            Some((end.at.max(from), reason, cause))
+        };
+        let mut ends: Vec<_> = due(lease).into_iter().collect();
+        let mut would_end: Vec<_> = self.shadow(slot).and_then(due).into_iter().collect();
+        let acts = self.class(slot).is_some_and(|class| !class.is_audit());
+        if let Some(refusal) = refusal {
+            let (reason, cause) = why.told(refusal.reason, refusal.cause);
+            let only_told = refusal.audit_only && acts;
+            let found = if only_told { &mut would_end } else { &mut ends };
+            found.push((from, reason, cause));
+        }
+        if let Some((_, reason, cause)) = would_end.into_iter().min() {
+            self.tell_once(slot, reason, cause);
+        }
+        let (at, reason, cause) = ends.into_iter().min()?;
+        Some(self.end(slot, reason, cause, timed.then_some(at)))
     }
 
     /// Takes in all of these, and then holds the outcome against live sessions. A binding that there is no room for is

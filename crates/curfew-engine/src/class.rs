@@ -80,9 +80,19 @@ impl Class {
     /// After how long without the control plane its sessions end, or would end where all its segments only record.
     pub(crate) fn closes_on_loss(&self) -> Option<Duration> {
         let audit = self.is_audit();
-        let acting = self.segments.iter();
-        let acting = acting.filter(|segment| audit || segment.mode == Mode::Enforce);
-        acting
+        self.loss_of(|mode| audit || mode == Mode::Enforce)
+    }
+
+    /// Every such time: also after which segments in audit mode would end them where others act.
+    pub(crate) fn losses(&self) -> impl Iterator<Item = Duration> {
+        let recorded = self.loss_of(|mode| mode == Mode::Audit);
+        self.closes_on_loss().into_iter().chain(recorded)
+    }
+
+    fn loss_of(&self, counts: impl Fn(Mode) -> bool) -> Option<Duration> {
+        let segments = self.segments.iter();
+        segments
+            .filter(|segment| counts(segment.mode))
             .map(|segment| segment.on_control_plane_loss)
             .filter(|rule| rule.live == LiveOnLoss::Close)
             .map(|rule| rule.after)

@@ -354,7 +354,7 @@ impl Engine {
     pub(crate) fn release_class(&mut self, key: u32) {
         if let Some((kept, posts)) = self.classes.release(key) {
             self.index.remove(posts);
-            if let Some(after) = kept.class.closes_on_loss() {
+            for after in kept.class.losses() {
                 self.closers.remove(&(after, key));
             }
         }

@@ -72,8 +72,8 @@ impl Engine {
         for name in kept.class.keys() {
             posts = self.index.add(self.index.hash(&name), key, posts);
         }
-        let closer = kept.class.closes_on_loss();
-        self.closers.extend(closer.map(|after| (after, key)));
+        self.closers
+            .extend(kept.class.losses().map(|after| (after, key)));
         self.classes.set_posts(key, posts);
     }
 

@@ -46,6 +46,9 @@ impl Engine {
             if living && record.wake > due {
                 return broken("I1 armed no later than its end");
             }
+            if living && self.shadow_end(slot).is_some_and(|end| record.wake > end.0) {
+                return broken("I8 armed no later than audit mode would end it");
+            }
             if living && record.wake != NEVER {
                 armed.insert(slot);
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use curfew_model::{BootInstant, EndReason, LiveOnLoss, LossRule, NewOnLoss, SessionId};
 
-use crate::{Action, Engine, Open, Report, open::Entry, record::List};
+use crate::{Action, Engine, Open, Report, class::Class, open::Entry, record::List};
 
 impl Engine {
     /// When the next loss rule acts on live sessions.
@@ -25,8 +25,16 @@ impl Engine {
             let due = due.filter(|&(after, _)| after <= silence && undone(after));
             let classes = due.map(|(_, class)| class).collect();
             for slot in self.of_groups(List::Class, classes) {
-                let cause = "the control plane was not heard".to_owned();
-                self.end(slot, EndReason::ControlPlaneLost, cause, Some(at));
+                let (reason, cause) = (
+                    EndReason::ControlPlaneLost,
+                    "the control plane was not heard",
+                );
+                let acts = self.class(slot).and_then(Class::closes_on_loss);
+                if acts.is_some_and(|after| after <= silence) {
+                    self.end(slot, reason, cause.to_owned(), Some(at));
+                } else {
+                    self.tell_once(slot, reason, cause.to_owned());
+                }
             }
             self.loss_done = Some(silence);
         }

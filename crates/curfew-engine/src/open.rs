@@ -1,12 +1,13 @@
 //! Opening: register, decide on the engine's own copy, re-check orders, loss, reconnecting and concurrency (I7).
 
-use curfew_model::{Deadline, EndReason, EventKind, Lease, Mode, Now, OnAdopt, Sensitivity};
+use curfew_model::{EndReason, EventKind, Lease, Mode, Now, OnAdopt, Sensitivity};
 use curfew_policy::{Decision, Refusal, Verdict};
 
 use crate::{
     Action, Admitted, AuditLog, Engine, Open, Refused,
     class::{Class, all_audit},
     record::Record,
+    shadow::Shadow,
     timing::cause_of,
     who,
 };
@@ -64,7 +65,7 @@ impl Engine {
             policies,
             verdict,
             look_again_at,
-            mut shadow,
+            shadow,
         } = self.set.decide(&facts, self.now);
         let (lease, refusal) = split(verdict);
         self.tie_lease(&mut ties, &lease, look_again_at);
@@ -90,12 +91,11 @@ impl Engine {
         {
             objections.push((end.reason, cause_of(&lease, end), whole));
         }
-        // What segments in audit mode end already, they would refuse, and that is all that is told of them.
-        let is_due = |end: Deadline| end.at <= self.now.boot;
-        let due = shadow.take_if(|shadow| shadow.fixed_deadline().is_some_and(is_due));
-        if let Some((shadow, end)) = due.and_then(|due| due.fixed_deadline().map(|end| (due, end)))
+        if let Some(shadow) = &shadow
+            && let Some(end) = shadow.fixed_deadline()
+            && end.at <= self.now.boot
         {
-            objections.push((end.reason, cause_of(&shadow, end), Mode::Audit));
+            objections.push((end.reason, cause_of(shadow, end), Mode::Audit));
         }
         if let Some((reason, cause)) = self.ordered_out(id, &facts, &class, opened_rev) {
             objections.push((reason, cause, whole));
@@ -118,7 +118,8 @@ impl Engine {
         self.join_who(slot, &bytes);
         self.scratch = bytes;
         self.join_class(slot, class);
-        self.set_shadow(slot, shadow, None);
+        let shadow = shadow.map(Shadow::new);
+        self.shadows.extend(shadow.map(|shadow| (slot, shadow)));
         self.count(slot);
         *self.ages.entry(opened_rev).or_default() += 1;
         if let Some((cause, mode)) = self.refuses_by_count(slot) {
@@ -151,6 +152,8 @@ impl Engine {
         if let Some((reason, cause, _)) = objections.into_iter().next() {
             let kind = EventKind::SessionWouldRefuse;
             self.record(slot, kind, Some(reason), Some(cause));
+            // Whom segments in audit mode would refuse, they would not end as well.
+            self.mark_told(slot);
         }
         if decided_at.is_some() || entry == Entry::Found {
             let until = lease.fixed_deadline().map(|end| end.at);

@@ -3,9 +3,16 @@
 
 use std::time::Duration;
 
-use curfew_model::{BootInstant, Deadline, EndReason, EventKind, Lease};
+use curfew_model::{BootInstant, Deadline, EndReason, EventKind, Lease, Mode};
+use curfew_policy::MatchedSegment;
 
-use crate::{Engine, change::Why, timing::cause_of};
+use crate::{
+    Engine,
+    change::Why,
+    class::{Class, all_audit},
+    record::WouldEnd,
+    timing::cause_of,
+};
 
 /// What the segments in audit mode would hold a session to.
 #[derive(Debug)]
@@ -15,27 +22,72 @@ pub(crate) struct Shadow {
     told: bool,
 }
 
-impl Engine {
-    /// Takes what a decision about a session says of its segments in audit mode.
-    pub(crate) fn set_shadow(&mut self, slot: u32, lease: Option<Lease>, why: Option<Why>) {
-        let old = self.shadows.remove(&slot);
-        let Some(mut lease) = lease else {
-            return;
-        };
-        let told = old.as_ref().is_some_and(|old| old.told);
-        if let Some((why, old)) = why.zip(old) {
-            lease.tighten(why.held(old.lease));
-        }
-        self.shadows.insert(slot, Shadow { lease, told });
+impl Shadow {
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self { lease, told: false }
     }
+}
 
-    /// What they would hold it to, until that is on record.
-    fn shadow(&self, slot: u32) -> Option<&Lease> {
+/// Whether a segment that acted on a session only records from now on, while others act: what it set does not act any more.
+fn is_only_recorded_now(old: &Class, segments: &[MatchedSegment]) -> bool {
+    let acted = |segment: &&MatchedSegment| old.is_audit() || segment.mode == Mode::Enforce;
+    let records = |old: &MatchedSegment| {
+        let mut new = segments.iter();
+        new.any(|new| new.name == old.name && new.mode == Mode::Audit)
+    };
+    !all_audit(segments) && old.segments.iter().filter(acted).any(records)
+}
+
+impl Engine {
+    /// What they would hold a session to, until that is on record.
+    pub(crate) fn shadow(&self, slot: u32) -> Option<&Lease> {
         if self.shadows.is_empty() {
             return None;
         }
         let shadow = self.shadows.get(&slot).filter(|shadow| !shadow.told)?;
         Some(&shadow.lease)
+    }
+
+    /// Holds a new decision about a session to what the one before it gave, as far as the look leaves that: lease to lease,
+    /// unless a segment that acted only records from now on, and shadow to shadow.
+    pub(crate) fn hold(
+        &self,
+        slot: u32,
+        lease: &mut Lease,
+        shadow: Option<Lease>,
+        segments: &[MatchedSegment],
+        why: Why,
+    ) -> Option<Shadow> {
+        let held = why.held(self.lease(slot).unwrap_or_default());
+        let mut shadow = shadow.map(Shadow::new);
+        match (&mut shadow, self.class(slot)) {
+            (Some(shadow), Some(old)) if is_only_recorded_now(old, segments) => {
+                shadow.lease.tighten(held);
+            }
+            _ => lease.tighten(held),
+        }
+        if let (Some(shadow), Some(old)) = (&mut shadow, self.shadows.get(&slot)) {
+            shadow.lease.tighten(why.held(old.lease.clone()));
+        }
+        shadow
+    }
+
+    /// Puts a shadow in the place of the one before it. What is on record of a session stays told, whatever became of the
+    /// modes of its segments.
+    pub(crate) fn cast(&mut self, slot: u32, shadow: Option<Shadow>) {
+        let old = self.shadows.remove(&slot);
+        let audit = self.class(slot).is_some_and(Class::is_audit);
+        let Some(record) = self.table.get_mut(slot) else {
+            return;
+        };
+        let told = old.is_some_and(|old| old.told) || record.would_end != WouldEnd::No;
+        if !audit {
+            record.would_end = WouldEnd::No;
+        } else if told && record.would_end == WouldEnd::No {
+            record.would_end = WouldEnd::Yes;
+        }
+        let shadow = shadow.map(|shadow| (slot, Shadow { told, ..shadow }));
+        self.shadows.extend(shadow);
     }
 
     /// When they would end it, activity aside.
@@ -53,8 +105,21 @@ impl Engine {
         limits.map(|(idle, _)| *idle).min()
     }
 
-    /// Puts on record that they would have ended a session by `now`. Its last payload is `known` when its door has just
-    /// told it, else it counts once the door had its time to answer.
+    /// Notes that what they would do is on record; answers whether it was not before.
+    pub(crate) fn mark_told(&mut self, slot: u32) -> bool {
+        let shadow = self.shadows.get_mut(&slot);
+        shadow.is_some_and(|shadow| !std::mem::replace(&mut shadow.told, true))
+    }
+
+    /// Puts on record that they would have ended a session, unless that is known already.
+    pub(crate) fn tell_once(&mut self, slot: u32, reason: EndReason, cause: String) {
+        if self.mark_told(slot) {
+            self.record(slot, EventKind::SessionWouldEnd, Some(reason), Some(cause));
+        }
+    }
+
+    /// Puts on record that they would have ended a session at or before `now`. Its last payload is `known` when its door
+    /// has just told it, else it counts once the door had its time to answer.
     pub(crate) fn tell_shadow(&mut self, slot: u32, now: BootInstant, known: bool) {
         let (Some(lease), Some(record)) = (self.shadow(slot), self.table.get(slot)) else {
             return;
@@ -69,13 +134,9 @@ impl Engine {
             self.idle_end(slot, lease, now).filter(|_| record.probing)
         };
         let ends = lease.fixed_deadline().into_iter().chain(by_idle);
-        let Some(end) = ends.filter(|end| end.at <= now).min() else {
-            return;
-        };
-        let cause = Some(cause_of(lease, end));
-        if let Some(shadow) = self.shadows.get_mut(&slot) {
-            shadow.told = true;
+        if let Some(end) = ends.filter(|end| end.at <= now).min() {
+            let cause = cause_of(lease, end);
+            self.tell_once(slot, end.reason, cause);
         }
-        self.record(slot, EventKind::SessionWouldEnd, Some(end.reason), cause);
     }
 }

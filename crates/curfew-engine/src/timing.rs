@@ -174,6 +174,7 @@ impl Engine {
             }
             lease = self.lease(slot).unwrap_or(lease);
         } else if let Some(end) = end.into_iter().chain(idle).min() {
+            self.tell_shadow(slot, BootInstant(end.at.0.saturating_sub(1)), false);
             let cause = cause_of(&lease, end);
             self.end(slot, end.reason, cause, Some(end.at));
             return;
@@ -276,6 +277,8 @@ impl Engine {
         if let Some((idle, by)) = self.lease(slot).and_then(|lease| lease.idle_timeout)
             && last.after(idle) <= now
         {
+            let before = last.after(idle).0.saturating_sub(1);
+            self.tell_shadow(slot, BootInstant(before), true);
             self.end(
                 slot,
                 EndReason::IdleTimeout,

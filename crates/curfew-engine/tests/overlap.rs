@@ -14,13 +14,18 @@ use support::*;
 
 /// The service in an enforced segment and in one in audit mode, with these limits.
 fn set(revision: u64, enforced: &str, audited: &str) -> Arc<PolicySet> {
+    modes(revision, ("enforce", enforced), ("audit", audited))
+}
+
+/// The service in two segments, each with a mode and limits.
+fn modes(revision: u64, db: (&str, &str), trial: (&str, &str)) -> Arc<PolicySet> {
     let segment = |name: &str, mode: &str, limits: &str| {
         format!(
             "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\n\
              spec: {{sensitivity: low, mode: {mode}, access: open, members: [{{service: db}}], limits: {{{limits}}}}}\n"
         )
     };
-    let text = segment("db", "enforce", enforced) + &segment("trial", "audit", audited);
+    let text = segment("db", db.0, db.1) + &segment("trial", trial.0, trial.1);
     let loaded = curfew_policy::load([("p.yaml", text.as_str())]);
     assert!(!loaded.has_errors(), "{:?}", loaded.problems);
     Arc::new(curfew_policy::compile(loaded.documents, Revision(revision)).unwrap())
@@ -145,8 +150,102 @@ fn what_a_loss_does_is_the_enforced_segments_to_say() {
     let loaded = curfew_policy::load([("p.yaml", text)]);
     let set = curfew_policy::compile(loaded.documents, Revision(1)).unwrap();
     let mut engine = engine_of(Arc::new(set));
-    engine.poll(at(30));
-    assert_eq!(closes_of(&mut engine), []);
+    engine.poll(at(4));
+    assert_eq!(told(&mut engine), []);
+    for seconds in [5, 30] {
+        engine.poll(at(seconds));
+    }
+    let cause = "the control plane was not heard".to_owned();
+    let would = (
+        EventKind::SessionWouldEnd,
+        EndReason::ControlPlaneLost,
+        cause,
+    );
+    assert_eq!(told(&mut engine), [would]);
+}
+
+fn applies(set: Arc<PolicySet>) -> Input {
+    Input::Policies {
+        set,
+        difference: everything(),
+    }
+}
+
+#[test]
+fn what_a_segment_set_before_it_only_recorded_acts_no_more() {
+    let long = "maxLifetime: 1h, idleTimeout: 1h";
+    // Enforced both, then one of them in audit mode.
+    let both =
+        |mode: &str, revision| modes(revision, ("enforce", long), (mode, "maxLifetime: 60s"));
+    let mut engine = engine_of(both("enforce", 1));
+    engine.handle(applies(both("audit", 2)), at(10)).unwrap();
+    engine.poll(at(60));
+    let would: Vec<_> = told(&mut engine)
+        .into_iter()
+        .map(|told| (told.0, told.1))
+        .collect();
+    let lifetime = (EventKind::SessionWouldEnd, EndReason::LifetimeExpired);
+    assert_eq!(would, [lifetime]);
+    engine.poll(at(3_599));
+    assert_eq!(drain(&mut engine), []);
+    // Both in audit mode, past due and told, then one of them enforced: nothing is new, and nothing ends.
+    let audited =
+        |mode: &str, revision| modes(revision, (mode, long), ("audit", "maxLifetime: 60s"));
+    let mut engine = engine_of(audited("audit", 1));
+    engine.poll(at(70));
+    assert_eq!(told(&mut engine).len(), 1);
+    engine
+        .handle(applies(audited("enforce", 2)), at(80))
+        .unwrap();
+    engine.poll(at(90));
+    assert_eq!((told(&mut engine), engine.len()), (vec![], 1));
+    // And back.
+    engine
+        .handle(applies(audited("audit", 3)), at(100))
+        .unwrap();
+    engine.poll(at(4_000));
+    assert_eq!((told(&mut engine), engine.len()), (vec![], 1));
+}
+
+#[test]
+fn a_policy_that_only_records_is_told_as_the_reason_once_it_makes_a_session_overdue() {
+    let long = "maxLifetime: 1h, idleTimeout: 1h";
+    let mut engine = engine_of(set(1, long, long));
+    engine
+        .handle(applies(set(2, long, "maxLifetime: 30s")), at(50))
+        .unwrap();
+    let (event, reason, cause) = told(&mut engine).remove(0);
+    assert_eq!(
+        (event, reason),
+        (EventKind::SessionWouldEnd, EndReason::PolicyChanged)
+    );
+    assert!(cause.ends_with("@2"), "{cause}");
+    engine.poll(at(60));
+    assert_eq!(told(&mut engine), []);
+}
+
+#[test]
+fn what_came_due_first_is_told_first_though_nobody_looked_meanwhile() {
+    let mut engine = engine_of(set(
+        1,
+        "maxLifetime: 60s, idleTimeout: 1h",
+        "maxLifetime: 20s",
+    ));
+    engine.poll(at(70));
+    let events: Vec<_> = told(&mut engine).into_iter().map(|told| told.0).collect();
+    assert_eq!(
+        events,
+        [EventKind::SessionWouldEnd, EventKind::SessionEnded]
+    );
+    // At the same instant the enforced limit alone ends it.
+    let mut engine = engine_of(set(
+        1,
+        "maxLifetime: 60s, idleTimeout: 1h",
+        "maxLifetime: 60s",
+    ));
+    engine.poll(at(70));
+    let events: Vec<_> = told(&mut engine).into_iter().map(|told| told.0).collect();
+    assert_eq!(events, [EventKind::SessionEnded]);
 }
 
 #[test]

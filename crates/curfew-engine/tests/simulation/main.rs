@@ -48,6 +48,7 @@ fn the_invariants_hold_whatever_happens() {
     }
     let happenings = [
         "adopted",
+        "audit mode would have ended it",
         "binding refreshed",
         "binding removed",
         "binding set",

@@ -20,6 +20,8 @@ pub struct Service {
     pub wait: u64,
     pub loss: Option<u64>,
     pub audit: bool,
+    /// The lifetime in a segment in audit mode that overlaps this one.
+    pub shadow: Option<u64>,
     pub adopt_close: bool,
     /// When its window ends, in seconds of the wall clock.
     pub window: Option<u64>,

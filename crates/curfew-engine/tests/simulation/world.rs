@@ -30,6 +30,8 @@ pub struct World {
     pub closed: BTreeMap<SessionId, EndReason>,
     pub ended: BTreeMap<SessionId, EndReason>,
     pub refused: BTreeSet<EndReason>,
+    /// Sessions that an overlapping segment in audit mode would have ended, or refused.
+    shadowed: BTreeSet<SessionId>,
     /// Orders that block, by their place in the oracle.
     blocked: Vec<(usize, RevocationId)>,
     silent_until: u64,
@@ -49,12 +51,14 @@ fn services() -> Vec<Service> {
         wait: 0,
         loss: None,
         audit: false,
+        shadow: None,
         adopt_close: false,
         window: None,
     };
     vec![
         Service {
             window: Some(400),
+            shadow: Some(50 * SECOND),
             ..service("low", 300, 90)
         },
         Service {
@@ -95,6 +99,7 @@ fn compile(revision: u64, services: &[Service]) -> std::sync::Arc<Fake> {
         } else {
             Mode::Enforce
         },
+        shadow: service.shadow,
         adopt: if service.adopt_close {
             OnAdopt::Close
         } else {
@@ -136,6 +141,7 @@ impl World {
             closed: BTreeMap::new(),
             ended: BTreeMap::new(),
             refused: BTreeSet::new(),
+            shadowed: BTreeSet::new(),
             blocked: Vec::new(),
             silent_until: 0,
             delayed: Vec::new(),
@@ -186,6 +192,11 @@ impl World {
                     if event.event == EventKind::SessionEnded {
                         let twice = self.ended.insert(id, reason);
                         assert_eq!(twice, None, "seed {seed}: I8 recorded once, {id}");
+                    } else if self.is_shadowed(id) {
+                        let twice = !self.shadowed.insert(id);
+                        let just = reason == EndReason::LifetimeExpired && !twice;
+                        assert!(just, "seed {seed}: I8 told again or untrue {reason}, {id}");
+                        self.hit("audit mode would have ended it");
                     } else if event.event == EventKind::SessionWouldEnd {
                         let gone = !self.sockets.contains(&id);
                         let just = self.oracle.justifies(id, reason, gone);
@@ -196,6 +207,15 @@ impl World {
                 Action::Warn { .. } | Action::SetLease { .. } => {}
             }
         }
+    }
+
+    /// Whether a session has outlived what an overlapping segment in audit mode gives it.
+    fn is_shadowed(&self, id: SessionId) -> bool {
+        let session = self.oracle.sessions.get(&id);
+        session.is_some_and(|session| {
+            let shadow = self.oracle.services[session.service].shadow;
+            shadow.is_some_and(|shadow| session.opened_at + shadow <= self.oracle.boot)
+        })
     }
 
     fn close(&mut self, id: SessionId, reason: EndReason) {
@@ -279,6 +299,10 @@ impl World {
             assert!(
                 !self.ended.contains_key(&id),
                 "seed {seed}: I8 open after its end, {id}"
+            );
+            assert!(
+                !self.is_shadowed(id) || self.shadowed.contains(&id),
+                "seed {seed}: I8 audit mode tells what it would end, {id}"
             );
             if told {
                 continue;

@@ -50,6 +50,8 @@ pub struct Rules {
     pub reconnect: Reconnect,
     pub loss: LossRule,
     pub mode: Mode,
+    /// The lifetime in a segment in audit mode that overlaps this one where it is enforced.
+    pub shadow: Option<u64>,
     pub admits: bool,
     pub adopt: OnAdopt,
     /// When it admits, in seconds of [`at`] on the wall clock: outside it refuses `outside_hours`.
@@ -76,6 +78,7 @@ impl Default for Rules {
                 new: NewOnLoss::Allow,
             },
             mode: Mode::Enforce,
+            shadow: None,
             admits: true,
             adopt: OnAdopt::Lease,
             window: None,
@@ -194,6 +197,14 @@ impl Decide for Fake {
                 audit_only: rules.mode == Mode::Audit,
             }),
         };
+        let shadow = rules.shadow.filter(|_| rules.mode == Mode::Enforce);
+        let shadow = shadow.map(|lifetime| Lease {
+            expires_at: bound(
+                facts.opened_at.after(nanos(lifetime)),
+                EndReason::LifetimeExpired,
+            ),
+            ..Lease::default()
+        });
         let next = edges.into_iter().filter(|wall| *wall > now.wall).min();
         Decision {
             segments: vec![MatchedSegment {
@@ -209,7 +220,7 @@ impl Decide for Fake {
             }],
             policies: vec![PolicyName::new("p").unwrap()],
             verdict,
-            shadow: None,
+            shadow,
             look_again_at: next.map(|wall| now.boot_at(wall)),
         }
     }
