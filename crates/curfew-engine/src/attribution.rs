@@ -152,7 +152,17 @@ impl Engine {
         {
             return Some(Fate::Closes);
         }
-        Some(self.review(slot, if newer { Why::Proof } else { Why::Binding }))
+        Some(self.review_proof(slot, if newer { Why::Proof } else { Why::Binding }))
+    }
+
+    /// Looks at a session again; fresh proof that moved its lease is a renewal, on record once.
+    fn review_proof(&mut self, slot: u32, why: Why) -> Fate {
+        let fate = self.review(slot, why);
+        if fate == Fate::Lives && why == Why::Proof {
+            let cause = Some("the binding was refreshed".to_owned());
+            self.record(slot, EventKind::SessionRenewed, None, cause);
+        }
+        fate
     }
 
     /// Puts a session under what is known now; answers whether that is fresher proof.
@@ -204,12 +214,7 @@ impl Engine {
     /// Takes a later refresh or another end of a session's bindings into its lease.
     fn refresh(&mut self, slot: u32, proof: BoundProof) -> Option<Fate> {
         let why = self.tie_again(slot, proof)?;
-        let fate = self.review(slot, why);
-        if fate == Fate::Lives && why == Why::Proof {
-            let cause = Some("the binding was refreshed".to_owned());
-            self.record(slot, EventKind::SessionRenewed, None, cause);
-        }
-        Some(fate)
+        Some(self.review_proof(slot, why))
     }
 
     /// Takes proof later than the one that the lease counts from into account. Where a refresh did that by itself since

@@ -475,7 +475,9 @@ impl Engine {
     }
 
     fn cancel(&mut self, id: SessionId, cause: String) -> Result<Report, EngineError> {
-        let slot = self.table.find(id).ok_or(EngineError::UnknownSession(id))?;
+        let open = |slot: &u32| self.table.get(*slot).is_some_and(|r| r.closing.is_none());
+        let slot = self.table.find(id).filter(open);
+        let slot = slot.ok_or(EngineError::UnknownSession(id))?;
         let mut report = Report::default();
         report.count(self.end(slot, EndReason::SessionCancelled, cause, None));
         Ok(report)

@@ -327,3 +327,32 @@ fn bindings_are_bounded_and_ended_ones_make_room() {
     assert_eq!(engine.handle(third(), at(4)), Err(full));
     engine.handle(third(), at(5)).unwrap();
 }
+
+#[test]
+fn each_proof_is_on_record_once_whatever_else_the_binding_says() {
+    let mut engine = engine(Rules {
+        reauth: Some(20 * SECOND),
+        ..Rules::default()
+    });
+    let says = |refreshed: u64, groups: &[&str]| {
+        let mut binding = binding("alice", "10.0.0.0/8", Some(at(refreshed)), Some(at(90)));
+        binding.groups = groups.iter().map(|&group| group.to_owned()).collect();
+        Input::BindingSet(Keeper::State, binding)
+    };
+    engine.handle(says(1, &[]), at(1)).unwrap();
+    engine.open(open(1, "", "db", at(2)), at(2)).unwrap();
+    let mut renewals = |engine: &mut Engine, input, seconds| {
+        engine.handle(input, at(seconds)).unwrap();
+        let renewed = (EventKind::SessionRenewed, None);
+        recorded(engine)
+            .into_iter()
+            .filter(|told| *told == renewed)
+            .count()
+    };
+    assert_eq!(renewals(&mut engine, says(10, &[]), 10), 1);
+    assert_eq!(renewals(&mut engine, Input::Renew(id(1)), 10), 0);
+    assert_eq!(renewals(&mut engine, says(10, &["dba"]), 11), 0);
+    assert_eq!(renewals(&mut engine, says(12, &["ops"]), 12), 1);
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.reauth_by.unwrap().at, at(32).boot);
+}

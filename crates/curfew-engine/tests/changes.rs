@@ -4,7 +4,7 @@
 
 mod support;
 
-use curfew_engine::{Action, AuditLog, Bounds, Engine, Input, Keeper};
+use curfew_engine::{Action, AuditLog, Bounds, Engine, EngineError, Input, Keeper};
 use curfew_model::*;
 use curfew_policy::Difference;
 use std::time::Duration;
@@ -218,6 +218,10 @@ fn audit_mode_records_and_ends_nothing_but_a_cancel() {
         )
         .unwrap();
     assert_eq!(closes(&mut engine), [(id(1), EndReason::SessionCancelled)]);
+    // It ends already.
+    let cause = "asked again".to_owned();
+    let again = engine.handle(Input::Cancel { id: id(1), cause }, at(202));
+    assert_eq!(again, Err(EngineError::UnknownSession(id(1))));
 }
 
 #[test]
