@@ -1,13 +1,13 @@
 //! What an enforcer was told of the desired state: which commits, and what of it is newer than a commit that comes late.
 //! Telling it is `desired`'s.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use curfew_enforcer::Report;
 use curfew_model::{BindingKey, Revision, RevocationId, WallInstant};
 use curfew_state::{Change, Commit, Owner, SubjectKey};
 
-/// Commits that are remembered, to know them again when the watch brings them.
+/// Commits that are remembered after the watch has brought them, for whoever asks again what they did.
 const REMEMBERED: usize = 256;
 
 /// What was carried out.
@@ -19,11 +19,19 @@ pub struct Applied {
     brought: Revision,
     pub bindings: BTreeSet<BindingKey>,
     pub subjects: BTreeSet<SubjectKey>,
-    recent: VecDeque<(Commit, Report)>,
+    /// All that was carried out ahead of the watch, and some of what it brought.
+    recent: BTreeMap<Revision, Known>,
     /// What was changed ahead of the watch, by which revision last.
     ahead: BTreeMap<What, Revision>,
     /// Blocks that were lifted ahead of the watch.
     lifted: BTreeMap<RevocationId, (Revision, WallInstant)>,
+}
+
+/// A commit that was carried out.
+struct Known {
+    report: Report,
+    /// Its orders.
+    orders: Vec<RevocationId>,
 }
 
 /// What a later change replaces.
@@ -57,10 +65,14 @@ impl What {
 impl Applied {
     /// The answer to a commit that is carried out already.
     pub fn known(&self, commit: &Commit) -> Option<Report> {
-        let mut recent = self.recent.iter();
-        let known = recent.find(|(known, _)| known.revision == commit.revision);
+        let known = self.recent.get(&commit.revision);
         let past = || (commit.revision <= self.brought).then(Report::default);
-        known.map(|(_, report)| *report).or_else(past)
+        known.map(|known| known.report).or_else(past)
+    }
+
+    /// Whether the commit of this revision was carried out.
+    pub fn is_done(&self, revision: Revision) -> bool {
+        revision <= self.brought || self.recent.contains_key(&revision)
     }
 
     /// What is to be carried out of a change; nothing where a newer one of the same was before it.
@@ -88,18 +100,30 @@ impl Applied {
     /// A commit is carried out.
     pub fn remember(&mut self, commit: &Commit, report: Report) {
         self.revision = self.revision.max(commit.revision);
-        self.recent.push_back((commit.clone(), report));
-        if self.recent.len() > REMEMBERED {
-            self.recent.pop_front();
+        let orders = commit.changes.iter().filter_map(|change| match change {
+            Change::Revoke(order) => Some(order.id),
+            _ => None,
+        });
+        let orders = orders.collect();
+        self.recent
+            .insert(commit.revision, Known { report, orders });
+        self.prune();
+    }
+
+    /// Forgets what the watch has brought, the oldest first, when there is much of it.
+    fn prune(&mut self) {
+        while self.recent.len() > REMEMBERED
+            && let Some(oldest) = self.recent.first_entry()
+            && *oldest.key() <= self.brought
+        {
+            oldest.remove();
         }
     }
 
     /// An order was not taken, and with it the commit that it came with.
     pub fn forget(&mut self, order: RevocationId) {
-        let brings =
-            |change: &Change| matches!(change, Change::Revoke(brought) if brought.id == order);
         self.recent
-            .retain(|(commit, _)| !commit.changes.iter().any(brings));
+            .retain(|_, known| !known.orders.contains(&order));
     }
 
     /// Up to where nothing is missing.
@@ -112,6 +136,7 @@ impl Applied {
         self.brought = self.brought.max(revision);
         self.ahead.retain(|_, newest| *newest > revision);
         self.lifted.retain(|_, (newest, _)| *newest > revision);
+        self.prune();
     }
 
     /// The whole of this revision was told. What was carried out ahead of it is taken back by it: the watch brings it
@@ -119,7 +144,7 @@ impl Applied {
     pub fn start_from(&mut self, revision: Revision) {
         self.revision = revision;
         self.brought = revision;
-        self.recent.retain(|(known, _)| known.revision <= revision);
+        self.recent.retain(|known, _| *known <= revision);
         self.ahead.clear();
         self.lifted.clear();
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use curfew_enforcer::{Changes, Enforcer, EngineError, Input, Keeper, Report, Subject};
+use curfew_enforcer::{Changes, Enforcer, Engine, EngineError, Input, Keeper, Report, Subject};
 use curfew_model::{EnforcerId, Revision, Revocation, RevocationId, Scope};
 use curfew_policy::{Decide, Difference, PolicySet};
 use curfew_state::{Change, Commit, State, SubjectKey};
@@ -39,7 +39,12 @@ impl Desired {
             applied: Mutex::default(),
             turn: Mutex::new(InForce::new(state, set)),
         };
-        desired.tell_all(&mut desired.applied.lock(), state);
+        {
+            // Nothing is open yet that an order could have missed.
+            let mut applied = desired.applied.lock();
+            applied.start_from(state.revision);
+            desired.tell_all(&mut applied, state);
+        }
         desired
     }
 
@@ -225,7 +230,11 @@ impl Desired {
             .revocations
             .values()
             .filter(|order| self.is_ours(order))
-            .map(|order| Input::Revoke(order.clone()));
+            .map(|order| match applied.is_done(order.revision) {
+                true => Input::Revoke(order.clone()),
+                false => self.late(order.clone()),
+            })
+            .collect::<Vec<_>>();
         // Before the bindings, so that nobody is decided about without what is known.
         let subjects = state.subjects.values().map(known);
         for input in subjects.chain(bindings).chain(orders) {
@@ -236,6 +245,16 @@ impl Desired {
         applied.bindings = state.bindings.keys().cloned().collect();
         applied.subjects = state.subjects.keys().cloned().collect();
         applied.start_from(state.revision);
+    }
+
+    /// An order that is carried out for the first time. Where the engine has heard of a later revision, sessions that opened
+    /// since then did not know of it: it is as if given now.
+    fn late(&self, order: Revocation) -> Input {
+        let heard = self.enforcer.look(Engine::revision);
+        Input::Revoke(Revocation {
+            revision: order.revision.max(heard),
+            ..order
+        })
     }
 
     fn is_ours(&self, order: &Revocation) -> bool {
@@ -250,9 +269,8 @@ impl Desired {
     ) -> Result<Report, EngineError> {
         match change {
             Change::Revoke(order) if self.is_ours(order) => {
-                // Where a later commit was carried out before, sessions that opened since then did not know of this one.
-                self.enforcer.handle(Input::Revoke(Revocation {
-                    revision: revision.max(applied.revision),
+                self.enforcer.handle(self.late(Revocation {
+                    revision,
                     ..order.clone()
                 }))
             }

@@ -197,6 +197,39 @@ fn an_order_that_comes_after_a_later_commit_ends_what_opened_in_between() {
 }
 
 #[test]
+fn an_order_that_only_catching_up_brings_ends_what_opened_in_between() {
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
+    lab.store
+        .commit(Expected::Nothing, &[Change::Revoke(order())])
+        .unwrap();
+    // A later one of the API is quicker than the one before it, which the watch brings only as part of the whole.
+    lab.desired.apply(&lab.commit(2, admit("dba")));
+    let id = lab.open(1).unwrap();
+    lab.desired.catch_up(&lab.store.read());
+    assert!(!lab.is_open(id));
+}
+
+#[test]
+fn an_order_is_carried_out_once_however_much_comes_before_the_watch_brings_it() {
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
+    let order = Revocation {
+        block: Block::None,
+        ..order()
+    };
+    let order = lab.commit(1, Change::Revoke(order));
+    lab.desired.apply(&order);
+    for later in 2..400 {
+        let net = format!("10.9.{}.{}/32", later / 256, later % 256);
+        lab.desired
+            .apply(&lab.commit(later, bind(&net, "bob", &["dba"])));
+    }
+    lab.desired.apply(&lab.commit(400, admit("dba")));
+    let id = lab.open(1).unwrap();
+    lab.desired.brought(&order);
+    assert!(lab.is_open(id));
+}
+
+#[test]
 fn a_lift_that_comes_before_its_order_holds() {
     let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
     let id = lab.open(1).unwrap();
