@@ -5,10 +5,11 @@
 
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
-use curfew_model::{EnforcerId, EventKind};
+use curfew_model::EventKind;
 
 use crate::{
     AuditError, Digest, Head, Record, RecordKind,
+    counts::Counts,
     head::Purpose,
     read,
     record::{self, LineError},
@@ -19,8 +20,6 @@ use crate::{
 const LISTED: usize = 100;
 /// How findings name the head that verification was given.
 const GIVEN: &str = "given head";
-/// Enforcers whose own counts are followed.
-const ENFORCERS: usize = 10_000;
 
 /// What is wrong at a place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -220,7 +219,7 @@ pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
         next: anchor.map_or(1, |(seq, _)| seq + 1),
         prev: anchor.map_or(Digest::GENESIS, |(_, hash)| hash),
         anchor: anchor.map_or(0, |(seq, _)| seq),
-        counts: BTreeMap::new(),
+        counts: Counts::default(),
     };
     let (seq, hash) = anchor.unwrap_or((0, Digest::GENESIS));
     let segments = segment::list(dir)?;
@@ -270,7 +269,7 @@ pub fn verify_export(path: &Path, head: Option<&Head>) -> Result<Report, AuditEr
         next: first,
         prev: prev.unwrap_or(Digest::GENESIS),
         anchor: before,
-        counts: BTreeMap::new(),
+        counts: Counts::default(),
     };
     chain.segment(&mut report, &mut claims, path, first, true)?;
     let last = report.last.map_or(before, |(seq, _)| seq);
@@ -383,7 +382,7 @@ struct Chain {
     prev: Digest,
     /// The last record that retention removed.
     anchor: u64,
-    counts: BTreeMap<EnforcerId, u64>,
+    counts: Counts,
 }
 
 impl Chain {
@@ -477,19 +476,7 @@ impl Chain {
             return;
         };
         let started = entry.event == RecordKind::Event(EventKind::EnforcerStarted);
-        if let Some(before) = self.counts.get_mut(enforcer) {
-            if started {
-                *before = seq;
-            } else if seq <= *before {
-                // It is there, only later than it belongs.
-                report.enforcer_gaps = report.enforcer_gaps.saturating_sub(1);
-            } else {
-                let missing = seq - *before - 1;
-                report.enforcer_gaps = report.enforcer_gaps.saturating_add(missing);
-                *before = seq;
-            }
-        } else if self.counts.len() < ENFORCERS {
-            self.counts.insert(enforcer.clone(), seq);
-        }
+        self.counts.take(enforcer, seq, started);
+        report.enforcer_gaps = self.counts.missing();
     }
 }
