@@ -4,10 +4,11 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     fmt::Display,
     hash::Hash,
+    sync::Arc,
 };
 
 use curfew_model::{
-    Access, LossRule, Mode, OnAdopt, Revision, SegmentName, Sensitivity, ServiceName,
+    Access, LossRule, Mode, OnAdopt, Provenance, Revision, SegmentName, Sensitivity, ServiceName,
 };
 
 use crate::{
@@ -35,6 +36,8 @@ pub(crate) struct CompiledSegment {
     pub(crate) on_control_plane_loss: LossRule,
     /// The sensitivity's defaults, replaced by the segment's own.
     pub(crate) limits: PlacedLimits,
+    /// What sets that a reconnect needs proof where nothing says otherwise and the sensitivity asks for it.
+    pub(crate) proof_by_default: Option<Arc<Provenance>>,
     /// The policies that lead here, by index, in the order of their names.
     pub(crate) policies: Vec<usize>,
 }
@@ -207,6 +210,8 @@ fn compiled(segment: Segment, default: &PlacedLimits, policies: Vec<usize>) -> C
     let loss = || LossRule::default_for(segment.sensitivity);
     CompiledSegment {
         limits: default.replaced_by(&segment.limits),
+        proof_by_default: (segment.sensitivity >= Sensitivity::High)
+            .then(|| PlacedLimits::built_in_by(segment.sensitivity, "reconnect")),
         on_control_plane_loss: segment.on_control_plane_loss.unwrap_or_else(loss),
         name: segment.name,
         place: segment.place,

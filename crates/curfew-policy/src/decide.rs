@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_model::{
-    Access, BootInstant, Bound, Credential, EndReason, Facts, Lease, Mode, Now, Proof, Provenance,
-    Reconnect, Revision, SegmentName, Sensitivity, Target, WallInstant,
+    Access, BootInstant, Bound, Credential, EndReason, Facts, Identity, Lease, Mode, Now, Proof,
+    Provenance, Revision, SegmentName, Target, WallInstant,
 };
 
 use crate::{
@@ -284,24 +284,22 @@ impl PolicySet {
         let max_concurrent = limits()
             .filter_map(|limits| limits.max_concurrent.clone())
             .min_by_key(|(count, _)| *count);
-        let own = segment.limits.reconnect.clone();
-        let own = own.or_else(|| default_reconnect(segment.sensitivity, facts));
-        let reconnects: Vec<_> = policies()
-            .filter_map(|limits| limits.reconnect.clone())
-            .chain(own)
-            .collect();
-        let wait = reconnects
-            .iter()
+        let reconnects = || limits().filter_map(|limits| limits.reconnect.as_ref());
+        let wait = reconnects()
             .filter(|(reconnect, _)| !reconnect.wait.is_zero())
             .max_by_key(|(reconnect, _)| reconnect.wait);
-        let proof = reconnects.iter().find(|(reconnect, _)| reconnect.proof);
+        let proof = reconnects().find(|(reconnect, _)| reconnect.proof);
+        let by_default = segment
+            .proof_by_default
+            .as_ref()
+            .filter(|_| segment.limits.reconnect.is_none() && is_provable(facts));
         MatchedSegment {
             name: segment.name.clone(),
             sensitivity: segment.sensitivity,
             mode: segment.mode,
             max_concurrent,
             reconnect_wait: wait.map(|(reconnect, by)| (reconnect.wait, by.clone())),
-            reconnect_proof: proof.map(|(_, by)| by.clone()),
+            reconnect_proof: proof.map(|(_, by)| by).or(by_default).cloned(),
             on_adopt: segment.on_adopt,
             on_control_plane_loss: segment.on_control_plane_loss,
         }
@@ -352,20 +350,10 @@ fn ends_by(policy: &SessionPolicy, reason: EndReason) -> Provenance {
     }
 }
 
-/// High and critical ask for proof where the subject can give it again (rule 3).
-fn default_reconnect(
-    sensitivity: Sensitivity,
-    facts: &Facts,
-) -> Option<(Reconnect, Arc<Provenance>)> {
-    let proven = facts
-        .subject()
-        .is_some_and(|subject| subject.proof == Proof::Proven);
-    let proof = sensitivity >= Sensitivity::High && (proven || facts.proved_at.is_some());
-    let rule = Reconnect {
-        proof,
-        ..Reconnect::default()
-    };
-    proof.then(|| (rule, PlacedLimits::built_in_by(sensitivity, "reconnect")))
+/// Whether the subject can prove itself again (rule 3).
+fn is_provable(facts: &Facts) -> bool {
+    let proven = |subject: &Identity| subject.proof == Proof::Proven;
+    facts.proved_at.is_some() || facts.subject().is_some_and(proven)
 }
 
 /// The strictest combination of limits, the credential and the binding.

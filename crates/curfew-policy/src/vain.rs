@@ -35,10 +35,7 @@ impl PolicySet {
                     .map(|lifetime| of_policy(&policy.place, &policy.limits, lifetime))
                     .unwrap_or_default()
             });
-        let mut problems: Vec<Problem> = segments.take(MAX_SAID).collect();
-        problems.extend(policies.take(MAX_SAID));
-        problems.sort_by(|a, b| a.place.cmp(&b.place));
-        problems
+        said(segments.chain(policies), "limits that never act")
     }
 
     /// A warning for each policy whose grant has ended at `wall`; by place.
@@ -50,9 +47,7 @@ impl PolicySet {
                 .or_else("it neither admits nor limits any more")
         };
         let over = self.policies.iter().filter(is_over).map(warning);
-        let mut problems: Vec<Problem> = over.take(MAX_SAID).collect();
-        problems.sort_by(|a, b| a.place.cmp(&b.place));
-        problems
+        said(over, "grants that are over")
     }
 
     /// For each policy that leads somewhere, the longest lifetime of the segments that it leads to.
@@ -70,12 +65,27 @@ impl PolicySet {
     }
 }
 
+/// Problems by place; of very many, the first, and how many more there are.
+fn said(problems: impl Iterator<Item = Problem>, what: &str) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = problems.collect();
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    let more = problems.len().saturating_sub(MAX_SAID);
+    problems.truncate(MAX_SAID);
+    if more > 0
+        && let Some(last) = problems.last()
+    {
+        let text = format!("{more} more {what}");
+        problems.push(Problem::warning(&last.place, text));
+    }
+    problems
+}
+
 /// The field, what comes of it, and its value.
 fn shorter_ones(limits: &PlacedLimits) -> [(&'static str, &'static str, &Set<Duration>); 2] {
     [
         (
             "idleTimeout",
-            "no session ever ends by being idle",
+            "no session ever ends by it",
             &limits.idle_timeout,
         ),
         (
@@ -110,7 +120,7 @@ fn of_segment(place: &Place, limits: &PlacedLimits) -> Vec<Problem> {
 
 fn of_policy(place: &Place, limits: &PlacedLimits, longest: Duration) -> Vec<Problem> {
     let own = limits.max_lifetime.as_ref().map(|(lifetime, _)| *lifetime);
-    let found = |(field, _, set): (&str, &str, &Set<Duration>)| {
+    let found = |(field, otherwise, set): (&str, &'static str, &Set<Duration>)| {
         let (length, _) = set.as_ref()?;
         let said = own.is_some_and(|own| *length >= own);
         (!said && *length >= longest).then(|| {
@@ -119,7 +129,7 @@ fn of_policy(place: &Place, limits: &PlacedLimits, longest: Duration) -> Vec<Pro
                 format_duration(*length),
                 format_duration(longest),
             );
-            Problem::warning(place, text).or_else("it never makes a difference there")
+            Problem::warning(place, text).or_else(otherwise)
         })
     };
     shorter_ones(limits).into_iter().filter_map(found).collect()

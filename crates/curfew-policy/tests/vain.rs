@@ -54,7 +54,7 @@ fn a_limit_that_a_lifetime_of_another_document_outlasts_is_said() {
     assert_eq!(
         said(set(&text).vain()),
         [
-            "9: `idleTimeout` 10m of Defaults/critical is not shorter than `maxLifetime` 10m of Segment/db; no session ever ends by being idle",
+            "9: `idleTimeout` 10m of Defaults/critical is not shorter than `maxLifetime` 10m of Segment/db; no session ever ends by it",
             "9: `warnBefore` 20m of Defaults/critical is not shorter than `maxLifetime` 10m of Segment/db; every session is warned as it opens",
         ]
     );
@@ -72,7 +72,7 @@ fn a_policy_is_said_where_all_its_segments_are_shorter() {
         + &segment("long", "access: policy")
         + &policy(
             "never",
-            "to: {segments: [short]}, limits: {idleTimeout: 10m}",
+            "to: {segments: [short]}, limits: {idleTimeout: 10m, warnBefore: 20m}",
         )
         + &policy(
             "somewhere",
@@ -81,7 +81,8 @@ fn a_policy_is_said_where_all_its_segments_are_shorter() {
     assert_eq!(
         said(set(&text).vain()),
         [
-            "14: `idleTimeout` 10m is not shorter than the longest lifetime of its segments, 10m; it never makes a difference there"
+            "14: `idleTimeout` 10m is not shorter than the longest lifetime of its segments, 10m; no session ever ends by it",
+            "14: `warnBefore` 20m is not shorter than the longest lifetime of its segments, 10m; every session is warned as it opens",
         ]
     );
 }

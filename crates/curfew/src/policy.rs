@@ -93,6 +93,7 @@ impl Validate {
         let (set, mut problems) = compiled(&sources, Revision(0));
         let now = SystemClock.now().wall;
         problems.extend(set.iter().flat_map(|set| set.over(now)));
+        problems.sort_by(|a, b| a.place.cmp(&b.place));
         let answer = json!({"valid": set.is_some(), "problems": as_json(&problems)});
         self.output.show(&answer, |_| {
             let mut text = String::new();
