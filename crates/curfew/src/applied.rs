@@ -90,7 +90,7 @@ impl Apply {
         if let (Some(revision), Some(body)) = (self.expected_revision, body.as_object_mut()) {
             body.insert("expected_revision".to_owned(), json!(revision));
         }
-        let call = Call::post("/v1/policies").wait(self.wait).body(body);
+        let call = Call::post("/v1/policies").wait(self.wait).work().body(body);
         let answer = match self.connect.client()?.send(&call) {
             Err(ClientError::Refused(refusal))
                 if ["policy_invalid", "name_taken"].contains(&refusal.code.as_str()) =>

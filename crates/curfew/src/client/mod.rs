@@ -22,6 +22,8 @@ pub use error::{ClientError, Refusal, finding_text};
 const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer, beside the time that the server is asked to wait.
 const ANSWER: Duration = Duration::from_secs(15);
+/// For the answer to what the server has to work on: a policy set is compiled, after those of others.
+const WORK: Duration = Duration::from_secs(60);
 /// A longer answer is not taken, in bytes.
 const LONGEST: u64 = 64 << 20;
 /// A longer request is not taken by the API, in bytes.
@@ -37,6 +39,7 @@ pub struct Call {
     query: Vec<(&'static str, String)>,
     body: Option<Value>,
     wait: Duration,
+    answer: Duration,
     key: Option<String>,
 }
 
@@ -48,6 +51,7 @@ impl Call {
             query: Vec::new(),
             body: None,
             wait: Duration::ZERO,
+            answer: ANSWER,
             key: None,
         }
     }
@@ -97,6 +101,13 @@ impl Call {
     pub fn wait(mut self, wait: Option<Duration>) -> Self {
         self.wait = wait.unwrap_or_default();
         self.with("wait", wait.map(curfew_model::format_duration))
+    }
+
+    /// The server has to work on it.
+    #[must_use]
+    pub fn work(mut self) -> Self {
+        self.answer = WORK;
+        self
     }
 
     /// A key by which the server knows the request again, so that it may be sent twice.
@@ -168,6 +179,7 @@ impl Connect {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .proxy(None)
+            .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
             .user_agent(concat!("curfew/", env!("CARGO_PKG_VERSION")))
             .accept("application/json")
@@ -205,7 +217,7 @@ impl Client {
     }
 
     fn once(&self, call: &Call) -> Result<Value, ClientError> {
-        let mut response = self.respond(call, Patience::Whole(ANSWER + call.wait))?;
+        let mut response = self.respond(call, Patience::Whole(call.answer + call.wait))?;
         let status = response.status();
         if status.as_u16() == 204 {
             return Ok(Value::Null);
@@ -345,7 +357,8 @@ impl Client {
                 ClientError::Lost { server, why }
             }
             Error::Timeout(timeout)
-                if call.method != Method::GET && *timeout != ureq::Timeout::Connect =>
+                if call.method != Method::GET
+                    && ![ureq::Timeout::Resolve, ureq::Timeout::Connect].contains(timeout) =>
             {
                 ClientError::Late { server }
             }
