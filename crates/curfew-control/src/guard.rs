@@ -108,7 +108,7 @@ async fn admit(app: &App, mut request: Request) -> Result<(Request, Option<Share
     let turn = if is_large && caller.role != Role::Admin {
         let turn = app.guard.large.take(&caller.name);
         Some(turn.ok_or_else(|| {
-            let detail = "too many large bodies are under way";
+            let detail = "too many large bodies are under way: four of one token, sixteen in all";
             Problem::new(Code::TooManyRequests, detail).retry_after(1)
         })?)
     } else {

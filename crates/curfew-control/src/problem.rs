@@ -49,7 +49,7 @@ codes! {
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method does not fit the path";
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long to arrive";
     Conflict = "conflict", CONFLICT, "The state does not allow this";
-    NameTaken = "name_taken", CONFLICT, "Another owner's policy has this name";
+    NameTaken = "name_taken", CONFLICT, "A document of another owner has this name";
     TooLarge = "too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON";
     WrongHost = "wrong_host", MISDIRECTED_REQUEST, "The Host header names another host";

@@ -63,8 +63,9 @@ pub(crate) fn sources(state: &State, except: Option<Owner>) -> Answered<Vec<(Own
 /// A set with errors, as a problem that lists every finding. Where all of them are names of another owner's documents, it is
 /// a conflict with what is in force.
 pub(crate) fn invalid(findings: Vec<Finding>) -> Problem {
-    let mut errors = findings.iter().filter(|f| f.level == Level::Error);
-    let code = if errors.all(|error| error.taken) {
+    let errors = findings.iter().filter(|f| f.level == Level::Error);
+    let taken = errors.clone().filter(|error| error.taken).count();
+    let code = if taken > 0 && taken == errors.count() {
         Code::NameTaken
     } else {
         Code::PolicyInvalid

@@ -341,7 +341,7 @@ fn each_proof_is_on_record_once_whatever_else_the_binding_says() {
     };
     engine.handle(says(1, &[]), at(1)).unwrap();
     engine.open(open(1, "", "db", at(2)), at(2)).unwrap();
-    let mut renewals = |engine: &mut Engine, input, seconds| {
+    let renewals = |engine: &mut Engine, input, seconds| {
         engine.handle(input, at(seconds)).unwrap();
         let renewed = (EventKind::SessionRenewed, None);
         recorded(engine)

@@ -22,6 +22,19 @@ pub enum Kind {
     Address,
 }
 
+impl Kind {
+    /// What identities name: every kind but the address.
+    pub const OF_IDENTITIES: [Self; 4] = [Self::User, Self::Workload, Self::Device, Self::Role];
+
+    /// The kind that is written so, if identities have it.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::OF_IDENTITIES
+            .into_iter()
+            .find(|kind| kind.to_string() == word)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -3,6 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use clap::{Args, Subcommand};
+use curfew_model::Kind;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -66,7 +67,7 @@ struct Named {
 fn subject(text: &str) -> Result<Named, String> {
     let form = || "write it like user:alice or user:https://idp.example.org#alice".to_owned();
     let (kind, rest) = text.split_once(':').ok_or_else(form)?;
-    if !["user", "workload", "device", "role"].contains(&kind) {
+    if Kind::of_word(kind).is_none() {
         return Err(form());
     }
     let (issuer, id) = match rest.split_once('#') {

@@ -177,11 +177,11 @@ fn page(limit: Option<usize>) -> Answered<usize> {
 
 /// A subject to look for, as names are shown. A name without its kind would find nothing, and look like an answer.
 fn subject_filter(text: Option<String>) -> Answered<Option<String>> {
-    let kinds = ["user", "workload", "device", "role", "address"];
+    let is_kind = |word: &str| word == Kind::Address.to_string() || Kind::of_word(word).is_some();
     let kind = text.as_deref().map(|text| text.split_once(':'));
     match kind {
         Some(None) => {}
-        Some(Some((kind, id))) if !kinds.contains(&kind) || id.is_empty() => {}
+        Some(Some((kind, id))) if !is_kind(kind) || id.is_empty() => {}
         // The issuer `local` is not written.
         Some(Some((kind, id))) => {
             let id = id.strip_prefix("local#").unwrap_or(id);

@@ -188,9 +188,7 @@ fn whose(text: &str) -> Option<Whose> {
         let address = name.parse().ok()?;
         return Some(Whose::Address { address });
     }
-    let kind = [Kind::User, Kind::Workload, Kind::Device, Kind::Role]
-        .into_iter()
-        .find(|known| known.to_string() == kind)?;
+    let kind = Kind::of_word(kind)?;
     let (issuer, id) = name.split_once('#')?;
     Some(Whose::Subject(SubjectKey {
         kind,
