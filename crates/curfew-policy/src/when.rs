@@ -338,6 +338,14 @@ mod tests {
             ("size() > 1", "`size` is of one value"),
             ("subject.risk.matches('(')", "unknown function `matches`"),
             ("1 / 0 == 1", "`/` by zero"),
+            (
+                "subject.groups.exists(a, subject.groups.exists(b, a == b))",
+                "stand inside one another",
+            ),
+            (
+                "[1, 2].map(a, [1, 2].map(b, a)) == [[1]]",
+                "stand inside one another",
+            ),
             ("target.port % 0 == 1", "`%` by zero"),
             (
                 "subject.id + 1 == 'x'",

@@ -86,6 +86,7 @@ impl Shape {
 pub(super) fn check(condition: &IdedExpr) -> Vec<String> {
     let mut walk = Walk {
         bound: Vec::new(),
+        in_loop: false,
         wrong: Vec::new(),
     };
     let whole = walk.shape(condition, MAX_DEPTH);
@@ -100,6 +101,8 @@ pub(super) fn check(condition: &IdedExpr) -> Vec<String> {
 struct Walk {
     /// Names that a macro like `exists` gives, the innermost last.
     bound: Vec<(String, Shape)>,
+    /// Within what a macro does for each element of a list.
+    in_loop: bool,
     wrong: Vec<String>,
 }
 
@@ -196,6 +199,14 @@ impl Walk {
     }
 
     fn comprehension(&mut self, over: &ComprehensionExpr, depth: usize) -> Shape {
+        if self.in_loop {
+            // Each level multiplies what a decision costs, and sessions wait for decisions.
+            self.say(
+                "`exists` and its like stand inside one another: use `in`, or write several policies"
+                    .to_owned(),
+            );
+            return Shape::Any;
+        }
         let range = self.shape(&over.iter_range, depth);
         let element = match range {
             Shape::List(element) => *element,
@@ -217,8 +228,10 @@ impl Walk {
             None => self.bound.push((over.iter_var.clone(), element)),
         }
         self.bound.push((over.accu_var.clone(), start));
+        self.in_loop = true;
         self.shape(&over.loop_cond, depth);
         self.shape(&over.loop_step, depth);
+        self.in_loop = false;
         let result = self.shape(&over.result, depth);
         self.bound.truncate(outer);
         result
