@@ -5,8 +5,8 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::Write as _,
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct Files {
     options: Options,
     key: SigningKey,
     /// None between a rotation and the next record.
-    file: Option<File>,
+    file: Option<(File, PathBuf)>,
     /// Bytes of the open segment that are known to be on disk.
     len: u64,
     /// A write failed: bytes after `len` have to go first.
@@ -192,7 +192,7 @@ impl Files {
         }
         // What a killed process wrote may not be on disk yet, and the head names it.
         file.sync_data().map_err(AuditError::io("sync", &path))?;
-        self.file = Some(file);
+        self.file = Some((file, path));
         Ok(())
     }
 
@@ -226,9 +226,10 @@ impl Files {
             at = at.max(when);
             hash = record::write_line(&mut bytes, seq, &json, hash);
         }
+        self.leave_if_gone()?;
         let path = segment::path_of(&self.options.dir, self.seq + 1);
-        let file = match &mut self.file {
-            Some(file) => file,
+        let (file, path) = match &mut self.file {
+            Some(open) => open,
             None => {
                 let file = OpenOptions::new()
                     .append(true)
@@ -237,21 +238,37 @@ impl Files {
                     .map_err(AuditError::io("create", &path))?;
                 segment::sync_dir(&self.options.dir)?;
                 (self.len, self.dirty) = (0, true);
-                self.file.insert(file)
+                self.file.insert((file, path))
             }
         };
         if self.dirty {
             file.set_len(self.len)
-                .map_err(AuditError::io("cut a failed write from", &path))?;
+                .map_err(AuditError::io("cut a failed write from", path))?;
         }
         self.dirty = true;
         file.write_all(&bytes)
             .and_then(|()| file.sync_data())
-            .map_err(AuditError::io("write", &path))?;
+            .map_err(AuditError::io("write", path))?;
         self.dirty = false;
         self.len += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         (self.seq, self.hash, self.at) = (seq, hash, at);
         self.own.clear();
+        Ok(())
+    }
+
+    /// Leaves a segment that somebody removed or moved away: what was written to it would be gone with it, acknowledged. A
+    /// signed head says what is missing.
+    fn leave_if_gone(&mut self) -> Result<(), AuditError> {
+        let Some((file, path)) = &self.file else {
+            return Ok(());
+        };
+        let open = file.metadata().map_err(AuditError::io("read", path))?;
+        let there = fs::metadata(path).ok();
+        let same = there.is_some_and(|it| (it.dev(), it.ino()) == (open.dev(), open.ino()));
+        if !same {
+            segment::append_head(&self.options.dir, &self.head(self.at))?;
+            self.file = None;
+        }
         Ok(())
     }
 

@@ -359,3 +359,25 @@ fn callbacks_come_once_and_too_long_records_leave_a_gap() {
     assert!(report.is_ok());
     assert_eq!((report.records, report.lost), (2, 1));
 }
+
+#[test]
+fn a_segment_that_is_taken_away_while_it_is_written_is_missed() {
+    for how in [
+        |path: &Path| fs::remove_file(path),
+        |path: &Path| fs::rename(path, path.with_extension("away")),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(Options::new(dir.path()), NOW).unwrap();
+        let write = |n| log.durable(log.append(&entry(n)).unwrap(), LONG).unwrap();
+        (1..=5).for_each(write);
+        how(&segments(dir.path())[0]).unwrap();
+        (6..=7).for_each(write);
+        drop(log);
+        let report = verify(dir.path(), None).unwrap();
+        assert!(!report.is_ok());
+        assert_eq!((report.records, report.last.unwrap().0), (2, 7));
+        // As of a log that was cut while nobody wrote it, the next start says so.
+        let damaged = Log::open(Options::new(dir.path()), NOW);
+        assert!(matches!(damaged, Err(AuditError::Damaged { .. })));
+    }
+}
