@@ -165,7 +165,7 @@ fn recognise(app: &App, request: &Request) -> Result<Caller, Problem> {
     let place = request.extensions().get::<Arc<Place>>();
     let token = presented.and_then(|token| token::find(&state, token));
     if let Some(place) = place {
-        place.set_known(token.is_some());
+        place.set_known(token.map(|token| token.name.as_str()));
     }
     if let Some(token) = token {
         return Ok(Caller::from(token));

@@ -27,7 +27,42 @@ struct Taken {
     count: usize,
     by_network: HashMap<IpAddr, usize>,
     /// Connections that have not shown a token on record, the oldest first.
-    strangers: BTreeMap<u64, Arc<Notify>>,
+    strangers: BTreeMap<u64, Arc<Seat>>,
+    /// Those that have, by the name of their token.
+    known: HashMap<String, BTreeMap<u64, Arc<Seat>>>,
+}
+
+impl Taken {
+    /// Whose place is given up for another: the oldest stranger's, else the oldest of a token that has more than `share`.
+    fn give_up(&mut self, share: usize) -> Option<Arc<Seat>> {
+        if let Some((_, oldest)) = self.strangers.pop_first() {
+            return Some(oldest);
+        }
+        let seats = self.known.values_mut().max_by_key(|seats| seats.len());
+        let (_, oldest) = seats.filter(|seats| seats.len() > share)?.pop_first()?;
+        oldest.must_go.store(true, Ordering::Relaxed);
+        Some(oldest)
+    }
+
+    fn leave(&mut self, id: u64, token: Option<&str>) {
+        self.strangers.remove(&id);
+        if let Some(token) = token
+            && let Some(seats) = self.known.get_mut(token)
+        {
+            seats.remove(&id);
+            if seats.is_empty() {
+                self.known.remove(token);
+            }
+        }
+    }
+}
+
+/// How a connection hears that somebody else needs its place.
+#[derive(Debug, Default)]
+struct Seat {
+    asked: Notify,
+    /// It has no choice.
+    must_go: AtomicBool,
 }
 
 impl Places {
@@ -39,8 +74,9 @@ impl Places {
         })
     }
 
-    /// A place for one more connection. When all are taken, the oldest one that has shown no token gives up its own, so
-    /// that nobody who has none keeps others out; none if there is no such connection.
+    /// A place for one more connection. When all are taken, the oldest one that has shown no token gives up its own, else
+    /// the oldest of a token that has more than a quarter of them, so that nobody keeps all others out; none if there is
+    /// no such connection.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
         let peer = network(peer);
         let mut taken = self.taken.lock();
@@ -53,21 +89,20 @@ impl Places {
             return None;
         }
         if taken.count >= self.limit {
-            let (_, oldest) = taken.strangers.pop_first()?;
-            oldest.notify_one();
+            taken.give_up(self.limit.div_ceil(4))?.asked.notify_one();
         }
         let id = taken.next;
-        let give_up = Arc::new(Notify::new());
+        let seat = Arc::new(Seat::default());
         taken.next += 1;
         taken.count += 1;
         *taken.by_network.entry(peer).or_insert(0) += 1;
-        taken.strangers.insert(id, Arc::clone(&give_up));
+        taken.strangers.insert(id, Arc::clone(&seat));
         Some(Place {
             places: Arc::clone(self),
             id,
             peer,
-            give_up,
-            is_known: AtomicBool::new(false),
+            seat,
+            token: Mutex::default(),
         })
     }
 }
@@ -90,29 +125,33 @@ pub(crate) struct Place {
     id: u64,
     /// The network of the other end.
     pub(crate) peer: IpAddr,
-    give_up: Arc<Notify>,
-    is_known: AtomicBool,
+    seat: Arc<Seat>,
+    /// The name of the token that its caller has shown.
+    token: Mutex<Option<String>>,
 }
 
 impl Place {
-    /// Takes over whether its caller has just shown a token on record: nobody else takes the place of one who has.
-    pub(crate) fn set_known(&self, is_known: bool) {
-        if self.is_known.swap(is_known, Ordering::Relaxed) == is_known {
+    /// Takes over which token on record its caller has just shown, if any: no stranger takes the place of one who has.
+    pub(crate) fn set_known(&self, by: Option<&str>) {
+        let mut token = self.token.lock();
+        if token.as_deref() == by {
             return;
         }
         let mut taken = self.places.taken.lock();
-        if is_known {
-            taken.strangers.remove(&self.id);
-        } else {
-            taken.strangers.insert(self.id, Arc::clone(&self.give_up));
-        }
+        taken.leave(self.id, token.as_deref());
+        let seats = match by {
+            Some(by) => taken.known.entry(by.to_owned()).or_default(),
+            None => &mut taken.strangers,
+        };
+        seats.insert(self.id, Arc::clone(&self.seat));
+        *token = by.map(str::to_owned);
     }
 
     /// Waits until somebody else needs the place. Who has become known meanwhile keeps it.
     pub(crate) async fn given_up(&self) {
         loop {
-            self.give_up.notified().await;
-            if !self.is_known.load(Ordering::Relaxed) {
+            self.seat.asked.notified().await;
+            if self.seat.must_go.load(Ordering::Relaxed) || self.token.lock().is_none() {
                 return;
             }
         }
@@ -121,8 +160,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let token = self.token.get_mut().take();
         let mut taken = self.places.taken.lock();
-        taken.strangers.remove(&self.id);
+        taken.leave(self.id, token.as_deref());
         taken.count -= 1;
         if let Some(count) = taken.by_network.get_mut(&self.peer) {
             *count -= 1;
@@ -152,16 +192,16 @@ mod tests {
     fn the_oldest_stranger_makes_room_and_a_known_caller_does_not() {
         let places = Places::new(3);
         let [known, old, young] = [(); 3].map(|()| places.take(LOCAL).unwrap());
-        known.set_known(true);
+        known.set_known(Some("k"));
         let next = places.take(LOCAL).unwrap();
         assert!(is_given_up(&old));
         assert!(!is_given_up(&known) && !is_given_up(&young) && !is_given_up(&next));
         drop(old);
-        young.set_known(true);
-        next.set_known(true);
+        young.set_known(Some("y"));
+        next.set_known(Some("n"));
         assert!(places.take(LOCAL).is_none());
         // Whose token was removed is a stranger again.
-        known.set_known(false);
+        known.set_known(None);
         let another = places.take(LOCAL).unwrap();
         assert!(is_given_up(&known));
         drop((known, another));
@@ -170,11 +210,30 @@ mod tests {
     }
 
     #[test]
+    fn a_token_with_more_than_its_share_makes_room() {
+        let places = Places::new(8);
+        let held = [(); 7].map(|()| places.take(LOCAL).unwrap());
+        held.iter().for_each(|place| place.set_known(Some("many")));
+        let one = places.take(LOCAL).unwrap();
+        one.set_known(Some("one"));
+        let other = places.take(LOCAL).unwrap();
+        assert!(is_given_up(&held[0]) && !is_given_up(&one) && !is_given_up(&held[1]));
+        // Nobody has more than a quarter any more: who comes now waits.
+        let few = Places::new(4);
+        let held = [(); 4].map(|()| few.take(LOCAL).unwrap());
+        for (place, name) in held.iter().zip(["a", "b", "c", "d"]) {
+            place.set_known(Some(name));
+        }
+        assert!(few.take(LOCAL).is_none());
+        drop(other);
+    }
+
+    #[test]
     fn who_becomes_known_before_it_has_gone_stays() {
         let places = Places::new(1);
         let first = places.take(LOCAL).unwrap();
         let _second = places.take(LOCAL).unwrap();
-        first.set_known(true);
+        first.set_known(Some("f"));
         assert!(!is_given_up(&first));
     }
 

@@ -173,11 +173,16 @@ fn a_broken_disk_cuts_and_says_that_the_order_is_not_kept() {
     let answer = world.admin().post("/v1/revocations", &alice());
     assert!(is_problem(&answer, 503, "not_durable"), "{answer:?}");
     assert_eq!(answer.json()["enforcers"][0]["closed"], 3);
+    // An order with a key, which cannot be looked up, ends no less.
+    let keyed = world.admin().with("Idempotency-Key", "k");
+    let answer = keyed.post("/v1/revocations", &alice());
+    assert!(is_problem(&answer, 503, "not_durable"), "{answer:?}");
+    assert_eq!(answer.json()["enforcers"][0]["closed"], 3);
     let applied = world.fleet.applied.lock().clone();
     let [Change::Revoke(order)] = &applied[0].changes[..] else {
         panic!("{applied:?}");
     };
-    assert_eq!(*world.fleet.withdrawn.lock(), [order.id]);
+    assert_eq!(world.fleet.withdrawn.lock()[0], order.id);
     let dir = world.stop();
     let records = support::records(dir.path());
     let record = records

@@ -19,12 +19,16 @@ use crate::{
 
 /// Groups or attributes of one subject, at most.
 const ENTRIES: usize = 256;
+/// Bytes of the groups of one: there may be very many subjects and bindings.
+const BYTES: usize = 8 * 1024;
 
 /// Groups as they are kept: sorted, each once.
 pub(super) fn groups(mut groups: Vec<String>) -> Answered<Vec<String>> {
-    if groups.len() > ENTRIES || !groups.iter().all(|group| is_name(group)) {
-        let detail =
-            format!("groups: at most {ENTRIES}, each 1 to 1000 bytes without control characters");
+    let bytes: usize = groups.iter().map(String::len).sum();
+    if groups.len() > ENTRIES || bytes > BYTES || !groups.iter().all(|group| is_name(group)) {
+        let detail = format!(
+            "groups: at most {ENTRIES} with {BYTES} bytes together, each 1 to 1000 bytes without control characters"
+        );
         return Err(Problem::new(Code::Invalid, detail));
     }
     groups.sort();

@@ -90,7 +90,7 @@ impl Pass {
 pub struct WatchedStore {
     inner: EmbeddedStore,
     pub pass: Arc<Pass>,
-    /// Refuses commits as a broken disk does, after they were accepted.
+    /// Refuses commits as a broken disk does, after they were accepted, and to look keys up.
     pub broken: Mutex<bool>,
     /// Takes no further order that keeps somebody out.
     pub full: Mutex<bool>,
@@ -141,6 +141,13 @@ impl Store for WatchedStore {
     }
 
     fn revision_of(&self, key: &str) -> Result<Option<Revision>, StoreError> {
+        if *self.broken.lock() {
+            return Err(StoreError::Io {
+                what: "read",
+                path: "state.db".into(),
+                detail: "disk I/O error".to_owned(),
+            });
+        }
         self.inner.revision_of(key)
     }
 
