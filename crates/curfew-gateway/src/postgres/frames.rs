@@ -257,7 +257,9 @@ impl State {
     fn note_client(&mut self, kind: u8) {
         // The server ignores Sync and Flush while it takes COPY data.
         let copying = self.copy == Some(Copy::In);
-        self.unsynced |= matches!(kind, b'P' | b'B' | b'D' | b'E' | b'C');
+        // A Flush too: one that the server cannot read has it skip what follows.
+        self.unsynced |=
+            matches!(kind, b'P' | b'B' | b'D' | b'E' | b'C') || kind == b'H' && !copying;
         match kind {
             b'S' if !copying => {
                 self.syncs = self.syncs.saturating_add(1);
@@ -316,7 +318,7 @@ impl State {
             }
             b'H' => self.copy = Some(Copy::Out),
             b'W' => self.copy = Some(Copy::Both),
-            b'C' | b'I' | b's' => {
+            b'C' | b'I' | b's' | b'V' => {
                 self.copy = None;
                 if self.queries + self.syncs == 0 {
                     self.flushed = self.flushed.saturating_sub(1);

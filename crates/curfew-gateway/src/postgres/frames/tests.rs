@@ -133,6 +133,31 @@ fn what_the_server_skips_after_an_error_is_no_work_of_it() {
 }
 
 #[test]
+fn a_flush_that_the_server_cannot_read_has_it_skip_what_follows() {
+    let mut talk = logged_in();
+    send(&mut talk, b"HQ");
+    answer(&mut talk, b"E");
+    assert!(!talk.busy() && !talk.may_run());
+    send(&mut talk, b"Q");
+    assert!(!talk.busy());
+}
+
+#[test]
+fn a_function_call_behind_what_was_not_synced_is_over_with_its_answer() {
+    let mut talk = logged_in();
+    send(&mut talk, b"PFH");
+    assert!(talk.busy());
+    answer(&mut talk, b"1VZ");
+    assert!(!talk.busy() && !talk.may_run());
+    send(&mut talk, b"F");
+    assert!(talk.busy());
+    answer(&mut talk, b"V");
+    assert!(talk.busy());
+    answer(&mut talk, b"Z");
+    assert!(!talk.busy());
+}
+
+#[test]
 fn a_query_behind_what_was_not_synced_and_did_not_fail_is_the_last_that_is_not_counted() {
     let mut talk = logged_in();
     send(&mut talk, b"PQ");
