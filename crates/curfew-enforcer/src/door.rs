@@ -7,7 +7,7 @@
 //! | call | gateway | kernel | Envoy |
 //! |---|---|---|---|
 //! | `apply(Close)` | sets the flow's flag, resets both sockets | writes the lease, destroys the socket by cookie | resets the stream by message |
-//! | `apply(SetLease)` | nothing: the engine holds the truth while it lives | writes the deadline into the socket's storage | replaces the stream's time limit |
+//! | `apply(SetLease)` | sets the flow's own deadline, after which it writes nothing | writes the deadline into the socket's storage | replaces the stream's time limit |
 //! | `apply(Warn)` | where the protocol knows how | [`Outcome::Unsupported`] | [`Outcome::Unsupported`] |
 //! | `activity` | an atomic of the flow | a field of the socket's storage | the last access-log entry |
 //! | `snapshot` | the flow table | the socket iterator | the access-log inventory |
@@ -15,8 +15,8 @@
 //! A door decides about new sessions by the upcall [`crate::Enforcer::open`], inline, or on its own copy of the
 //! decision; then it names the revision that it decided on, and the engine looks again.
 
-use curfew_engine::Activity;
-use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
+use curfew_engine::{Activity, DoorLease};
+use curfew_model::{Deadline, EndReason, SessionId};
 use curfew_policy::Sight;
 
 /// What a door can do, for `explain` and for choosing a door by sensitivity.
@@ -55,8 +55,8 @@ pub enum Order {
     SetLease {
         /// Which.
         session: SessionId,
-        /// Its earliest fixed end; none for never.
-        until: Option<BootInstant>,
+        /// The copy; one with a lower number than another of this session comes late, and is passed over.
+        lease: DoorLease,
     },
 }
 

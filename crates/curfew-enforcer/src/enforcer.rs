@@ -272,8 +272,8 @@ impl Enforcer {
                     session: id,
                     deadline,
                 }),
-                Action::SetLease { id, until } => {
-                    orders.push(Order::SetLease { session: id, until })
+                Action::SetLease { id, lease } => {
+                    orders.push(Order::SetLease { session: id, lease })
                 }
                 Action::Probe(ids) => probed.extend(ids),
                 Action::Record(record) => recorded.push(record),

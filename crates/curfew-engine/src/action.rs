@@ -42,8 +42,8 @@ pub enum Action {
     SetLease {
         /// Which.
         id: SessionId,
-        /// The earliest end that activity does not move; none for never.
-        until: Option<BootInstant>,
+        /// The copy.
+        lease: DoorLease,
     },
     /// Put it on record.
     Record(Recorded),
@@ -122,6 +122,16 @@ impl Recorded {
     }
 }
 
+/// What a door knows of a lease: after it, it passes nothing, though the engine has not spoken yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DoorLease {
+    /// The earliest end that activity does not move; none for never, and in audit mode.
+    pub until: Option<BootInstant>,
+    /// Counts what doors were given. Orders may come in another sequence than they were given in: of two for one
+    /// session, the higher number holds.
+    pub number: u64,
+}
+
 /// A session that may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admitted {
@@ -129,6 +139,8 @@ pub struct Admitted {
     pub lease: Lease,
     /// The destination segments, the most sensitive first.
     pub segments: Arc<[SegmentName]>,
+    /// What the door holds of the lease.
+    pub for_door: DoorLease,
 }
 
 /// A session that may not.

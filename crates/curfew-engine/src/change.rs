@@ -103,6 +103,7 @@ impl Engine {
             return Fate::Lives;
         };
         let (id, opened_rev, would_end) = (record.id, record.opened_rev, record.would_end);
+        let held = self.door_until(slot, &old);
         let Some(&(mut ties)) = self.ties.get(record.ties) else {
             return Fate::Lives;
         };
@@ -134,16 +135,18 @@ impl Engine {
             // Ordered to end while the segment was in audit mode.
             return self.end(slot, reason, cause, None);
         }
-        if let Some(fate) = self.act_on_review(slot, why, refusal, &lease) {
-            return fate;
+        let fate = self.act_on_review(slot, why, refusal, &lease);
+        if fate == Some(Fate::Closes) {
+            return Fate::Closes;
         }
-        let until = |lease: &Lease| lease.fixed_deadline().map(|end| end.at);
-        if until(&old) != until(&lease) {
-            let until = until(&lease);
-            self.out.push_back(Action::SetLease { id, until });
+        if self.door_until(slot, &lease) != held {
+            let lease = self.door_lease(slot, &lease);
+            self.out.push_back(Action::SetLease { id, lease });
         }
-        self.schedule_with(slot, &lease);
-        Fate::Lives
+        if fate.is_none() {
+            self.schedule_with(slot, &lease);
+        }
+        fate.unwrap_or(Fate::Lives)
     }
 
     /// Ends a session that a look found to be refused or past due, and tells of one that segments in audit mode would end.

@@ -103,6 +103,8 @@ pub struct Engine {
     pub(crate) out: VecDeque<Action>,
     /// Records so far.
     records: u64,
+    /// Copies of leases that doors were given.
+    pub(crate) door_leases: u64,
 }
 
 impl Engine {
@@ -141,6 +143,7 @@ impl Engine {
             scratch: Vec::new(),
             out: VecDeque::new(),
             records: 0,
+            door_leases: 0,
         }
     }
 

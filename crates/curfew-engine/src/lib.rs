@@ -28,7 +28,7 @@ mod timing;
 mod wheel;
 mod who;
 
-pub use action::{Action, Admitted, Recorded, Refused, Report};
+pub use action::{Action, Admitted, DoorLease, Recorded, Refused, Report};
 pub use engine::{Bounds, Engine};
 pub use input::{
     Activity, AuditLog, Changes, EngineError, Input, Keeper, LastEnd, Open, Peer, Subject,

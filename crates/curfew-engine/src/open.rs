@@ -155,15 +155,19 @@ impl Engine {
             // Whom segments in audit mode would refuse, they would not end as well.
             self.mark_told(slot);
         }
+        let for_door = self.door_lease(slot, &lease);
         if decided_at.is_some() || entry == Entry::Found {
-            let until = lease.fixed_deadline().map(|end| end.at);
-            self.out.push_back(Action::SetLease { id, until });
+            self.out.push_back(Action::SetLease {
+                id,
+                lease: for_door,
+            });
         }
         self.schedule_with(slot, &lease);
         let names = self.names(slot);
         Ok(Admitted {
             lease,
             segments: names,
+            for_door,
         })
     }
 
@@ -173,7 +177,7 @@ impl Engine {
         kept.map_or_else(Default::default, |kept| kept.names.clone())
     }
 
-    fn again(&self, slot: u32) -> Result<Admitted, Refused> {
+    fn again(&mut self, slot: u32) -> Result<Admitted, Refused> {
         let record = self.table.get(slot);
         if let Some(reason) = record.and_then(|record| record.closing) {
             return Err(Refused {
@@ -182,9 +186,11 @@ impl Engine {
                 retry_at: None,
             });
         }
+        let lease = self.lease(slot).unwrap_or_default();
         Ok(Admitted {
-            lease: self.lease(slot).unwrap_or_default(),
             segments: self.names(slot),
+            for_door: self.door_lease(slot, &lease),
+            lease,
         })
     }
 

@@ -7,7 +7,7 @@ use curfew_model::{
 };
 
 use crate::{
-    Action, Activity, Engine,
+    Action, Activity, DoorLease, Engine,
     action::Fate,
     change::Why,
     class::nanos,
@@ -113,6 +113,21 @@ impl Engine {
         let record = self.table.get(slot)?;
         let ties = self.ties.get(record.ties)?;
         Some(self.classes.get(record.class)?.class.lease(record, ties))
+    }
+
+    /// When the door of a session stops by itself, as `lease` has it.
+    pub(crate) fn door_until(&self, slot: u32, lease: &Lease) -> Option<BootInstant> {
+        let acts = !self.class(slot)?.is_audit();
+        Some(lease.fixed_deadline().filter(|_| acts)?.at)
+    }
+
+    /// The copy of `lease` for the door of a session.
+    pub(crate) fn door_lease(&mut self, slot: u32, lease: &Lease) -> DoorLease {
+        self.door_leases += 1;
+        DoorLease {
+            until: self.door_until(slot, lease),
+            number: self.door_leases,
+        }
     }
 
     /// Arms the wheel for the next thing that can happen to a session.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use curfew_enforcer::{
-    Activity, Admitted, Caps, Closed, Door, Enforcer, Gone, Input, Open, Order, Outcome,
+    Activity, Admitted, Caps, Closed, Door, DoorLease, Enforcer, Gone, Open, Order, Outcome,
 };
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
@@ -21,15 +21,12 @@ use socket2::SockRef;
 
 use crate::{
     accept::Permit,
-    carry::Uncarried,
     protocol::Protocol,
-    relay::{
-        AdoptError, Bytes, Ending, Finish, Finished, Flow, Home, Opened, Prepared, Relay, Side,
-        end_all,
-    },
+    relay::{AdoptError, Bytes, Ending, Finish, Finished, Flow, Opened, Relay, Side, end_all},
 };
 
 pub use crate::carry::CarryError;
+pub use crate::opening::Opening;
 
 /// Told that sessions which are still being opened were ended: [`Opening::ended`] says which.
 pub trait Nudge: Send + Sync {
@@ -46,11 +43,12 @@ pub enum Carriage {
 }
 
 /// How far a session has come.
-enum Carried {
+pub(crate) enum Carried {
     /// Asked for, without a flow yet.
     Opening {
         key: u64,
         opened_at: BootInstant,
+        lease: DoorLease,
         ended: Option<EndReason>,
         nudge: Option<Arc<dyn Nudge>>,
     },
@@ -58,6 +56,8 @@ enum Carried {
     Flowing {
         key: u64,
         flow: Flow,
+        /// The number of the lease that it holds.
+        leased: u64,
         protocol: Protocol,
         /// Given back with the entry.
         _place: Option<Permit>,
@@ -69,6 +69,13 @@ enum Taken {
     Nothing,
     Opening,
     Flow(Flow, Protocol),
+}
+
+/// Takes `new` unless it comes late.
+pub(crate) fn hold(held: &mut DoorLease, new: DoorLease) {
+    if held.number < new.number {
+        *held = new;
+    }
 }
 
 impl Carried {
@@ -109,15 +116,6 @@ pub struct GatewayDoor {
     enforcer: OnceLock<Weak<Enforcer>>,
 }
 
-/// A session that was admitted and has no flow yet. One that is dropped ends as `shutdown`.
-pub struct Opening {
-    door: Arc<GatewayDoor>,
-    id: SessionId,
-    key: u64,
-    admitted: Admitted,
-    settled: bool,
-}
-
 impl GatewayDoor {
     /// Attaches the enforcer that decides; the first one stays.
     pub fn attach(&self, enforcer: Weak<Enforcer>) {
@@ -125,7 +123,7 @@ impl GatewayDoor {
         let _ = self.enforcer.set(enforcer);
     }
 
-    fn enforcer(&self) -> Option<Arc<Enforcer>> {
+    pub(crate) fn enforcer(&self) -> Option<Arc<Enforcer>> {
         self.enforcer.get().and_then(Weak::upgrade)
     }
 
@@ -145,13 +143,7 @@ impl GatewayDoor {
         let id = open.id;
         let key = self.note(id, open.facts.opened_at, nudge);
         match enforcer.open(open) {
-            Ok(admitted) => Ok(Opening {
-                door: Arc::clone(self),
-                id,
-                key,
-                admitted,
-                settled: false,
-            }),
+            Ok(admitted) => Ok(Opening::new(Arc::clone(self), id, key, admitted)),
             Err(refused) => {
                 self.forget(id);
                 Err(CarryError::Refused(refused))
@@ -195,6 +187,7 @@ impl GatewayDoor {
         let opening = Carried::Opening {
             key,
             opened_at,
+            lease: DoorLease::default(),
             ended: None,
             nudge,
         };
@@ -203,7 +196,16 @@ impl GatewayDoor {
         key
     }
 
-    fn forget(&self, id: SessionId) {
+    /// What `look` says of a session on the table.
+    pub(crate) fn carried<T>(
+        &self,
+        id: SessionId,
+        look: impl FnOnce(&mut Carried) -> T,
+    ) -> Option<T> {
+        self.sessions.lock().by_id.get_mut(&id).map(look)
+    }
+
+    pub(crate) fn forget(&self, id: SessionId) {
         let mut sessions = self.sessions.lock();
         if let Some(carried) = sessions.by_id.remove(&id) {
             sessions.by_key.remove(&carried.key());
@@ -239,6 +241,18 @@ impl GatewayDoor {
         }
     }
 
+    fn lease(&self, id: SessionId, lease: DoorLease) -> Outcome {
+        let held = self.carried(id, |carried| match carried {
+            Carried::Flowing { flow, leased, .. } if *leased < lease.number => {
+                *leased = lease.number;
+                flow.hold_until(lease.until);
+            }
+            Carried::Flowing { .. } => {}
+            Carried::Opening { lease: held, .. } => hold(held, lease),
+        });
+        held.map_or(Outcome::Unknown, |()| Outcome::Done)
+    }
+
     fn warn(&self, id: SessionId, deadline: Deadline) -> Outcome {
         let sessions = self.sessions.lock();
         match sessions.by_id.get(&id) {
@@ -259,126 +273,6 @@ impl GatewayDoor {
             }
             Some(Carried::Opening { .. }) => Outcome::Unsupported,
             None => Outcome::Unknown,
-        }
-    }
-}
-
-impl Opening {
-    /// Its id.
-    #[must_use]
-    pub fn id(&self) -> SessionId {
-        self.id
-    }
-
-    /// Why it was ended meanwhile, if it was.
-    #[must_use]
-    pub fn ended(&self) -> Option<EndReason> {
-        match self.door.sessions.lock().by_id.get(&self.id) {
-            Some(Carried::Opening { ended, .. }) => *ended,
-            _ => None,
-        }
-    }
-
-    /// Relays between the two sockets from now on; `place` is given back when the session ends.
-    ///
-    /// # Errors
-    /// [`Uncarried`]: nothing was relayed, the upstream is closed, and the session has ended.
-    pub(crate) fn carry(
-        mut self,
-        home: &Home,
-        client: OwnedFd,
-        upstream: OwnedFd,
-        carriage: Carriage,
-        place: Option<Permit>,
-    ) -> Result<Admitted, Uncarried> {
-        match self.flow(home, client, upstream, carriage, place) {
-            Ok(()) => {
-                self.settled = true;
-                Ok(self.admitted.clone())
-            }
-            Err(uncarried) => {
-                // The engine keeps its own reason where it had ordered the end.
-                self.settle(uncarried.why.reason(), None);
-                Err(uncarried)
-            }
-        }
-    }
-
-    /// Ends it before it was carried; `cause` is what is known beyond the reason, in words for operators.
-    pub fn fail(mut self, reason: EndReason, cause: Option<String>) {
-        self.settle(reason, cause);
-    }
-
-    fn flow(
-        &self,
-        home: &Home,
-        client: OwnedFd,
-        upstream: OwnedFd,
-        carriage: Carriage,
-        place: Option<Permit>,
-    ) -> Result<(), Uncarried> {
-        let (protocol, opened) = match carriage {
-            Carriage::Tcp => (Protocol::Tcp, None),
-            Carriage::Postgres(opened) => (Protocol::Postgres, Some(opened)),
-        };
-        let prepared = home.prepare(client, upstream, self.key, opened)?;
-        // On the table before its first byte, so that an order finds it.
-        match self.note(&prepared, protocol, place) {
-            Ok(()) => {
-                prepared.start();
-                Ok(())
-            }
-            Err(why) => Err(Uncarried {
-                why,
-                client: prepared.withdraw(),
-            }),
-        }
-    }
-
-    /// Puts the flow on the table, unless the session was ended meanwhile.
-    fn note(
-        &self,
-        prepared: &Prepared,
-        protocol: Protocol,
-        place: Option<Permit>,
-    ) -> Result<(), CarryError> {
-        match self.door.sessions.lock().by_id.get_mut(&self.id) {
-            Some(carried @ Carried::Opening { ended: None, .. }) => {
-                *carried = Carried::Flowing {
-                    key: self.key,
-                    flow: prepared.flow().clone(),
-                    protocol,
-                    _place: place,
-                };
-                Ok(())
-            }
-            Some(Carried::Opening {
-                ended: Some(reason),
-                ..
-            }) => Err(CarryError::Ended(*reason)),
-            _ => Err(CarryError::Ended(EndReason::NetworkError)),
-        }
-    }
-
-    fn settle(&mut self, reason: EndReason, cause: Option<String>) {
-        self.settled = true;
-        self.door.forget(self.id);
-        if let Some(enforcer) = self.door.enforcer() {
-            let _ = enforcer.handle(Input::Ended {
-                id: self.id,
-                reason,
-                cause,
-                moved: None,
-                late: None,
-            });
-        }
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.settle(EndReason::Shutdown, None);
         }
     }
 }
@@ -409,8 +303,7 @@ impl Door for GatewayDoor {
                     }
                 },
                 Order::Warn { session, deadline } => answer(index, self.warn(session, deadline)),
-                // The engine holds the truth while it lives, and this door does not outlive it.
-                Order::SetLease { .. } => answer(index, Outcome::Done),
+                Order::SetLease { session, lease } => answer(index, self.lease(session, lease)),
             }
         }
         end_all(flows, |flow, over| {

@@ -5,6 +5,7 @@ pub mod accept;
 mod carry;
 pub mod connect;
 pub mod door;
+mod opening;
 pub mod peer;
 pub mod postgres;
 pub mod protocol;

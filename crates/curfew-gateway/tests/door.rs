@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Activity, Deadlines, Door, Enforcer, Input, Open, Peer, Record, Sink};
+use curfew_enforcer::{
+    Activity, Deadlines, Door, DoorLease, Enforcer, Input, Open, Order, Outcome, Peer, Record, Sink,
+};
 use curfew_engine::{Bounds, Engine};
 use curfew_gateway::{
     door::GatewayDoor,
@@ -159,6 +161,25 @@ fn cancelling_one_session_leaves_the_other_alone() {
     let mut on = [0u8; 2];
     two_service.read_exact(&mut on).unwrap();
     assert_eq!(lab.end_of(first), EndReason::SessionCancelled);
+}
+
+#[test]
+fn of_two_leases_the_one_that_was_given_last_holds() {
+    let lab = Lab::new(Duration::from_secs(3600));
+    let (mut client, mut service, session) = lab.carry(1);
+    let lease = |number, until| Order::SetLease {
+        session,
+        lease: DoorLease { until, number },
+    };
+    let over = Some(BootClock.now().boot);
+    // The second comes late: another thread had it in hand.
+    let orders = [lease(u64::MAX, None), lease(u64::MAX - 1, over)];
+    let mut outcomes = Vec::new();
+    let answer = &mut |index, outcome| outcomes.push((index, outcome));
+    lab.door.apply(&orders, answer);
+    assert_eq!(outcomes, [(0, Outcome::Done), (1, Outcome::Done)]);
+    service.write_all(b"on").unwrap();
+    client.read_exact(&mut [0u8; 2]).unwrap();
 }
 
 #[test]

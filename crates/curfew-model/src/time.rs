@@ -107,6 +107,11 @@ impl Now {
 pub trait Clock: Send + Sync {
     /// Both clocks, read together.
     fn now(&self) -> Now;
+
+    /// The boot clock alone, for those who ask before each write.
+    fn boot(&self) -> BootInstant {
+        self.now().boot
+    }
 }
 
 /// Why a text is not a duration.

@@ -33,13 +33,17 @@ impl Clock for SystemClock {
             wall: WallInstant(wall),
         }
     }
+
+    fn boot(&self) -> BootInstant {
+        BootInstant(nanos(clock_gettime(ClockId::Boottime)))
+    }
 }
 
 /// The boot clock, and how far ahead of it the wall clock is, in nanoseconds.
 fn measure() -> (BootInstant, i64) {
-    let boot = nanos(clock_gettime(ClockId::Boottime));
+    let boot = SystemClock.boot();
     let wall = nanos(clock_gettime(ClockId::Realtime));
-    (BootInstant(boot), signed(wall).saturating_sub(signed(boot)))
+    (boot, signed(wall).saturating_sub(signed(boot.0)))
 }
 
 /// How far apart the clocks are from now on, in milliseconds: as far as before, unless the wall clock was stepped.

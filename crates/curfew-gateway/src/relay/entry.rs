@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use curfew_model::Clock;
 use rustix::event::epoll::EventFlags;
 use rustix::net::{RecvFlags, recv};
 
 use super::Finish;
 use super::flow::{Shared, Sockets};
-use super::framed::{Framed, Hand};
+use super::framed::{FRAMED_BUFFER_BYTES, Framed, Hand};
 use super::pipes::Pipes;
-use super::pump::{Direction, Lane, Readiness, Step};
+use super::pump::{BUFFER_BYTES, Direction, Lane, Readiness, Step};
 
 /// System calls of one direction in one turn, so that one flow starves nobody.
 const BUDGET: u32 = 16;
@@ -46,6 +47,18 @@ pub(super) struct Tools {
     pub(super) buffer: Vec<u8>,
     pub(super) framed_buffer: Vec<u8>,
     pub(super) pipes: Pipes,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Tools {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            buffer: vec![0; BUFFER_BYTES],
+            framed_buffer: vec![0; FRAMED_BUFFER_BYTES],
+            pipes: Pipes::default(),
+            clock,
+        }
+    }
 }
 
 impl Entry {
@@ -166,6 +179,7 @@ impl Entry {
                     client,
                     upstream,
                     buffer: &mut tools.framed_buffer,
+                    clock: &*tools.clock,
                     now,
                 };
                 let step = framed.advance(&mut hand);
@@ -198,6 +212,7 @@ impl Plain {
             shared,
             buffer: &mut tools.buffer,
             pipes: &mut tools.pipes,
+            clock: &*tools.clock,
             budget: BUDGET,
         };
         let there = self.inbound.pump(
@@ -244,11 +259,11 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use curfew_model::BootInstant;
+    use curfew_testkit::BootClock;
     use rustix::io::ioctl_fionread;
     use socket2::SockRef;
 
     use super::super::flow::Wire;
-    use super::super::pump::BUFFER_BYTES;
     use super::*;
     use crate::tuning::Tuning;
 
@@ -278,11 +293,7 @@ mod tests {
         let shared = Shared::new(1, BootInstant(0), Wire::Inside);
         let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
         entry.note(EventFlags::IN | EventFlags::PRI | EventFlags::OUT, true);
-        let mut tools = Tools {
-            buffer: vec![0; BUFFER_BYTES],
-            framed_buffer: Vec::new(),
-            pipes: Pipes::default(),
-        };
+        let mut tools = Tools::new(Arc::new(BootClock));
         assert_eq!(entry.advance(&mut tools, 0), Step::Blocked);
         // The kernel stops a read at the mark, and tells no more of what is behind it.
         assert_eq!(entry.shared.bytes().inbound, 201);

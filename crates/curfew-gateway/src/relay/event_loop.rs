@@ -12,11 +12,10 @@ use rustix::io::Errno;
 use super::closing::Ended;
 use super::entry::{Entry, Tools};
 use super::flow::{Ending, Shared, Sockets, reset};
-use super::framed::{FRAMED_BUFFER_BYTES, Framed};
+use super::framed::Framed;
 use super::guest::{self, Guest};
 use super::mailbox::{Letter, Mailbox};
-use super::pipes::Pipes;
-use super::pump::{BUFFER_BYTES, Step};
+use super::pump::Step;
 use super::wait::Wait;
 use super::{Finish, Finished, Population};
 
@@ -68,6 +67,7 @@ impl EventLoop {
             EventFlags::IN,
         )?;
         let wait = Wait::new(Arc::clone(&clock));
+        let tools = Tools::new(Arc::clone(&clock));
         Ok(Self {
             mailbox,
             clock,
@@ -77,11 +77,7 @@ impl EventLoop {
             guests: BTreeMap::new(),
             by_key: HashMap::new(),
             next: 1,
-            tools: Tools {
-                buffer: vec![0; BUFFER_BYTES],
-                framed_buffer: vec![0; FRAMED_BUFFER_BYTES],
-                pipes: Pipes::default(),
-            },
+            tools,
             again: Vec::new(),
             leaving: VecDeque::new(),
             ended: VecDeque::new(),
@@ -107,7 +103,7 @@ impl EventLoop {
             self.read_events(&events, &mut turn);
             turn.sort_unstable();
             turn.dedup();
-            let now = self.clock.now().boot;
+            let now = self.clock.boot();
             self.reset_overdue(now);
             for id in turn {
                 self.turn(id, now);
@@ -170,7 +166,7 @@ impl EventLoop {
         let clear_at = (!self.ended.is_empty()).then_some(self.clear_at);
         let due = self.guests.values().filter_map(|guest| guest.due());
         let next = overdue.into_iter().chain(clear_at).chain(due).min()?;
-        Some(next.since(self.clock.now().boot))
+        Some(next.since(self.clock.boot()))
     }
 
     /// Clears some of the ended flows away.
@@ -255,7 +251,7 @@ impl EventLoop {
         if letters.is_empty() {
             return;
         }
-        let now = self.clock.now().boot;
+        let now = self.clock.boot();
         for letter in letters {
             match letter {
                 Letter::Adopt(sockets, shared, framed) => self.adopt(sockets, shared, framed, now),
@@ -264,6 +260,11 @@ impl EventLoop {
                         && let Some(entry) = self.entries.get_mut(&id)
                     {
                         entry.notice(&bytes);
+                        self.turn(id, now);
+                    }
+                }
+                Letter::Wake(key) => {
+                    if let Some(id) = self.by_key.get(&key).copied() {
                         self.turn(id, now);
                     }
                 }

@@ -72,10 +72,15 @@ pub(super) enum Wire {
     Inside,
 }
 
+/// No instant.
+const NEVER: u64 = u64::MAX;
+
 /// Counters and flags of one flow, readable from any thread.
 pub(super) struct Shared {
     pub(super) key: u64,
     pub(super) ended: AtomicBool,
+    /// Where its writes stop, in nanoseconds on the boot clock.
+    until: AtomicU64,
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     pub(super) last_activity: AtomicU64,
@@ -90,6 +95,7 @@ impl Shared {
         Self {
             key,
             ended: AtomicBool::new(false),
+            until: AtomicU64::new(NEVER),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             last_activity: AtomicU64::new(now.0),
@@ -162,6 +168,12 @@ impl Shared {
         self.ended.load(Ordering::Acquire)
     }
 
+    /// Whether its own deadline has come. Its owner ends it, or moves the deadline; until then nothing is written.
+    pub(super) fn is_overdue(&self, clock: &dyn Clock) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        until != NEVER && until <= clock.boot().0
+    }
+
     pub(super) fn bytes(&self) -> Bytes {
         Bytes {
             inbound: self.bytes_in.load(Ordering::Relaxed),
@@ -217,6 +229,16 @@ impl Flow {
         how
     }
 
+    /// From `until` on the relay begins no write, ended or not: whoever ends the flow may come late, after the process
+    /// was stopped or the machine slept (invariant I1). None for never, as a flow begins.
+    pub fn hold_until(&self, until: Option<BootInstant>) {
+        let until = until.map_or(NEVER, |until| until.0);
+        if self.shared.until.swap(until, Ordering::AcqRel) < until {
+            // It may have stopped there already.
+            self.mailbox.wake(self.shared.key);
+        }
+    }
+
     /// Tells the client of a framed flow something at its next message boundary. Other flows take no notices.
     pub fn notice(&self, bytes: Vec<u8>) {
         self.mailbox.notice(self.shared.key, bytes);
@@ -231,7 +253,7 @@ impl Flow {
     /// The time on the relay's clock.
     #[must_use]
     pub fn now(&self) -> BootInstant {
-        self.clock.now().boot
+        self.clock.boot()
     }
 
     /// Payload moved so far, in bytes.

@@ -1,6 +1,7 @@
 //! Both directions of a flow whose messages are kept whole toward the client: what reaches the wire ends at a
 //! boundary whenever it can, so that a notice or a goodbye fits in. No event loop, clock or protocol here.
 
+use curfew_model::Clock;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
@@ -130,6 +131,7 @@ pub(super) struct Hand<'a> {
     pub(super) client: &'a mut Readiness,
     pub(super) upstream: &'a mut Readiness,
     pub(super) buffer: &'a mut [u8],
+    pub(super) clock: &'a dyn Clock,
     /// The time of this turn, in nanoseconds on the boot clock.
     pub(super) now: u64,
 }
@@ -147,6 +149,11 @@ impl Hand<'_> {
             Way::In => self.upstream.writable,
             Way::Out => self.client.writable,
         }
+    }
+
+    /// Whether bytes may go this way now.
+    fn may_send(&self, way: Way) -> bool {
+        self.sink_is_writable(way) && !self.shared.is_overdue(self.clock)
     }
 
     /// Reads behind the first `held` bytes of the buffer.
@@ -308,12 +315,12 @@ impl Framed {
             let outcome = if course.done {
                 return Step::Done;
             } else if !course.unsent.is_empty() {
-                if !hand.sink_is_writable(way) {
+                if !hand.may_send(way) {
                     return Step::Blocked;
                 }
                 self.send_unsent(way, hand)
             } else if noticing {
-                if !hand.sink_is_writable(way) {
+                if !hand.may_send(way) {
                     return Step::Blocked;
                 }
                 self.send_notice(hand)
@@ -390,7 +397,7 @@ impl Framed {
         course.held = Vec::new();
         let go = course.divide(held, total, cut, stop);
         let mut sent = 0;
-        if go > 0 {
+        if go > 0 && !hand.shared.is_overdue(hand.clock) {
             // The sink's readiness is not asked first: a send that finds it full says so.
             let buffer = std::mem::take(&mut hand.buffer);
             let result = hand.send(way, buffer.get(..go).unwrap_or_default(), !course.inside);

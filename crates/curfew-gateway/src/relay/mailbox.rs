@@ -20,6 +20,7 @@ use super::guest::{Guest, Seat};
 pub(super) enum Letter {
     Adopt(Arc<Sockets>, Arc<Shared>, Option<Box<Framed>>),
     Notice(u64, Vec<u8>),
+    Wake(u64),
     Ended(Vec<Ended>),
     Host(u64, Box<dyn Guest>),
     Stop,
@@ -114,6 +115,11 @@ impl Mailbox {
     /// The client of the flow of this key is to be told something.
     pub(super) fn notice(&self, key: u64, bytes: Vec<u8>) {
         self.post(Letter::Notice(key, bytes));
+    }
+
+    /// The flow of this key may go on.
+    pub(super) fn wake(&self, key: u64) {
+        self.post(Letter::Wake(key));
     }
 
     /// These flows were ended by their owner and can be cleared away.

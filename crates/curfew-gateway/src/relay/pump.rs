@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
+use curfew_model::Clock;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use rustix::pipe::{SpliceFlags, splice};
@@ -79,7 +80,7 @@ impl Direction {
             let outcome = if self.done {
                 return Step::Done;
             } else if self.piped > 0 || !self.tail.is_empty() {
-                if !to.writable {
+                if !to.writable || lane.shared.is_overdue(lane.clock) {
                     return Step::Blocked;
                 }
                 self.write(sink, to).map(&mut moved)
@@ -169,7 +170,8 @@ impl Direction {
             from.readable = false;
         }
         let bytes = lane.buffer.get(..read).unwrap_or_default();
-        let sent = if bytes.is_empty() || lane.shared.is_ended() {
+        let stops = lane.shared.is_ended() || lane.shared.is_overdue(lane.clock);
+        let sent = if bytes.is_empty() || stops {
             0
         } else {
             // The sink's readiness is not asked first: a send that finds it full says so.
@@ -241,6 +243,7 @@ pub(super) struct Lane<'a> {
     pub(super) shared: &'a Shared,
     pub(super) buffer: &'a mut [u8],
     pub(super) pipes: &'a mut Pipes,
+    pub(super) clock: &'a dyn Clock,
     /// System calls that this direction may make in this turn.
     pub(super) budget: u32,
 }
@@ -251,6 +254,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use curfew_model::BootInstant;
+    use curfew_testkit::BootClock;
 
     use super::super::flow::Wire;
     use super::*;
@@ -286,6 +290,7 @@ mod tests {
                 shared: &shared,
                 buffer: &mut buffer,
                 pipes: &mut pipes,
+                clock: &BootClock,
                 budget: 1,
             };
             let step = direction.pump((&near, &mut from), (&far, &mut to), &mut lane, |n| {
