@@ -5,7 +5,11 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
     os::fd::OwnedFd,
-    sync::{Arc, Weak, mpsc},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -17,13 +21,25 @@ use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
 };
-use curfew_model::{Clock, EndReason, Event, EventKind, SessionId};
+use curfew_model::{Clock, EndReason, Event, EventKind, Now, SessionId};
 use curfew_policy::Decide;
 use curfew_testkit::{BootClock, Lifetime, Limited, alice};
 use parking_lot::Mutex;
 
 /// What waiting for a thread may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The machine's clock, and so many nanoseconds more.
+#[derive(Default)]
+struct LateClock(AtomicU64);
+
+impl Clock for LateClock {
+    fn now(&self) -> Now {
+        let mut now = BootClock.now();
+        now.boot.0 += self.0.load(Ordering::SeqCst);
+        now
+    }
+}
 
 struct Recording(Mutex<mpsc::Sender<Event>>);
 
@@ -49,9 +65,16 @@ impl Lab {
     }
 
     fn of(policy: Arc<dyn Decide>) -> Self {
+        Self::by(Arc::new(BootClock), policy)
+    }
+
+    fn by(clock: Arc<dyn Clock>, policy: Arc<dyn Decide>) -> Self {
         let door = Arc::new(GatewayDoor::default());
-        let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let relay = Relay::start(RelayConfig::default(), Arc::clone(&clock), door.clone()).unwrap();
+        let config = RelayConfig {
+            threads: 1,
+            ..RelayConfig::default()
+        };
+        let relay = Relay::start(config, Arc::clone(&clock), door.clone()).unwrap();
         let (sender, events) = mpsc::channel();
         let engine = Engine::new(policy, Bounds::default(), clock.now());
         let as_door: Arc<dyn Door> = door.clone();
@@ -161,6 +184,32 @@ fn cancelling_one_session_leaves_the_other_alone() {
     let mut on = [0u8; 2];
     two_service.read_exact(&mut on).unwrap();
     assert_eq!(lab.end_of(first), EndReason::SessionCancelled);
+}
+
+#[test]
+fn i1_a_session_whose_end_comes_late_moves_nothing_meanwhile() {
+    let clock = Arc::new(LateClock::default());
+    let lab = Lab::by(clock.clone(), Arc::new(Lifetime(Duration::from_secs(3600))));
+    let (mut client, mut service, id) = lab.carry(1);
+    let ((mut fence, near), (far, mut behind)) = (pair(), pair());
+    lab.relay.adopt(near.into(), far.into(), u64::MAX).unwrap();
+    client.write_all(b"on").unwrap();
+    service.read_exact(&mut [0u8; 2]).unwrap();
+    // The kernel's timer knows nothing of it, as if the process had been stopped: nobody ends the session.
+    clock.0.store(7_200_000_000_000, Ordering::SeqCst);
+    client.write_all(b"late").unwrap();
+    for _ in 0..2 {
+        fence.write_all(b"f").unwrap();
+        behind.read_exact(&mut [0u8; 1]).unwrap();
+    }
+    assert_eq!(lab.door.activity(&[id]).first().unwrap().bytes_in, 2);
+    lab.deadlines.enforcer().handle(Input::Contact).unwrap();
+    assert_eq!(lab.end_of(id), EndReason::LifetimeExpired);
+    assert!(was_reset(&mut client));
+    assert_eq!(
+        service.read(&mut [0u8; 4]).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
 }
 
 #[test]
