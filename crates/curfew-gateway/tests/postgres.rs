@@ -7,22 +7,19 @@ use std::{
     io::{Read, Write},
     net::TcpListener,
     process::{Child, ChildStdin, Command, Output, Stdio},
-    sync::Arc,
     time::Duration,
 };
 
 use curfew_enforcer::Door;
 use curfew_model::{Clock, EndReason, EventKind, Reconnect, UpstreamAddress};
 use curfew_testkit::{BootClock, DENIED, Limited, Postgres};
-use support::{Heard, Lab, PATIENCE, eventually, wire::Wire};
+use support::{
+    Heard, Lab, PATIENCE, eventually,
+    server::{nothing_left, running, server},
+    wire::Wire,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn server() -> (Arc<Postgres>, UpstreamAddress) {
-    let server = Postgres::shared().unwrap();
-    let upstream = UpstreamAddress::Tcp(server.address());
-    (server, upstream)
-}
 
 /// psql through the gateway that runs one command; `name` is its application name.
 fn psql(lab: &Lab, server: &Postgres, name: &str, sql: &str) -> Command {
@@ -52,23 +49,6 @@ fn stdout(output: &Output) -> String {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Nothing of the application `name` is left in the server, within a second.
-fn nothing_left(server: &Postgres, name: &str) {
-    let sql = format!("select count(*) from pg_stat_activity where application_name = '{name}'");
-    eventually("the backend is gone", SECOND, || {
-        server.query(&sql).unwrap() == "0"
-    });
-}
-
-fn running(server: &Postgres, name: &str) {
-    let sql = format!(
-        "select count(*) from pg_stat_activity where application_name = '{name}' and state = 'active'"
-    );
-    eventually("the query runs", PATIENCE, || {
-        server.query(&sql).unwrap() == "1"
-    });
 }
 
 #[test]
@@ -382,42 +362,6 @@ fn a_killed_client_leaves_no_query_behind() {
     drop(wire);
     nothing_left(&server, "killed");
     assert_eq!(lab.ended(), EndReason::ClosedByClient);
-}
-
-#[test]
-fn a_shutdown_cancels_what_runs() {
-    let (server, upstream) = server();
-    let mut lab = Lab::new(upstream, Limited::default());
-    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "shutdown");
-    wire.query("select pg_sleep(600)");
-    running(&server, "shutdown");
-    lab.shut_down();
-    nothing_left(&server, "shutdown");
-    assert_eq!(lab.ended(), EndReason::Shutdown);
-}
-
-#[test]
-fn many_queries_that_end_at_once_are_all_cancelled() {
-    let (server, upstream) = server();
-    let lab = Lab::new(upstream, Limited::default());
-    let mut wires = Vec::new();
-    for _ in 0..90 {
-        let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "many");
-        wire.query("select pg_sleep(600)");
-        wires.push((wire, lab.opened()));
-    }
-    let sql = "select count(*) from pg_stat_activity where application_name = 'many' and state = 'active'";
-    eventually("all queries run", PATIENCE, || {
-        server.query(sql).unwrap() == "90"
-    });
-    for (_, id) in &wires {
-        lab.cancel(*id);
-    }
-    nothing_left(&server, "many");
-    for (wire, _) in &mut wires {
-        let told = std::iter::from_fn(|| wire.next()).last().unwrap().1;
-        assert!(told.contains("(session_cancelled)"), "{told}");
-    }
 }
 
 #[test]

@@ -6,25 +6,19 @@ mod support;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
     time::Duration,
 };
 
 use curfew_enforcer::Door;
 use curfew_gateway::protocol::Protocol;
 use curfew_model::{EndReason, EventKind, Reconnect, UpstreamAddress};
-use curfew_testkit::{DENIED, Limited, Postgres};
+use curfew_testkit::{DENIED, Limited};
 use socket2::{Domain, Socket, Type};
 use support::{
     Heard, Lab, PATIENCE, eventually,
+    server::server,
     wire::{Wire, frame, says, startup},
 };
-
-fn server() -> (Arc<Postgres>, UpstreamAddress) {
-    let server = Postgres::shared().unwrap();
-    let upstream = UpstreamAddress::Tcp(server.address());
-    (server, upstream)
-}
 
 /// A server of the test's own.
 fn listener() -> (TcpListener, UpstreamAddress) {

@@ -4,15 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use curfew_model::UpstreamAddress;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::cancels::Cancel;
 use crate::accept::Client;
 use crate::door::Nudge;
-
-/// A session is over: its running query is to be cancelled there, with this request.
-pub(super) type Cancel = (UpstreamAddress, Vec<u8>);
 
 /// What waits for the front. It is as long as there are sessions that end.
 #[derive(Default)]
@@ -53,8 +50,8 @@ impl Desk {
         }))
     }
 
-    pub(super) fn cancel(&self, upstream: UpstreamAddress, request: Vec<u8>) {
-        self.change(|tray| tray.cancels.push((upstream, request)));
+    pub(super) fn cancel(&self, cancel: Cancel) {
+        self.change(|tray| tray.cancels.push(cancel));
     }
 
     pub(super) fn stop(&self) {

@@ -12,10 +12,10 @@ use rustix::event::epoll::EventFlags;
 use rustix::net::{Shutdown, shutdown};
 use socket2::Socket;
 
+use super::cancels::Cancels;
 use super::desk::Desk;
 use super::facts::session_id;
 use super::pending::{Pending, Purpose, Stage};
-use super::reach::Cancels;
 use super::sockets::{reset, say};
 use super::{Common, ServiceConfig, TurnedAway};
 use crate::accept::{self, Client, Next};
@@ -157,7 +157,7 @@ impl Front {
 
     fn read_mail(&mut self) {
         let mail = self.desk.take();
-        self.cancels.waiting.extend(mail.cancels);
+        self.cancels.extend(mail.cancels);
         self.late.extend(mail.late);
         if mail.nudged {
             let ended: Vec<u64> = self
@@ -380,7 +380,7 @@ impl Guest for Front {
         self.look_at_due(now);
         self.turn_away_late();
         self.resume_accepting(now);
-        self.start_cancels();
+        self.start_cancels(now);
         let is_done = self.pending.is_empty() && self.late.is_empty();
         self.stop_by.is_none_or(|stop_by| !is_done && now < stop_by)
     }
@@ -389,6 +389,7 @@ impl Guest for Front {
         let due = self.due.first().map(|&(due, _)| due);
         let at_once = (!self.late.is_empty()).then_some(BootInstant(0));
         let due = due.into_iter().chain(at_once);
+        let due = due.chain(self.cancels.due());
         due.chain(self.resume).chain(self.stop_by).min()
     }
 }

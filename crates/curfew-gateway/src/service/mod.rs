@@ -1,6 +1,7 @@
 //! A service of the gateway: a listener whose clients are attributed, admitted, connected to an upstream and relayed.
 //! What is decided about them may not live here, nor how a protocol is read.
 
+mod cancels;
 mod desk;
 mod facts;
 mod front;

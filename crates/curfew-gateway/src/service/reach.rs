@@ -1,14 +1,12 @@
 //! The front's way to the upstreams: for sessions that were admitted, and for cancels. Handshakes may not live here.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::error::Error as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use curfew_model::{EndReason, UpstreamAddress};
+use curfew_model::{BootInstant, EndReason, UpstreamAddress};
 use rustix::event::epoll::EventFlags;
 
-use super::desk::Cancel;
 use super::front::Front;
 use super::pending::{Admitted, Pending, Purpose, Stage};
 use super::sockets::say;
@@ -18,32 +16,18 @@ use crate::connect::{Connecting, Progress};
 use crate::door::Carriage;
 use crate::relay::Opened;
 
-/// Cancels of our own on their way at a time, so that a server is not flooded when many sessions end at once.
-const CANCELS: usize = 64;
-
-/// The cancels that are on their way, or are to be.
-#[derive(Default)]
-pub(super) struct Cancels {
-    /// Of sessions that ended: the connections of those on their way.
-    pub(super) started: BTreeSet<u64>,
-    /// Those that wait their turn.
-    pub(super) waiting: VecDeque<Cancel>,
-}
-
 impl Front {
     /// Sends what cancels it may.
-    pub(super) fn start_cancels(&mut self) {
+    pub(super) fn start_cancels(&mut self, now: BootInstant) {
         let pending = &self.pending;
-        self.cancels.started.retain(|id| pending.contains_key(id));
-        while self.cancels.started.len() < CANCELS
-            && let Some((upstream, request)) = self.cancels.waiting.pop_front()
-        {
-            let id = self.number();
-            self.cancels.started.insert(id);
-            self.connect(id, None, &[upstream], Purpose::Cancel(request, None));
-            if !self.pending.contains_key(&id) {
-                self.cancels.started.remove(&id);
-            }
+        self.cancels.keep(|id| pending.contains_key(&id));
+        while let Some(cancel) = self.cancels.next(now) {
+            let (id, request) = (self.number(), cancel.request.clone());
+            let purpose = Purpose::Cancel(request, None);
+            self.connect(id, None, std::slice::from_ref(&cancel.upstream), purpose);
+            self.cancels.sent(cancel, id, now);
+            let pending = &self.pending;
+            self.cancels.keep(|id| pending.contains_key(&id));
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use curfew_model::{EndReason, SessionId, UpstreamAddress};
 use parking_lot::Mutex;
 
+use super::cancels::Cancel;
 use super::desk::Desk;
 use crate::postgres::cancel::{CancelRegistry, Holder};
 use crate::postgres::frames::{Conversation, FrameError, Scan};
@@ -77,8 +78,9 @@ impl Framing for Talk {
     }
 
     fn takes_notices(&self) -> bool {
-        // Before that, clients expect the server's answer to the login and nothing else.
-        self.conversation.transaction().is_some()
+        // Before that, clients expect the server's answer to the login and nothing else. One that said Terminate may be
+        // gone: bytes of ours would reset what its server is to finish.
+        self.conversation.transaction().is_some() && !self.conversation.terminated()
     }
 
     fn took_leave(&self) -> bool {
@@ -94,16 +96,9 @@ impl Framing for Talk {
             return;
         };
         self.keys.lock().forget(key, self.session);
-        let left_alone = match how {
-            Finish::ClosedByServer => true,
-            Finish::ClosedByClient => self.conversation.terminated(),
-            Finish::NetworkError
-            | Finish::Ended
-            | Finish::ProtocolError { .. }
-            | Finish::Shutdown => false,
-        };
-        if !left_alone && self.conversation.may_run() {
-            self.desk.cancel(self.upstream.clone(), key.request());
+        if how != Finish::ClosedByServer && self.conversation.may_run() {
+            let cancel = Cancel::new(self.upstream.clone(), key.request());
+            self.desk.cancel(cancel);
         }
     }
 }

@@ -7,6 +7,7 @@
     reason = "each test file uses a part of it, and a helper that cannot go on fails its test"
 )]
 
+pub mod server;
 pub mod wire;
 
 use std::{
