@@ -213,6 +213,7 @@ impl Plain {
             buffer: &mut tools.buffer,
             pipes: &mut tools.pipes,
             clock: &*tools.clock,
+            is_last: self.outbound.is_done(),
             budget: BUDGET,
         };
         let there = self.inbound.pump(
@@ -221,6 +222,7 @@ impl Plain {
             &mut lane,
             |bytes| shared.count_in(bytes, now),
         );
+        lane.is_last = self.inbound.is_done();
         let back = self.outbound.pump(
             (&sockets.upstream, upstream),
             (&sockets.client, client),

@@ -87,8 +87,10 @@ impl Direction {
             } else if self.eof {
                 self.release(lane.pipes);
                 self.done = true;
-                // A peer that is gone already needs no end of stream.
-                let _ = shutdown(sink, Shutdown::Write);
+                if !lane.is_last {
+                    // A peer that is gone already needs no end of stream.
+                    let _ = shutdown(sink, Shutdown::Write);
+                }
                 Ok(())
             } else if from.readable {
                 self.read(source, from, (sink, to), lane).map(&mut moved)
@@ -244,6 +246,8 @@ pub(super) struct Lane<'a> {
     pub(super) buffer: &'a mut [u8],
     pub(super) pipes: &'a mut Pipes,
     pub(super) clock: &'a dyn Clock,
+    /// The other direction is done: both sockets are closed after this one's end, which the sink learns by that.
+    pub(super) is_last: bool,
     /// System calls that this direction may make in this turn.
     pub(super) budget: u32,
 }
@@ -291,6 +295,7 @@ mod tests {
                 buffer: &mut buffer,
                 pipes: &mut pipes,
                 clock: &BootClock,
+                is_last: false,
                 budget: 1,
             };
             let step = direction.pump((&near, &mut from), (&far, &mut to), &mut lane, |n| {
