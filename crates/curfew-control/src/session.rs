@@ -313,6 +313,7 @@ impl Words {
                 document,
                 field,
                 place,
+                ..
             } => Self {
                 by: document.clone(),
                 field: Some(field.clone()),

@@ -72,6 +72,7 @@ fn policies() -> Result<Policies, curfew_model::InvalidName> {
             document,
             field: "limits.maxLifetime".to_owned(),
             place: None,
+            revision: Revision(1),
         });
         let segment = MatchedSegment {
             name: SegmentName::new(&format!("segment-{n}"))?,

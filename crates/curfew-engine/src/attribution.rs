@@ -53,19 +53,22 @@ impl Engine {
         let cause = format!("{key} to {}", binding.identity);
         let limit = self.bounds.bindings;
         self.bindings.insert(keeper, binding, limit, self.now)?;
-        Ok(self.touch(&key, cause))
+        Ok(self.touch(keeper, &key, cause))
     }
 
     /// Takes back what a keeper says of a key, if it says anything.
     pub(crate) fn unbind(&mut self, keeper: Keeper, key: BindingKey) -> Option<Touched> {
         let key = key.canonical();
         let said = self.bindings.remove(keeper, &key);
-        said.then(|| self.touch(&key, format!("{key} removed")))
+        said.then(|| self.touch(keeper, &key, format!("{key} removed")))
     }
 
-    fn touch(&mut self, key: &BindingKey, cause: String) -> Touched {
+    fn touch(&mut self, keeper: Keeper, key: &BindingKey, cause: String) -> Touched {
         let told = format!("binding {cause}");
-        self.note(EventKind::BindingChanged, cause);
+        if keeper == Keeper::Config {
+            // What the desired state says is put on record by whoever changes it.
+            self.note(EventKind::BindingChanged, cause);
+        }
         (self.reached(key), told)
     }
 

@@ -47,11 +47,11 @@ impl Why {
         }
     }
 
-    /// The reason and cause of an end that a look found: a change of the documents is one of its own.
-    fn told(self, reason: EndReason, cause: String) -> (EndReason, String) {
+    /// The reason of an end that a look found: a change of the documents is one of its own.
+    fn told(self, reason: EndReason) -> EndReason {
         match self {
-            Self::Policies(at) => (EndReason::PolicyChanged, format!("{cause}@{at}")),
-            Self::Window(_) | Self::Proof | Self::Binding => (reason, cause),
+            Self::Policies(_) => EndReason::PolicyChanged,
+            Self::Window(_) | Self::Proof | Self::Binding => reason,
         }
     }
 }
@@ -166,14 +166,18 @@ impl Engine {
             let end = lease
                 .fixed_deadline()
                 .filter(|end| end.at <= self.now.boot)?;
-            let (reason, cause) = why.told(end.reason, cause_of(lease, end));
+            let (reason, cause) = (why.told(end.reason), cause_of(lease, end));
             Some((end.at.max(from), reason, cause))
         };
         let mut ends: Vec<_> = due(lease).into_iter().collect();
         let mut would_end: Vec<_> = self.shadow(slot).and_then(due).into_iter().collect();
         let acts = self.class(slot).is_some_and(|class| !class.is_audit());
         if let Some(refusal) = refusal {
-            let (reason, cause) = why.told(refusal.reason, refusal.cause);
+            let reason = why.told(refusal.reason);
+            let cause = match why {
+                Why::Policies(at) => format!("{}@{at}", refusal.cause),
+                _ => refusal.cause,
+            };
             let only_told = refusal.audit_only && acts;
             let found = if only_told { &mut would_end } else { &mut ends };
             found.push((from, reason, cause));

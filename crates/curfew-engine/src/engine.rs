@@ -14,8 +14,8 @@ use curfew_policy::Decide;
 use hashbrown::{HashMap, HashSet};
 
 use crate::{
-    Action, AuditLog, Changes, EngineError, Input, Recorded, Report,
-    action::{Coming, Fate},
+    Action, AuditLog, Changes, EngineError, Input, Report,
+    action::Fate,
     binding::Bindings,
     class::{Class, Kept, Ties},
     intern::Interner,
@@ -102,7 +102,7 @@ pub struct Engine {
     pub(crate) scratch: Vec<u8>,
     pub(crate) out: VecDeque<Action>,
     /// Records so far.
-    records: u64,
+    pub(crate) records: u64,
     /// Copies of leases that doors were given.
     pub(crate) door_leases: u64,
 }
@@ -154,6 +154,10 @@ impl Engine {
     pub fn handle(&mut self, input: Input, now: Now) -> Result<Report, EngineError> {
         self.poll(now);
         let answer = match input {
+            Input::Commit(revision) => {
+                self.revision = self.revision.max(revision);
+                Ok(Report::default())
+            }
             Input::Policies { set, difference } => self.change(Changes {
                 policies: Some((set, difference)),
                 ..Changes::default()
@@ -262,70 +266,6 @@ impl Engine {
             boot: self.now.boot.max(now.boot),
             wall: WallInstant(self.now.wall.0.max(now.wall.0)),
         };
-    }
-
-    pub(crate) fn record(
-        &mut self,
-        slot: u32,
-        event: EventKind,
-        reason: Option<EndReason>,
-        cause: Option<String>,
-    ) {
-        let Some(record) = self.table.get(slot) else {
-            return;
-        };
-        let kept = self.classes.get(record.class);
-        // An order acts whatever the policy says: what it was decided on is the state that holds it. A cancel is in none.
-        let ordered = reason.is_some_and(|reason| reason < EndReason::SessionCancelled);
-        let decided_on = kept.filter(|_| !ordered).map(|kept| kept.class.revision);
-        let comes = [EventKind::SessionOpened, EventKind::SessionRefused].contains(&event);
-        let target = self.targets.get(record.target).filter(|_| comes);
-        let expires_at = Some(record.expires).filter(|at| *at != NEVER);
-        let recorded = Recorded {
-            number: self.records,
-            at: self.now.wall,
-            event,
-            session: Some(record.id),
-            reason,
-            revision: decided_on.unwrap_or(self.revision),
-            cause,
-            who: self.whos.get(record.who).cloned(),
-            segments: kept.map(|kept| kept.names.clone()),
-            coming: target.map(|target| {
-                Box::new(Coming {
-                    target: target.clone(),
-                    port: record.port,
-                    expires_at: expires_at.map(|at| self.now.wall_at(BootInstant(at))),
-                })
-            }),
-        };
-        self.put(recorded);
-    }
-
-    /// Puts the end of a session on record, and keeps what is known of it.
-    pub(crate) fn record_end(&mut self, slot: u32, reason: EndReason, cause: Option<String>) {
-        self.keep_ended(slot, reason, cause.clone());
-        self.record(slot, EventKind::SessionEnded, Some(reason), cause);
-    }
-
-    pub(crate) fn note(&mut self, event: EventKind, cause: String) {
-        self.put(Recorded {
-            number: self.records,
-            at: self.now.wall,
-            event,
-            session: None,
-            reason: None,
-            revision: self.revision,
-            cause: Some(cause),
-            who: None,
-            segments: None,
-            coming: None,
-        });
-    }
-
-    fn put(&mut self, recorded: Recorded) {
-        self.records += 1;
-        self.out.push_back(Action::Record(recorded));
     }
 
     /// Puts a session under a class of decisions.

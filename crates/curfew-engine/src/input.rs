@@ -11,6 +11,8 @@ use curfew_policy::{Decide, Difference};
 /// One thing that happened outside.
 #[derive(Clone)]
 pub enum Input {
+    /// What follows is of this revision of the desired state.
+    Commit(Revision),
     /// A policy set took effect.
     Policies {
         /// The set.

@@ -24,6 +24,7 @@ mod revoke;
 mod session;
 mod shadow;
 mod subject;
+mod telling;
 mod timing;
 mod wheel;
 mod who;

@@ -91,11 +91,13 @@ impl Engine {
         {
             objections.push((end.reason, cause_of(&lease, end), whole));
         }
+        let mut overdue = None;
         if let Some(shadow) = &shadow
             && let Some(end) = shadow.fixed_deadline()
             && end.at <= self.now.boot
         {
             objections.push((end.reason, cause_of(shadow, end), Mode::Audit));
+            overdue = Some(end.reason);
         }
         if let Some((reason, cause)) = self.ordered_out(id, &facts, &class, opened_rev) {
             objections.push((reason, cause, whole));
@@ -152,8 +154,10 @@ impl Engine {
         if let Some((reason, cause, _)) = objections.into_iter().next() {
             let kind = EventKind::SessionWouldRefuse;
             self.record(slot, kind, Some(reason), Some(cause));
-            // Whom segments in audit mode would refuse, they would not end as well.
-            self.mark_told(slot);
+            if overdue == Some(reason) {
+                // It would end for what it would be refused for: that is told.
+                self.mark_told(slot);
+            }
         }
         let for_door = self.door_lease(slot, &lease);
         if decided_at.is_some() || entry == Entry::Found {

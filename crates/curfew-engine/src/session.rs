@@ -123,7 +123,7 @@ impl Engine {
                 Mode::Enforce
             },
             policies: kept.class.policies.clone(),
-            revision: kept.class.revision,
+            revision: record.decided_on(&kept.class),
             lease: kept.class.lease(record, ties),
             last_activity: BootInstant(record.last),
             bytes_in: record.bytes_in,

@@ -20,21 +20,21 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Answers that are looked up together.
 const LOOKED_UP: usize = 64;
 
-/// A provenance in words for operators.
+/// A provenance in words for operators, a document with the revision of its set.
 pub(crate) fn words(by: &Provenance) -> String {
     match by {
         Provenance::Document {
             document,
             field,
             place: None,
-        } => format!("{document} {field}"),
+            revision,
+        } => format!("{document} {field}@{revision}"),
         Provenance::Document {
             document,
             field,
             place: Some(place),
-        } => {
-            format!("{document} {field} ({place})")
-        }
+            revision,
+        } => format!("{document} {field} ({place})@{revision}"),
         Provenance::Credential => "credential".to_owned(),
         Provenance::Binding => "binding".to_owned(),
         Provenance::Order(order) => order.clone(),

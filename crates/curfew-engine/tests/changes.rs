@@ -133,7 +133,7 @@ fn reconnecting_waits_or_needs_proof() {
         assert_eq!(refused.reason, EndReason::LifetimeExpired);
         assert_eq!(
             refused.cause,
-            "segment db: reconnecting after an end by lifetime has to wait, SessionPolicy/p limits"
+            "segment db: reconnecting after an end by lifetime has to wait, SessionPolicy/p limits@1"
         );
         engine
             .open(open(3, "alice", "db", at(160)), at(160))

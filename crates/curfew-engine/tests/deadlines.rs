@@ -167,7 +167,7 @@ fn a_warning_is_on_record_once_the_door_gave_it() {
         panic!("{told:?}");
     };
     assert_eq!(record.event, EventKind::SessionWarned);
-    assert_eq!(record.cause.as_deref(), Some("SessionPolicy/p limits"));
+    assert_eq!(record.cause.as_deref(), Some("SessionPolicy/p limits@1"));
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn an_ended_session_is_known_as_it_was_with_the_doors_last_word() {
     let view = engine.past(id(1)).unwrap();
     let end = view.end.unwrap();
     assert_eq!(end.at, at(100).wall);
-    assert_eq!(end.cause.as_deref(), Some("SessionPolicy/p limits"));
+    assert_eq!(end.cause.as_deref(), Some("SessionPolicy/p limits@1"));
     assert_eq!(end.late, late);
     let state = State::Ended(EndReason::LifetimeExpired);
     assert_eq!(view.state, state);

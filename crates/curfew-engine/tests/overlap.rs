@@ -17,12 +17,17 @@ fn set(revision: u64, enforced: &str, audited: &str) -> Arc<PolicySet> {
     modes(revision, ("enforce", enforced), ("audit", audited))
 }
 
-/// The service in two segments, each with a mode and limits.
+/// The service in two segments, each with a mode and limits; open ones, unless the mode says more.
 fn modes(revision: u64, db: (&str, &str), trial: (&str, &str)) -> Arc<PolicySet> {
     let segment = |name: &str, mode: &str, limits: &str| {
+        let access = if mode.contains("access") {
+            ""
+        } else {
+            ", access: open"
+        };
         format!(
             "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\n\
-             spec: {{sensitivity: low, mode: {mode}, access: open, members: [{{service: db}}], limits: {{{limits}}}}}\n"
+             spec: {{sensitivity: low, mode: {mode}{access}, members: [{{service: db}}], limits: {{{limits}}}}}\n"
         )
     };
     let text = segment("db", db.0, db.1) + &segment("trial", trial.0, trial.1);
@@ -72,7 +77,7 @@ fn a_lifetime_that_is_only_recorded_is_told_once_and_the_enforced_one_ends() {
     let would = (
         EventKind::SessionWouldEnd,
         EndReason::LifetimeExpired,
-        "Segment/trial spec.limits.maxLifetime (p.yaml:10)".to_owned(),
+        "Segment/trial spec.limits.maxLifetime (p.yaml:10)@1".to_owned(),
     );
     assert_eq!(told(&mut engine), [would]);
     // The same said again by a later look is no news.
@@ -92,6 +97,28 @@ fn a_lifetime_that_is_only_recorded_is_told_once_and_the_enforced_one_ends() {
         (EventKind::SessionEnded, EndReason::LifetimeExpired)
     );
     assert!(ended.2.starts_with("Segment/db "), "{}", ended.2);
+}
+
+#[test]
+fn whom_an_audit_segment_would_refuse_it_would_end_too() {
+    let limits = "maxLifetime: 20s";
+    let set = modes(
+        1,
+        ("enforce", "maxLifetime: 60s"),
+        ("audit, access: policy", limits),
+    );
+    let mut engine = Engine::new(set, Bounds::default(), at(0));
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    engine.poll(at(59));
+    let told: Vec<_> = told(&mut engine)
+        .into_iter()
+        .map(|(event, reason, _)| (event, reason))
+        .collect();
+    let expected = [
+        (EventKind::SessionWouldRefuse, EndReason::AccessDenied),
+        (EventKind::SessionWouldEnd, EndReason::LifetimeExpired),
+    ];
+    assert_eq!(told, expected);
 }
 
 #[test]

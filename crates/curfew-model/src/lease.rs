@@ -4,12 +4,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{BootInstant, EndReason};
+use crate::{BootInstant, EndReason, Revision};
 
 /// What set a bound: a document's field, a credential, a binding, an order. Shown by `explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Provenance {
-    /// A field of a policy document, at the revision of its set.
+    /// A field of a policy document.
     Document {
         /// `Segment/payments-db`, `SessionPolicy/payments-dba`, `Defaults/critical`.
         document: String,
@@ -17,6 +17,8 @@ pub enum Provenance {
         field: String,
         /// Where it was written, `FILE:LINE`; none for built-in defaults.
         place: Option<String>,
+        /// The revision of the set that it stands in; zero in one that is in no desired state.
+        revision: Revision,
     },
     /// The end of what the subject presented.
     Credential,
@@ -24,6 +26,27 @@ pub enum Provenance {
     Binding,
     /// An order or a signal, by its own words.
     Order(String),
+}
+
+impl Provenance {
+    /// The same in a set of this revision.
+    #[must_use]
+    pub fn stamped(&self, revision: Revision) -> Self {
+        match self {
+            Self::Document {
+                document,
+                field,
+                place,
+                ..
+            } => Self::Document {
+                document: document.clone(),
+                field: field.clone(),
+                place: place.clone(),
+                revision,
+            },
+            other => other.clone(),
+        }
+    }
 }
 
 /// An instant, the reason if it passes, and what set it.

@@ -180,11 +180,14 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
     let mut defaults: HashMap<Sensitivity, PlacedLimits> = HashMap::new();
     for sensitivity in Sensitivity::ALL {
         let built_in = PlacedLimits::built_in(sensitivity);
-        let over = documents.defaults.get(&sensitivity);
-        defaults.insert(
-            sensitivity,
-            over.map_or_else(|| built_in.clone(), |(_, over)| built_in.replaced_by(over)),
-        );
+        let limits = match documents.defaults.get(&sensitivity) {
+            None => built_in,
+            Some((_, over)) => built_in.replaced_by(over),
+        };
+        defaults.insert(sensitivity, limits.stamped(revision));
+    }
+    for policy in &mut set.policies {
+        policy.limits = std::mem::take(&mut policy.limits).stamped(revision);
     }
     for (number, (segment, policies)) in documents.segments.into_iter().zip(leads).enumerate() {
         for member in &segment.members {
@@ -201,17 +204,24 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
             .get(&segment.sensitivity)
             .cloned()
             .unwrap_or_default();
-        set.segments.push(compiled(segment, &default, policies));
+        set.segments
+            .push(compiled(segment, &default, policies, revision));
     }
     set
 }
 
-fn compiled(segment: Segment, default: &PlacedLimits, policies: Vec<usize>) -> CompiledSegment {
+fn compiled(
+    segment: Segment,
+    default: &PlacedLimits,
+    policies: Vec<usize>,
+    revision: Revision,
+) -> CompiledSegment {
     let loss = || LossRule::default_for(segment.sensitivity);
     CompiledSegment {
-        limits: default.replaced_by(&segment.limits),
+        limits: default.replaced_by(&segment.limits.stamped(revision)),
         proof_by_default: (segment.sensitivity >= Sensitivity::High)
-            .then(|| PlacedLimits::built_in_by(segment.sensitivity, "reconnect")),
+            .then(|| PlacedLimits::built_in_by(segment.sensitivity, "reconnect"))
+            .map(|by| Arc::new(by.stamped(revision))),
         on_control_plane_loss: segment.on_control_plane_loss.unwrap_or_else(loss),
         name: segment.name,
         place: segment.place,

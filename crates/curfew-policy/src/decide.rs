@@ -154,10 +154,10 @@ impl PolicySet {
         let overlaps = self.listed(segments).any(|segment| segment.mode != acting);
         let mut shadow = overlaps.then(|| of(Mode::Audit));
         let mut refusals = Vec::new();
-        for segment in self
-            .listed(segments)
-            .filter(|segment| segment.access == Access::Policy)
-        {
+        // Whose a client is with two subjects nobody can say, so that no limit could be counted by it (rule 7).
+        let asks =
+            |segment: &&CompiledSegment| segment.access == Access::Policy || case.facts.ambiguous;
+        for segment in self.listed(segments).filter(asks) {
             match self.admission(case, segment, standings) {
                 Ok(until) => {
                     let held = (segment.mode == acting).then_some(&mut lease);
@@ -262,7 +262,7 @@ impl PolicySet {
             (at, last) = (found.0, Some(found));
         }
         let (end, reason, policy) = last?;
-        let by = Arc::new(ends_by(policy, reason));
+        let by = Arc::new(ends_by(policy, reason, self.revision));
         Some(Bound {
             at: now.boot_at(end),
             reason,
@@ -337,7 +337,7 @@ fn verdict(facts: &Facts, no_segment: bool, refusals: Vec<Refusing<'_>>, lease: 
     }
 }
 
-fn ends_by(policy: &SessionPolicy, reason: EndReason) -> Provenance {
+fn ends_by(policy: &SessionPolicy, reason: EndReason, revision: Revision) -> Provenance {
     Provenance::Document {
         document: format!("SessionPolicy/{}", policy.name),
         field: if reason == EndReason::GrantExpired {
@@ -347,6 +347,7 @@ fn ends_by(policy: &SessionPolicy, reason: EndReason) -> Provenance {
         }
         .to_owned(),
         place: Some(format!("{}:{}", policy.place.file, policy.place.line)),
+        revision,
     }
 }
 

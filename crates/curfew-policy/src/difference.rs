@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use curfew_model::{PolicyName, Provenance, SegmentName, ServiceName, Target};
+use curfew_model::{PolicyName, Provenance, Revision, SegmentName, ServiceName, Target};
 use ipnet::IpNet;
 
 use crate::{
@@ -172,7 +172,7 @@ fn is_same<T: PartialEq>(one: &Set<T>, other: &Set<T>) -> bool {
     }
 }
 
-/// A provenance without the place.
+/// A provenance without its place and revision.
 fn written(by: &Provenance) -> Provenance {
     match by {
         Provenance::Document {
@@ -181,6 +181,7 @@ fn written(by: &Provenance) -> Provenance {
             document: document.clone(),
             field: field.clone(),
             place: None,
+            revision: Revision::default(),
         },
         other => other.clone(),
     }

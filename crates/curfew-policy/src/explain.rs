@@ -239,11 +239,13 @@ fn by_text(by: &Provenance) -> String {
             document,
             field,
             place: Some(place),
+            ..
         } => format!("{document} {field} ({place})"),
         Provenance::Document {
             document,
             field,
             place: None,
+            ..
         } => format!("{document} {field} (built in)"),
         Provenance::Credential => "the credential".to_owned(),
         Provenance::Binding => "the binding".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use curfew_model::{Credential, Provenance, Reconnect, Sensitivity, parse_duration};
+use curfew_model::{Credential, Provenance, Reconnect, Revision, Sensitivity, parse_duration};
 
 use crate::{
     problem::{Problem, nearest},
@@ -50,12 +50,26 @@ impl PlacedLimits {
         }
     }
 
+    /// The same as a set of this revision has them.
+    pub(crate) fn stamped(self, revision: Revision) -> Self {
+        Self {
+            max_lifetime: stamped(self.max_lifetime, revision),
+            idle_timeout: stamped(self.idle_timeout, revision),
+            reauth_every: stamped(self.reauth_every, revision),
+            reconnect: stamped(self.reconnect, revision),
+            max_concurrent: stamped(self.max_concurrent, revision),
+            warn_before: stamped(self.warn_before, revision),
+            credential: stamped(self.credential, revision),
+        }
+    }
+
     /// What set a built-in default.
     pub(crate) fn built_in_by(sensitivity: Sensitivity, field: &str) -> Arc<Provenance> {
         Arc::new(Provenance::Document {
             document: format!("Defaults/{sensitivity}"),
             field: field.to_owned(),
             place: None,
+            revision: Revision::default(),
         })
     }
 
@@ -83,6 +97,10 @@ impl PlacedLimits {
     }
 }
 
+fn stamped<T>(set: Set<T>, revision: Revision) -> Set<T> {
+    set.map(|(value, by)| (value, Arc::new(by.stamped(revision))))
+}
+
 /// Reads a `limits` map of `document`, whose field is `path`.
 pub(crate) fn read(source: &Source<'_>, node: &Node, document: &str, path: &str) -> PlacedLimits {
     let Some(map) = source.map(node, path, &FIELDS) else {
@@ -94,6 +112,7 @@ pub(crate) fn read(source: &Source<'_>, node: &Node, document: &str, path: &str)
             document: document.to_owned(),
             field: format!("{path}.{field}"),
             place: Some(format!("{}:{}", place.file, place.line)),
+            revision: Revision::default(),
         })
     };
     let duration = |field: &str| {

@@ -123,7 +123,8 @@ fn a_segments_limits_replace_its_default_field_by_field_and_policies_only_tighte
         Provenance::Document {
             document,
             field,
-            place: Some(place)
+            place: Some(place),
+            revision: Revision(7),
         }
     );
 }
@@ -255,10 +256,14 @@ fn without_identity_only_anyone_admits() {
         ambiguous: true,
         ..facts()
     };
-    assert_eq!(
-        refused(&decide(&documents, &ambiguous)).reason,
-        EndReason::Unattributed
-    );
+    // Where no policy is asked, too.
+    let open = db("sensitivity: low, access: open");
+    for documents in [documents, open] {
+        assert_eq!(
+            refused(&decide(&documents, &ambiguous)).reason,
+            EndReason::Unattributed
+        );
+    }
 }
 
 #[test]
@@ -440,6 +445,7 @@ fn reconnect_and_concurrency_are_the_strictest() {
         document: "SessionPolicy/a".to_owned(),
         field: "spec.limits.reconnect".to_owned(),
         place: Some("p.yaml:10".to_owned()),
+        revision: Revision(7),
     };
     assert_eq!((&*by, segment.reconnect_proof), (&place, None));
     let provable = Facts {

@@ -337,6 +337,7 @@ impl Fleet for FakeFleet {
             document: "SessionPolicy/dba".to_owned(),
             field: "spec.limits.maxLifetime".to_owned(),
             place: Some("policy/dba.yaml:9".to_owned()),
+            revision: Revision(1),
         };
         let bound = Bound {
             at: now.boot.after(Duration::from_secs(900)),

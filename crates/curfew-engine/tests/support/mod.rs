@@ -102,6 +102,7 @@ impl Fake {
             document,
             field: "limits".to_owned(),
             place: None,
+            revision: Revision(revision),
         });
         Arc::new(Self {
             revision: Revision(revision),

@@ -117,6 +117,8 @@ impl Desired {
             return report;
         }
         let mut total = Report::default();
+        // It refuses nothing.
+        let _ = self.enforcer.handle(Input::Commit(commit.revision));
         for change in &commit.changes {
             let Some(change) = applied.newest(commit.revision, change) else {
                 continue;
@@ -237,6 +239,7 @@ impl Desired {
             .collect::<Vec<_>>();
         // Before the bindings, so that nobody is decided about without what is known.
         let subjects = state.subjects.values().map(known);
+        let _ = self.enforcer.handle(Input::Commit(state.revision));
         for input in subjects.chain(bindings).chain(orders) {
             if let Err(error) = self.enforcer.handle(input) {
                 error!(%error, "a part of the state is not carried out");
