@@ -23,6 +23,7 @@ mod sessions;
 mod show;
 mod sources;
 mod subjects;
+mod supervisor;
 mod tokens;
 mod top;
 

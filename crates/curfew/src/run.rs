@@ -26,6 +26,7 @@ use crate::{
     clock::SystemClock,
     node::{self, Checked, Node, NodeError, Purpose},
     show::out,
+    supervisor::Supervisor,
 };
 
 /// How long sessions may finish after SIGTERM.
@@ -91,10 +92,11 @@ impl Run {
             Scheduling::RealTime => info!("the deadline thread runs under SCHED_FIFO"),
             ordinary @ Scheduling::Ordinary { .. } => warn!("the deadline thread is {ordinary}"),
         }
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let supervisor = Supervisor::of_this_process();
+        supervisor.ready();
         loop {
             // Those that came together ask for the same: a stop, or one reload.
-            let first = match events.recv_timeout(TEND) {
+            let first = match events.recv_timeout(supervisor.patience(TEND)) {
                 Ok(event) => Some(event),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => Some(Event::Signal(SIGTERM)),
@@ -107,7 +109,7 @@ impl Run {
                 |event: &Event| matches!(event, Event::Signal(signal) if *signal != SIGHUP);
             if caught.iter().any(is_stop) {
                 info!(drain_s = DRAIN.as_secs(), "stopping");
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                supervisor.stopping();
                 node.stop(DRAIN);
                 return Ok(ExitCode::SUCCESS);
             }
@@ -122,11 +124,15 @@ impl Run {
                     Event::Checked(checked) => {
                         reader.is_done();
                         reload(&mut node, *checked);
+                        supervisor.ready();
                     }
                 }
             }
-            reader.check(asked, || node.reloading());
+            if reader.check(asked, || node.reloading()) {
+                supervisor.reloading();
+            }
             node.tend();
+            supervisor.alive();
         }
     }
 
@@ -231,13 +237,15 @@ impl Reader {
         }
     }
 
-    /// Begins a check, if one is asked for or still wanted: after what is being read, which may be older.
-    fn check(&mut self, asked: bool, purpose: impl FnOnce() -> Purpose) {
+    /// Begins a check, if one is asked for or still wanted: after what is being read, which may be older. Whether it did.
+    fn check(&mut self, asked: bool, purpose: impl FnOnce() -> Purpose) -> bool {
         self.wanted |= asked;
-        if self.wanted && !self.reading {
+        let begins = self.wanted && !self.reading;
+        if begins {
             self.wanted = false;
             self.reading = self.ask.send(Ask::Check(purpose())).is_ok();
         }
+        begins
     }
 }
 

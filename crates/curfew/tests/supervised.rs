@@ -1,0 +1,100 @@
+//! What a service manager is told of a process that it started, from its socket.
+#![cfg(test)]
+
+mod support;
+
+use std::{
+    os::unix::net::UnixDatagram,
+    process::{Child, Stdio},
+};
+
+use support::{
+    curfew,
+    site::{PATIENCE, policy},
+};
+
+struct Manager {
+    socket: UnixDatagram,
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Manager {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("curfew.yaml");
+        let services = "[{name: echo, listen: '127.0.0.1:0', upstream: '127.0.0.1:9'}]";
+        let text = format!(
+            "data_dir: data\ncontrol: {{listen: '127.0.0.1:0'}}\npolicy: {{path: p.yaml}}\ngateway: {{services: {services}}}\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        std::fs::write(folder.path().join("p.yaml"), policy("30m")).unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let process = curfew(&["run", "-c", config.to_str().unwrap()])
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "200000")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            socket,
+            process,
+            folder,
+        }
+    }
+
+    /// The next word that is no sign of life.
+    fn hears(&self) -> String {
+        loop {
+            let told = self.next();
+            if told != "WATCHDOG=1" {
+                return told;
+            }
+        }
+    }
+
+    fn next(&self) -> String {
+        let mut buffer = [0; 512];
+        let read = self.socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(buffer.get(..read).unwrap())
+            .trim_end()
+            .to_owned()
+    }
+
+    fn signal(&self, name: &str) {
+        let args = [format!("-{name}"), self.process.id().to_string()];
+        let sent = std::process::Command::new("kill").args(args).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_of_readiness_life_reloads_and_the_end() {
+    let mut manager = Manager::start();
+    assert_eq!(manager.next(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(manager.next(), "WATCHDOG=1");
+    }
+    let reloads = |manager: &Manager| {
+        manager.signal("HUP");
+        let told = manager.hears();
+        assert!(told.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{told}");
+        assert_eq!(manager.hears(), "READY=1");
+    };
+    reloads(&manager);
+    // One that is refused is over too.
+    std::fs::write(manager.folder.path().join("p.yaml"), "nonsense").unwrap();
+    reloads(&manager);
+    manager.signal("TERM");
+    assert_eq!(manager.hears(), "STOPPING=1");
+    assert!(manager.process.wait().unwrap().success());
+}
