@@ -249,8 +249,12 @@ fn words(report: &Report) -> String {
         ));
     }
     if report.enforcer_gaps > 0 {
+        let (events, are) = match report.enforcer_gaps {
+            1 => ("event", "is"),
+            _ => ("events", "are"),
+        };
         lines.push(format!(
-            "{} events are missing from the enforcers' own counts",
+            "{} {events} {are} missing from the enforcers' own counts",
             report.enforcer_gaps
         ));
     }

@@ -15,6 +15,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use curfew_enforcer::Scheduling;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -25,7 +26,7 @@ use crate::{
     cli::{FINDINGS, chain},
     clock::SystemClock,
     node::{self, Checked, Node, NodeError, Purpose},
-    show::out,
+    show::Output,
     supervisor::Supervisor,
 };
 
@@ -48,6 +49,9 @@ pub struct Run {
     /// Check the configuration and its policy, and start nothing
     #[arg(long)]
     check: bool,
+    /// The form of what --check found
+    #[arg(long, value_enum, default_value_t, requires = "check")]
+    output: Output,
     /// The form of the log on standard error
     #[arg(long, value_enum, default_value_t)]
     log: LogForm,
@@ -139,20 +143,23 @@ impl Run {
     /// Prints what a check found, and gives the exit code that says so.
     fn report(&self, checked: Result<Checked, NodeError>) -> std::io::Result<ExitCode> {
         let path = self.config.display();
-        let (text, findings) = match checked {
+        let (text, found, findings) = match checked {
             Ok(checked) => {
                 // Whom nobody is yet is no finding: bindings may come by the API.
                 let unbound = checked.unbound();
-                let warnings = checked.warnings.iter().chain(&unbound);
-                let shown: String = warnings.map(|text| format!("{text}\n\n")).collect();
-                let count = checked.warnings.len() + unbound.len();
-                let text = format!("{shown}{path}: usable; warnings {count}\n");
-                (text, !checked.warnings.is_empty())
+                let warnings: Vec<&String> = checked.warnings.iter().chain(&unbound).collect();
+                let shown: String = warnings.iter().map(|text| format!("{text}\n\n")).collect();
+                let text = format!("{shown}{path}: usable; warnings {}\n", warnings.len());
+                let found = json!({"usable": true, "warnings": warnings, "error": null});
+                (text, found, !checked.warnings.is_empty())
             }
-            Err(error) => (format!("{}\n{path}: NOT usable\n", chain(&error)), true),
+            Err(error) => {
+                let why = chain(&error);
+                let found = json!({"usable": false, "warnings": [], "error": why});
+                (format!("{why}\n{path}: NOT usable\n"), found, true)
+            }
         };
-        // There is nothing after it that a closed pipe would stop.
-        let _ = out(&text)?;
+        self.output.show(&found, |_| text)?;
         Ok(ExitCode::from(if findings { FINDINGS } else { 0 }))
     }
 }

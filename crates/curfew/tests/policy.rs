@@ -115,7 +115,8 @@ fn explained(more: &[&str]) -> (i32, String) {
         "curfew.yaml",
         "data_dir: data
 policy: {path: p.yaml}
-gateway: {services: [{name: orders, listen: '127.0.0.1:0', upstream: '10.20.0.1:5432'}]}
+gateway: {services: [{name: orders, listen: '127.0.0.1:0', upstream: '10.20.0.1:5432'},
+  {name: db, listen: '127.0.0.1:0', upstream: '10.20.0.2:5432', protocol: postgres}]}
 bindings:
 - {address: 10.0.0.0/24, user: alice, groups: [dba]}
 - {address: 10.0.0.7, user: bob}
@@ -161,7 +162,11 @@ fn explain_takes_policy_upstream_and_bindings_from_the_configuration() {
     let (code, text) = explained(&[&client("192.0.2.1")[..], &["--uid", "7"]].concat());
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("subject   workload:batch\n"), "{text}");
-    assert_eq!(explained(&client("192.0.2.1")).0, 3);
+    let (code, text) = explained(&client("192.0.2.1"));
+    assert!(code == 3 && text.contains("unattributed"), "{text}");
+    // A login name comes with any client, as at the gateway.
+    let (code, text) = explained(&["--service", "db", "--client", "192.0.2.1"]);
+    assert!(code == 3 && text.contains("access_denied"), "{text}");
 }
 
 #[test]

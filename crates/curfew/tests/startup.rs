@@ -107,6 +107,15 @@ fn check_reads_certificate_and_key_as_run_does() {
     fs::write(place.path("k.pem"), own.signing_key.serialize_pem()).unwrap();
     let (code, text) = place.check();
     assert_eq!(code, Some(0), "{text}");
+    let found = place
+        .run(&["--check", "--output", "json"])
+        .output()
+        .unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(
+        (&found["usable"], &found["error"]),
+        (&true.into(), &serde_json::Value::Null)
+    );
     place.begun();
 }
 

@@ -29,6 +29,7 @@ const AGAIN: usize = 3;
 #[into_params(parameter_in = Query)]
 pub(super) struct Tail {
     /// 1 to 1000; 100 if left out.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 

@@ -220,6 +220,7 @@ pub(super) struct Listing {
     /// The `next` of the page before.
     after: Option<String>,
     /// Entries, 1 to 1000; 100 if left out.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 

@@ -47,6 +47,7 @@ pub(super) struct Listing {
     #[param(value_type = Option<String>)]
     after: Option<SessionId>,
     /// Entries, 1 to 1000; 100 if left out.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 

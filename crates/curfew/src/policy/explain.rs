@@ -5,6 +5,7 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode, sync:
 
 use clap::Args;
 use curfew_enforcer::{Bounds, Changes, Engine, EngineError, Input, Keeper, Peer};
+use curfew_gateway::protocol::Protocol;
 use curfew_model::{
     Binding, Clock, DeviceId, Facts, Identity, Issuer, Kind, Now, Proof, Revision, ServiceName,
     Target, UpstreamAddress, WallInstant,
@@ -137,6 +138,9 @@ impl Explain {
                 let engine = Engine::new(set.clone(), Bounds::default(), now);
                 facts = attributed(engine, &config.bindings, facts, self.uid, now)?;
             }
+            if self.role.is_none() {
+                assume_a_role(config, &mut facts);
+            }
             if !self.groups.is_empty() {
                 facts.groups = self.groups;
             }
@@ -192,6 +196,26 @@ fn identity(proof: Proof, kind: Kind, name: Option<&str>) -> Option<Identity> {
         id: id.to_owned(),
         display: None,
     })
+}
+
+/// A client that logs in inside its protocol comes with a role in any case: with one that no policy names, if none is
+/// given.
+fn assume_a_role(config: &Config, facts: &mut Facts) {
+    let is_asked =
+        |service: &&config::Service| Some(&service.name) == facts.target.service.as_ref();
+    let service = config.services.iter().find(is_asked);
+    if let Some(service) = service.filter(|service| service.protocol == Protocol::Postgres) {
+        let name = format!("{}/*", service.name);
+        eprintln!(
+            "note: clients of {} also carry role:{}/NAME, the name that they log in with: --role says which; one that \
+             no policy names is assumed",
+            service.name, service.name
+        );
+        facts
+            .identities
+            .extend(identity(Proof::Asserted, Kind::Role, Some(&name)));
+        facts.identities.sort();
+    }
 }
 
 /// Where a service of the configuration leads.
