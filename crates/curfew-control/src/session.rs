@@ -207,7 +207,8 @@ impl Filter {
 /// One bound of a lease, and what set it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExplainedBound {
-    /// `expires_at`, `reauth_by`, `credential_until`, `binding_until` or `idle_deadline`.
+    /// `expires_at`, `reauth_by`, `credential_until`, `binding_until` or `idle_deadline`; or `coming`, which a policy will
+    /// set whose window opens later.
     pub bound: String,
     /// When it passes.
     #[schema(value_type = String, format = DateTime)]
@@ -235,9 +236,14 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Explains a session by its lease.
+    /// Explains a session by its lease, and by the ends that policies will set whose windows open later.
     #[must_use]
-    pub fn new(session: Session, lease: &Lease, last_activity: BootInstant, now: Now) -> Self {
+    pub fn new(
+        session: Session,
+        (lease, coming): (&Lease, Option<&Lease>),
+        last_activity: BootInstant,
+        now: Now,
+    ) -> Self {
         let fixed = [
             ("expires_at", &lease.expires_at),
             ("reauth_by", &lease.reauth_by),
@@ -249,10 +255,14 @@ impl Explanation {
             reason: EndReason::IdleTimeout,
             by: by.clone(),
         });
+        let later = coming.into_iter();
+        let later = later.flat_map(|lease| [&lease.expires_at, &lease.reauth_by]);
+        let later = later.flatten();
         let mut bounds: Vec<(&str, &Bound)> = fixed
             .into_iter()
             .filter_map(|(name, bound)| bound.as_ref().map(|bound| (name, bound)))
             .chain(idle.iter().map(|bound| ("idle_deadline", bound)))
+            .chain(later.map(|bound| ("coming", bound)))
             .collect();
         bounds.sort_by_key(|(_, bound)| (bound.at, bound.reason));
         let text = match (session.reason, bounds.first()) {

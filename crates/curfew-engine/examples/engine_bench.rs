@@ -40,6 +40,7 @@ impl Decide for Policies {
                 policies: vec![],
                 verdict,
                 shadow: None,
+                coming: None,
                 look_again_at: None,
             };
         };
@@ -59,6 +60,7 @@ impl Decide for Policies {
                 ..Lease::default()
             }),
             shadow: None,
+            coming: None,
             look_again_at: None,
         }
     }

@@ -39,6 +39,7 @@ impl Engine {
             look_wall: 0,
             lease_credential: NEVER,
             lease_binding: NEVER,
+            coming: None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     index::Key,
     open::split,
     record::{List, WouldEnd},
-    timing::{cause_of, warned_end},
+    timing::{cause_of, coming_of},
 };
 
 /// Why a session is looked at again.
@@ -58,7 +58,14 @@ impl Why {
 
 impl Engine {
     /// Notes in a session's ties what a decision says of its instants.
-    pub(crate) fn tie_lease(&self, ties: &mut Ties, lease: &Lease, look: Option<BootInstant>) {
+    pub(crate) fn tie_lease(
+        &self,
+        ties: &mut Ties,
+        lease: &Lease,
+        coming: Option<&Lease>,
+        look: Option<BootInstant>,
+    ) {
+        ties.coming = coming.and_then(|coming| coming_of(lease, coming));
         ties.lease_credential = bound_at(&lease.credential_until);
         ties.lease_binding = bound_at(&lease.binding_until);
         let look = look.filter(|look| *look > self.now.boot);
@@ -76,13 +83,15 @@ impl Engine {
 
     /// Writes what a decision gives into a session's record and indexes.
     fn place(&mut self, slot: u32, class: Class, old: &Lease, lease: &Lease, ties: Ties) {
+        let told = self.warned_end(slot, old);
         self.set_ties(slot, ties);
+        let told = told == self.warned_end(slot, lease);
         let same = self.class(slot) == Some(&class);
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
         record.set_bounds(lease);
-        record.warned &= warned_end(old) == warned_end(lease);
+        record.warned &= told;
         let old_class = record.class;
         if same {
             return;
@@ -118,10 +127,11 @@ impl Engine {
             verdict,
             look_again_at,
             shadow,
+            coming,
         } = self.set.decide(&facts, now);
         let (mut lease, refusal) = split(verdict);
         let shadow = self.hold(slot, &mut lease, shadow, &segments, why);
-        self.tie_lease(&mut ties, &lease, look_again_at);
+        self.tie_lease(&mut ties, &lease, coming.as_ref(), look_again_at);
         let class = Class::new(segments, policies, self.set.revision(), &lease);
         let acts = !class.is_audit();
         self.place(slot, class, &old, &lease, ties);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use curfew_model::{
-    BootInstant, Bound, EndReason, Lease, LiveOnLoss, Mode, PolicyName, Provenance, Revision,
-    SegmentName,
+    BootInstant, Bound, Deadline, EndReason, Lease, LiveOnLoss, Mode, PolicyName, Provenance,
+    Revision, SegmentName,
 };
 use curfew_policy::MatchedSegment;
 
@@ -153,6 +153,15 @@ pub(crate) struct Ties {
     pub(crate) look_wall: i64,
     pub(crate) lease_credential: u64,
     pub(crate) lease_binding: u64,
+    pub(crate) coming: Option<Coming>,
+}
+
+/// An end before that of the lease, which a window that opens later will set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Coming {
+    pub(crate) end: Deadline,
+    /// When its client is warned of it.
+    pub(crate) warn_at: Option<BootInstant>,
 }
 
 pub(crate) fn nanos(at: Option<BootInstant>) -> u64 {

@@ -66,9 +66,10 @@ impl Engine {
             verdict,
             look_again_at,
             shadow,
+            coming,
         } = self.set.decide(&facts, self.now);
         let (lease, refusal) = split(verdict);
-        self.tie_lease(&mut ties, &lease, look_again_at);
+        self.tie_lease(&mut ties, &lease, coming.as_ref(), look_again_at);
         let class = Class::new(segments, policies, self.set.revision(), &lease);
         let opened_rev = decided_at.unwrap_or(self.revision).0;
 

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_model::{
-    BootInstant, EndReason, Facts, Lease, Mode, PolicyName, Revision, SegmentName, SessionId,
-    Target, WallInstant,
+    BootInstant, Deadline, EndReason, Facts, Lease, Mode, PolicyName, Revision, SegmentName,
+    SessionId, Target, WallInstant,
 };
 
 use crate::{
@@ -50,6 +50,8 @@ pub struct SessionView {
     pub revision: Revision,
     /// Its lease with the provenance of each bound.
     pub lease: Lease,
+    /// An end before that of the lease, which a policy will set whose window opens later.
+    pub coming: Option<Deadline>,
     /// The last payload that is known of.
     pub last_activity: BootInstant,
     /// Payload from the client, in bytes.
@@ -85,6 +87,12 @@ impl Engine {
         let parts = self.parts(self.table.find(id)?)?;
         let state = parts.record.closing.map_or(State::Open, State::Closing);
         self.view(&parts, state, None)
+    }
+
+    /// The ends that policies will set on an open session whose windows open later; none without one that comes first.
+    #[must_use]
+    pub fn coming_ends(&self, id: SessionId) -> Option<Lease> {
+        self.coming_lease(self.table.find(id)?)
     }
 
     /// What a session consists of.
@@ -125,6 +133,7 @@ impl Engine {
             policies: kept.class.policies.clone(),
             revision: record.decided_on(&kept.class),
             lease: kept.class.lease(record, ties),
+            coming: ties.coming.map(|coming| coming.end),
             last_activity: BootInstant(record.last),
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,

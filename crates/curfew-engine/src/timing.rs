@@ -10,7 +10,7 @@ use crate::{
     Action, Activity, DoorLease, Engine,
     action::Fate,
     change::Why,
-    class::nanos,
+    class::{Coming, nanos},
     record::{NEVER, WouldEnd},
 };
 
@@ -60,8 +60,8 @@ pub(crate) fn cause_of(lease: &Lease, deadline: Deadline) -> String {
         .map_or_else(String::new, |by| words(by))
 }
 
-/// The end that a client is warned of: lifetime or re-authentication, whichever comes first (rule 11).
-pub(crate) fn warned_end(lease: &Lease) -> Option<Deadline> {
+/// The end of a lease that a client is warned of: lifetime or re-authentication, whichever comes first (rule 11).
+fn warned_end(lease: &Lease) -> Option<Deadline> {
     let bounds = [&lease.expires_at, &lease.reauth_by];
     bounds
         .into_iter()
@@ -73,10 +73,14 @@ pub(crate) fn warned_end(lease: &Lease) -> Option<Deadline> {
         .min()
 }
 
-fn warn_at(lease: &Lease) -> Option<(u64, Deadline)> {
-    let before = u64::try_from(lease.warn_before?.as_nanos()).unwrap_or(NEVER);
-    let end = warned_end(lease)?;
-    Some((end.at.0.saturating_sub(before), end))
+/// What of a `coming` lease is told beforehand of a session that has `lease`.
+pub(crate) fn coming_of(lease: &Lease, coming: &Lease) -> Option<Coming> {
+    let end = coming.fixed_deadline()?;
+    let before = lease.warn_before.max(coming.warn_before);
+    Some(Coming {
+        end,
+        warn_at: before.map(|before| end.at.before(before)),
+    })
 }
 
 impl Engine {
@@ -118,7 +122,9 @@ impl Engine {
     /// When the door of a session stops by itself, as `lease` has it.
     pub(crate) fn door_until(&self, slot: u32, lease: &Lease) -> Option<BootInstant> {
         let acts = !self.class(slot)?.is_audit();
-        Some(lease.fixed_deadline().filter(|_| acts)?.at)
+        let coming = self.coming(slot).map(|coming| coming.end);
+        let ends = lease.fixed_deadline().into_iter().chain(coming);
+        ends.filter(|_| acts).map(|end| end.at).min()
     }
 
     /// The copy of `lease` for the door of a session.
@@ -128,6 +134,30 @@ impl Engine {
             until: self.door_until(slot, lease),
             number: self.door_leases,
         }
+    }
+
+    /// The end that a client is warned of.
+    pub(crate) fn warned_end(&self, slot: u32, lease: &Lease) -> Option<Deadline> {
+        let coming = self.coming(slot).map(|coming| coming.end);
+        coming.into_iter().chain(warned_end(lease)).min()
+    }
+
+    /// When a client is to be warned, and of what: nobody in audit mode, where nothing ends.
+    fn warn_at(&self, slot: u32, lease: &Lease) -> Option<(BootInstant, Deadline)> {
+        if self.class(slot)?.is_audit() {
+            return None;
+        }
+        let end = self.warned_end(slot, lease)?;
+        let coming = self.coming(slot).filter(|coming| coming.end == end);
+        let at = match coming {
+            Some(coming) => coming.warn_at,
+            None => lease.warn_before.map(|before| end.at.before(before)),
+        };
+        Some((at?, end))
+    }
+
+    fn coming(&self, slot: u32) -> Option<Coming> {
+        self.ties.get(self.table.get(slot)?.ties)?.coming
     }
 
     /// Arms the wheel for the next thing that can happen to a session.
@@ -142,6 +172,7 @@ impl Engine {
         self.wheel.disarm(&mut self.table, slot);
         let shadow_end = self.shadow_end(slot);
         let idle = self.idle_limit(slot, lease);
+        let warn_at = self.warn_at(slot, lease);
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
@@ -162,9 +193,9 @@ impl Engine {
             wake = wake.min(idle.0);
         }
         if !record.warned
-            && let Some((at, _)) = warn_at(lease)
+            && let Some((at, _)) = warn_at
         {
-            wake = wake.min(at);
+            wake = wake.min(at.0);
         }
         let ties = self.ties.get(record.ties);
         record.wake = wake.min(ties.map_or(NEVER, |ties| ties.look_again));
@@ -223,13 +254,13 @@ impl Engine {
 
     /// Has the door warn a client. Whether it did is for the door to say.
     fn warn(&mut self, slot: u32, lease: &Lease, now: BootInstant) {
-        let Some((at, deadline)) = warn_at(lease) else {
+        let Some((at, deadline)) = self.warn_at(slot, lease) else {
             return;
         };
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
-        if record.warned || at > now.0 {
+        if record.warned || at > now {
             return;
         }
         record.warned = true;
@@ -242,10 +273,26 @@ impl Engine {
         let open = |slot: &u32| self.table.get(*slot).is_some_and(|r| r.closing.is_none());
         if let Some(slot) = self.table.find(id).filter(open) {
             let lease = self.lease(slot).unwrap_or_default();
-            let held = warned_end(&lease) == Some(deadline);
-            let cause = held.then(|| cause_of(&lease, deadline));
+            let held = self.warned_end(slot, &lease) == Some(deadline);
+            let cause = held.then(|| self.cause_of_warned(slot, &lease, deadline));
             self.record(slot, EventKind::SessionWarned, Some(deadline.reason), cause);
         }
+    }
+
+    /// What set an end that was warned of, in words.
+    fn cause_of_warned(&self, slot: u32, lease: &Lease, deadline: Deadline) -> String {
+        let is_coming = self
+            .coming(slot)
+            .is_some_and(|coming| coming.end == deadline);
+        match self.coming_lease(slot).filter(|_| is_coming) {
+            Some(coming) => cause_of(&coming, deadline),
+            None => cause_of(lease, deadline),
+        }
+    }
+
+    /// The ends that windows which open later will set, decided anew: nothing of them is kept but the first.
+    pub(crate) fn coming_lease(&self, slot: u32) -> Option<Lease> {
+        self.set.decide(&self.facts(slot)?, self.now).coming
     }
 
     /// Takes over what a session moved, living or ended.

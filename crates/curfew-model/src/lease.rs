@@ -68,7 +68,7 @@ impl Bound {
 }
 
 /// The next end of a session, as its lease has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline {
     /// When.
     pub at: BootInstant,

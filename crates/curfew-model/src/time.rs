@@ -24,6 +24,13 @@ impl BootInstant {
         Self(self.0.saturating_add(nanos))
     }
 
+    /// This instant less `duration`, at least the first.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
+
     /// Time from `earlier` until this instant; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -171,6 +171,8 @@ impl PolicySet {
                 Err(reason) => refusals.push((segment.mode == Mode::Audit, reason, &segment.name)),
             }
         }
+        let coming = self.coming(case, segments, standings);
+        let coming = coming.filter(|coming| ends_before(coming, &lease));
         let verdict = verdict(case.facts, segments.is_empty(), refusals, lease);
         let policies = standings
             .iter()
@@ -184,8 +186,43 @@ impl PolicySet {
                 .collect(),
             verdict,
             shadow,
+            coming,
             look_again_at: look_again(standings, case.now),
         }
+    }
+
+    /// The ends that policies will set on a live session whose windows open later: at the opening, if they are past by then.
+    fn coming(&self, case: &Case<'_>, segments: &[usize], standings: &Standings) -> Option<Lease> {
+        let acting = self.acting(segments);
+        let mut coming: Option<Lease> = None;
+        for segment in self.listed(segments).filter(|s| s.mode == acting) {
+            for number in &segment.policies {
+                let Some(Standing::Absent(NoMatch::OutsideHours {
+                    next: Some(next), ..
+                })) = standings.get(number)
+                else {
+                    continue;
+                };
+                let Some(policy) = self.policies.get(*number) else {
+                    continue;
+                };
+                let opens = case.now.boot_at(*next);
+                let from_then_on = |bound: Option<Bound>| {
+                    bound.map(|bound| Bound {
+                        at: bound.at.max(opens),
+                        ..bound
+                    })
+                };
+                let limits = lease_of(&policy.limits, case.facts);
+                coming.get_or_insert_default().tighten(Lease {
+                    expires_at: from_then_on(limits.expires_at),
+                    reauth_by: from_then_on(limits.reauth_by),
+                    warn_before: limits.warn_before,
+                    ..Lease::default()
+                });
+            }
+        }
+        coming
     }
 
     /// Until when a segment's policies admit; the refusal's reason if none does.
@@ -355,6 +392,13 @@ fn ends_by(policy: &SessionPolicy, reason: EndReason, revision: Revision) -> Pro
 fn is_provable(facts: &Facts) -> bool {
     let proven = |subject: &Identity| subject.proof == Proof::Proven;
     facts.proved_at.is_some() || facts.subject().is_some_and(proven)
+}
+
+/// Whether the one lease has a fixed end before that of the other.
+fn ends_before(one: &Lease, other: &Lease) -> bool {
+    let other = other.fixed_deadline();
+    one.fixed_deadline()
+        .is_some_and(|end| other.is_none_or(|other| end < other))
 }
 
 /// The strictest combination of limits, the credential and the binding.

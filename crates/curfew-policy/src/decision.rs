@@ -30,6 +30,9 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What the segments in audit mode would hold the session to, where others are enforced: recorded, not acted on.
     pub shadow: Option<Lease>,
+    /// The ends that policies will set whose windows open later, where one is earlier than the lease's own: to be told
+    /// and warned of. It is no part of the lease, since a change may come before.
+    pub coming: Option<Lease>,
     /// The earliest instant from which a time window or the end of a grant could change this decision.
     pub look_again_at: Option<BootInstant>,
 }

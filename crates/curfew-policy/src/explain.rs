@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-use curfew_model::{Access, Facts, Mode, Now, Provenance, ServiceName, Target, format_duration};
+use curfew_model::{
+    Access, Facts, Lease, Mode, Now, Provenance, ServiceName, Target, format_duration,
+};
 use serde::Serialize;
 
 use crate::{
     compile::PolicySet,
-    decision::{Decide, Refusal, Verdict},
+    decision::{Decide, Decision, Refusal, Verdict},
     judge::{Case, NoAdmission, NoMatch, Standing},
     limits::{PlacedLimits, Set},
     problem::nearest,
@@ -95,7 +97,7 @@ impl PolicySet {
         let (outcome, verdict) = if segments.is_empty() {
             (Outcome::NoSegment, self.no_segment(&facts.target))
         } else {
-            verdict_text(&self.decide(facts, now).verdict, facts, now)
+            verdict_text(&self.decide(facts, now), facts, now)
         };
         Explanation {
             subject: facts
@@ -164,10 +166,12 @@ fn standing_text(standing: Standing) -> String {
     }
 }
 
-fn verdict_text(verdict: &Verdict, facts: &Facts, now: Now) -> (Outcome, String) {
-    match verdict {
+fn verdict_text(decision: &Decision, facts: &Facts, now: Now) -> (Outcome, String) {
+    match &decision.verdict {
         Verdict::Admit(lease) => {
-            let text = match lease.deadline(facts.opened_at) {
+            let coming = decision.coming.as_ref().and_then(Lease::fixed_deadline);
+            let ends = lease.deadline(facts.opened_at).into_iter().chain(coming);
+            let text = match ends.min() {
                 Some(deadline) => {
                     format!(
                         "admitted; ends at {} ({}) if nothing moves",

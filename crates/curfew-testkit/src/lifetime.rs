@@ -45,6 +45,7 @@ impl Decide for Lifetime {
             policies: Vec::new(),
             verdict: Verdict::Admit(lease),
             shadow: None,
+            coming: None,
             look_again_at: None,
         }
     }

@@ -83,6 +83,7 @@ impl Decide for Limited {
             policies: Vec::new(),
             verdict,
             shadow: None,
+            coming: None,
             look_again_at: None,
         }
     }

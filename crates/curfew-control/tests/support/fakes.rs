@@ -349,7 +349,7 @@ impl Fleet for FakeFleet {
             idle_timeout: Some((Duration::from_secs(300), Arc::new(Provenance::Binding))),
             ..Lease::default()
         };
-        Some(Explanation::new(session, &lease, now.boot, now))
+        Some(Explanation::new(session, (&lease, None), now.boot, now))
     }
 
     fn cancel(&self, id: SessionId, cause: &str) -> Result<(), FleetError> {

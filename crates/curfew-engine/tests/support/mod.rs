@@ -134,6 +134,7 @@ impl Decide for Fake {
                 policies: vec![],
                 verdict: Verdict::Admit(Lease::default()),
                 shadow: None,
+                coming: None,
                 look_again_at: None,
             };
         };
@@ -222,6 +223,7 @@ impl Decide for Fake {
             policies: vec![PolicyName::new("p").unwrap()],
             verdict,
             shadow,
+            coming: None,
             look_again_at: next.map(|wall| now.boot_at(wall)),
         }
     }

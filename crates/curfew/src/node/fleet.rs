@@ -62,7 +62,8 @@ impl LocalFleet {
     fn shown(&self, view: SessionView, now: Now) -> Session {
         let at = |bound: &Option<Bound>| bound.as_ref().map(|bound| now.wall_at(bound.at));
         let lease = &view.lease;
-        let deadline = lease.deadline(view.last_activity);
+        let ends = lease.deadline(view.last_activity).into_iter();
+        let deadline = ends.chain(view.coming).min();
         let (state, reason) = match view.state {
             State::Open => (SessionState::Open, None),
             State::Closing(reason) => (SessionState::Closing, Some(reason)),
@@ -141,8 +142,12 @@ impl Fleet for LocalFleet {
 
     fn explain(&self, id: SessionId) -> Option<Explanation> {
         let (view, now) = self.view(id)?;
+        let coming = view
+            .coming
+            .and_then(|_| self.enforcer.look(|engine| engine.coming_ends(id)));
         let (lease, last): (_, BootInstant) = (view.lease.clone(), view.last_activity);
-        Some(Explanation::new(self.shown(view, now), &lease, last, now))
+        let leases = (&lease, coming.as_ref());
+        Some(Explanation::new(self.shown(view, now), leases, last, now))
     }
 
     fn cancel(&self, id: SessionId, cause: &str) -> Result<(), FleetError> {
