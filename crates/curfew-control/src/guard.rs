@@ -122,16 +122,18 @@ async fn admit(app: &App, mut request: Request) -> Result<(Request, Option<Share
 fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let host = match uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        None => headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok()),
+        None => {
+            let mut hosts = headers.get_all(header::HOST).iter();
+            let host = hosts.next().filter(|_| hosts.next().is_none());
+            host.and_then(|host| host.to_str().ok())
+        }
     };
     if host.is_some_and(is_loopback) {
         return Ok(());
     }
     Err(Problem::new(
         Code::WrongHost,
-        "this listens on loopback: call it as localhost, 127.0.0.1 or [::1]",
+        "this listens on loopback: call it as localhost, 127.0.0.1 or [::1], in one Host header",
     ))
 }
 

@@ -219,6 +219,12 @@ fn on_loopback_only_names_of_loopback_are_answered() {
         let answer = world.admin().with("Host", &host).get("/v1/sessions");
         assert_eq!(answer.status, 200, "{host}");
     }
+    // The first would be good.
+    let two = world
+        .admin()
+        .with("Host", "localhost\r\nHost: evil.example");
+    let answer = two.get("/v1/sessions");
+    assert_ne!(answer.status, 200, "{answer:?}");
     for host in ["evil.example", "localhost.evil.example:80", "10.0.0.1"] {
         for path in ["/v1/sessions", "/healthz", "/v1/openapi.json", "/nothing"] {
             let answer = world.admin().with("Host", host).get(path);

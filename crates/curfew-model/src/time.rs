@@ -68,7 +68,11 @@ impl Serialize for WallInstant {
 impl<'de> Deserialize<'de> for WallInstant {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let timestamp: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        let timestamp: jiff::Timestamp = text.parse().map_err(|_| {
+            serde::de::Error::custom(format_args!(
+                "{text:?} is no instant between the years -9999 and 9999: write it like 2026-11-24T12:00:00Z"
+            ))
+        })?;
         Ok(Self(timestamp.as_millisecond()))
     }
 }

@@ -238,7 +238,13 @@ fn read_when(source: &Source<'_>, node: &Node) -> Option<Arc<Condition>> {
         Err(wrong) => {
             for message in wrong {
                 let problem = Problem::error(&source.place(node), format!("`when`: {message}"));
-                source.report(problem.or_else("the condition would not do what it says"));
+                source.report(
+                    problem
+                        .or_else("the condition would not do what it says")
+                        .help(
+                            "write it like `subject.risk in ['low', 'medium'] && device.compliant`",
+                        ),
+                );
             }
             None
         }

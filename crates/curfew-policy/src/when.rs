@@ -14,6 +14,8 @@ use crate::problem::nearest;
 
 /// The longest condition, in bytes.
 const MAX_CONDITION: usize = 4096;
+/// Characters of one that an error shows.
+const SHOWN: usize = 24;
 /// How deep the parts of a condition may nest. Deciding follows them on the stack of whoever asks.
 const MAX_DEPTH: usize = 48;
 
@@ -81,6 +83,18 @@ pub(crate) enum Truth {
     Failed,
 }
 
+/// Where a text stops being CEL; lines and columns count from one. The parser's own words name its tokens.
+fn not_cel(text: &str, (line, column): (isize, isize)) -> String {
+    let before = |count: isize| usize::try_from(count.saturating_sub(1)).unwrap_or(0);
+    let rest = text.lines().nth(before(line)).unwrap_or_default();
+    let rest: String = rest.chars().skip(before(column)).take(SHOWN).collect();
+    if rest.trim().is_empty() {
+        "not CEL: it ends where more has to follow".to_owned()
+    } else {
+        format!("not CEL: it cannot be read from `{rest}` on, at {line}:{column} of the condition")
+    }
+}
+
 impl Condition {
     /// Compiles a condition and checks every name in it, and that its parts fit each other.
     ///
@@ -94,11 +108,9 @@ impl Condition {
             )]);
         }
         let program = Program::compile(text).map_err(|errors| {
-            errors
-                .errors
-                .iter()
-                .map(|error| format!("not CEL: {}", error.msg))
-                .collect::<Vec<_>>()
+            // What follows the first comes of it.
+            let first = errors.errors.first();
+            vec![first.map_or_else(|| "not CEL".to_owned(), |error| not_cel(text, error.pos))]
         })?;
         let wrong = check::check(program.expression());
         if wrong.is_empty() {

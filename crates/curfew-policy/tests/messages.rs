@@ -131,7 +131,13 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             policy(&format!(
                 "from: {{anyone: true}}, {to}, when: 'subject.risk =='"
             )),
-            "error: `when`: not CEL",
+            "error: `when`: not CEL: it ends where more has to follow",
+        ),
+        (
+            policy(&format!(
+                "from: {{anyone: true}}, {to}, when: 'true && subject.risk = 3'"
+            )),
+            "error: `when`: not CEL: it cannot be read from `= 3` on, at 1:22 of the condition",
         ),
         (
             policy(&format!(

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, http::StatusCode};
-use curfew_model::{EnforcerId, EventKind, WallInstant};
+use curfew_model::{EnforcerId, EventKind, WallInstant, canonical_net};
 use curfew_state::{ApiToken, Change, Expected, Hash, Role};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -130,7 +130,7 @@ pub(super) async fn create(
             name: new.name,
             hash: Hash::of(token.as_bytes()),
             role: new.role,
-            networks: new.networks,
+            networks: new.networks.into_iter().map(canonical_net).collect(),
             created_at: app.wall(),
         };
         let shown = Shown::from(&kept);
