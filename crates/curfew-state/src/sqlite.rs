@@ -3,6 +3,7 @@
 //! Durable because of WAL with synchronous=FULL: a commit returns after the write-ahead log is on disk.
 
 use std::{
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -35,7 +36,12 @@ const MIGRATIONS: &[&str] = &[
 pub(crate) struct Database {
     connection: Connection,
     path: PathBuf,
+    /// The files that are written, if any: what stands at their paths later is somebody else's.
+    written: Option<[FileId; 2]>,
 }
+
+/// Device and inode of a file.
+type FileId = (u64, u64);
 
 /// What one accepted request writes.
 pub(crate) struct Write {
@@ -77,6 +83,7 @@ impl Database {
         Ok(Self {
             connection,
             path: path.to_owned(),
+            written: Some(files(path)?),
         })
     }
 
@@ -92,6 +99,7 @@ impl Database {
         Ok(Self {
             connection,
             path: path.to_owned(),
+            written: None,
         })
     }
 
@@ -101,6 +109,7 @@ impl Database {
         Self {
             connection: Connection::open(path).unwrap(),
             path: path.to_owned(),
+            written: None,
         }
     }
 
@@ -191,7 +200,19 @@ impl Database {
         let as_error = |error: rusqlite::Error| store_error("write", &path, &error);
         let transaction = self.connection.transaction().map_err(as_error)?;
         write_batch(&transaction, state, batch).map_err(as_error)?;
-        transaction.commit().map_err(as_error)
+        transaction.commit().map_err(as_error)?;
+        self.is_in_place()
+    }
+
+    /// Whether the next start will find what was written: SQLite goes on in files that were removed.
+    fn is_in_place(&self) -> Result<(), StoreError> {
+        let Some(written) = self.written else {
+            return Ok(());
+        };
+        if files(&self.path)? == written {
+            return Ok(());
+        }
+        Err(replaced(&self.path, "another file stands there"))
     }
 
     fn meta<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
@@ -272,6 +293,28 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
 fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// The file at `path` and its write-ahead log.
+fn files(path: &Path) -> Result<[FileId; 2], StoreError> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    Ok([file_id(path)?, file_id(Path::new(&log))?])
+}
+
+fn file_id(path: &Path) -> Result<FileId, StoreError> {
+    let found = std::fs::metadata(path).map_err(|error| replaced(path, &error.to_string()))?;
+    Ok((found.dev(), found.ino()))
+}
+
+fn replaced(path: &Path, why: &str) -> StoreError {
+    StoreError::Io {
+        what: "keep",
+        path: path.to_owned(),
+        detail: format!(
+            "it was removed or replaced while this process runs ({why}); put it back and restart"
+        ),
+    }
 }
 
 fn write_batch(tx: &Transaction<'_>, state: &State, batch: &[Write]) -> rusqlite::Result<()> {

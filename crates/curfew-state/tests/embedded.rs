@@ -74,6 +74,28 @@ fn a_second_opener_is_told_who_has_it() {
 }
 
 #[test]
+fn a_file_that_is_removed_or_replaced_takes_no_commits() {
+    let seen = [Change::WallSeen(WallInstant(1))];
+    for name in ["state.db", "state.db-wal"] {
+        for replaced in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = EmbeddedStore::open(dir.path()).unwrap();
+            store.commit(Expected::Nothing, &seen).unwrap();
+            let (file, kept) = (dir.path().join(name), dir.path().join("kept"));
+            std::fs::rename(&file, &kept).unwrap();
+            if replaced {
+                std::fs::copy(&kept, &file).unwrap();
+            }
+            let error = store.commit(Expected::Nothing, &seen).unwrap_err();
+            assert!(error.to_string().contains("removed or replaced"), "{error}");
+            assert_eq!(store.read().revision, Revision(1));
+            std::fs::rename(&kept, &file).unwrap();
+            store.commit(Expected::Nothing, &seen).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_watcher_that_falls_behind_is_told_to_read_the_state() {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(dir.path()).unwrap();
