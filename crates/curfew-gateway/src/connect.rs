@@ -11,6 +11,7 @@ use curfew_model::{BootInstant, UpstreamAddress};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use crate::descriptors::is_kept;
 use crate::tuning::Tuning;
 
 /// How often a Unix socket whose queue is full is tried again: unlike TCP, the kernel waits for no place in it.
@@ -60,6 +61,8 @@ pub struct Connecting {
     attempt: Option<Attempt>,
     attempts: usize,
     failure: ConnectError,
+    /// Whether it may take a descriptor that is kept back.
+    takes_kept: bool,
 }
 
 #[derive(Debug)]
@@ -112,6 +115,16 @@ impl Connecting {
             attempt: None,
             attempts: 0,
             failure: ConnectError::NoAddress,
+            takes_kept: false,
+        }
+    }
+
+    /// The same, which gets through when clients have taken all descriptors that they may.
+    #[must_use]
+    pub fn urgent(self) -> Self {
+        Self {
+            takes_kept: true,
+            ..self
         }
     }
 
@@ -139,7 +152,7 @@ impl Connecting {
                 self.attempts += 1;
                 let others = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
                 let share = self.deadline.since(now) / others.saturating_add(1);
-                match begin(&address, &self.tuning) {
+                match begin(&address, &self.tuning, self.takes_kept) {
                     Ok((socket, connected)) => {
                         self.attempt = Some(Attempt {
                             address,
@@ -175,7 +188,11 @@ impl Connecting {
 }
 
 /// A socket that is on its way to this address, and whether it is there.
-fn begin(address: &UpstreamAddress, tuning: &Tuning) -> io::Result<(Socket, bool)> {
+fn begin(
+    address: &UpstreamAddress,
+    tuning: &Tuning,
+    takes_kept: bool,
+) -> io::Result<(Socket, bool)> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = match address {
         UpstreamAddress::Tcp(address) => {
@@ -185,6 +202,9 @@ fn begin(address: &UpstreamAddress, tuning: &Tuning) -> io::Result<(Socket, bool
         }
         UpstreamAddress::Unix(_) => Socket::new(Domain::UNIX, kind, None)?,
     };
+    if !takes_kept && is_kept(&socket) {
+        return Err(Errno::MFILE.into());
+    }
     let connected = is_connected(&socket, address)?;
     Ok((socket, connected))
 }

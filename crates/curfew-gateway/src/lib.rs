@@ -4,6 +4,7 @@
 pub mod accept;
 mod carry;
 pub mod connect;
+mod descriptors;
 pub mod door;
 mod opening;
 pub mod peer;

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::descriptors::is_kept;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 /// Wanted capacity of a pipe, in bytes. Smaller ones cost a third of the throughput.
@@ -28,6 +29,9 @@ impl Pipes {
             return Some(pipe);
         }
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).ok()?;
+        if is_kept(&read) || is_kept(&write) {
+            return None;
+        }
         // Past the unprivileged quota this is EPERM: the pipe keeps its default size and works.
         let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
         Some(Pipe { read, write })

@@ -19,6 +19,7 @@ use super::pending::{Pending, Purpose, Stage};
 use super::sockets::{reset, say};
 use super::{Common, ServiceConfig, TurnedAway};
 use crate::accept::{self, Client, Next};
+use crate::descriptors::is_kept;
 use crate::door::GatewayDoor;
 use crate::peer::Peers;
 use crate::postgres::preamble::Preamble;
@@ -130,11 +131,15 @@ impl Front {
             Next::Client(client) => self.arrive(client),
             Next::Gone | Next::Nobody => {}
             // The queue stays readable: watched, it would be looked at without end.
-            Next::Exhausted => {
-                self.seat.forget(&**listener);
-                self.resume = Some(self.now().after(EXHAUSTED_PAUSE));
-            }
+            Next::Exhausted => self.pause_accepting(),
             Next::Closed => self.stop_accepting(),
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        if let Some(listener) = &self.listener {
+            self.seat.forget(&**listener);
+            self.resume = Some(self.now().after(EXHAUSTED_PAUSE));
         }
     }
 
@@ -200,6 +205,12 @@ impl Front {
     }
 
     fn arrive(&mut self, client: Client) {
+        if is_kept(&client.socket) {
+            let why = "the limit of open files is reached";
+            self.note(&client, None, EndReason::Overloaded, why);
+            reset(client);
+            return self.pause_accepting();
+        }
         if self.waiting.len() >= self.config().max_waiting {
             self.make_room();
         }

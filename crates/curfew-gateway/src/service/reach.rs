@@ -41,6 +41,10 @@ impl Front {
     ) {
         let (tuning, timeout) = (self.home.tuning(), self.config().connect_timeout);
         let connecting = Connecting::new(to, tuning, timeout, self.now());
+        let connecting = match purpose.is_session() {
+            true => connecting,
+            false => connecting.urgent(),
+        };
         self.go_on(id, client, connecting, purpose);
     }
 
