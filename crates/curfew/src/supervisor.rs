@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// A watchdog that is shorter is none: it would have the process do nothing else.
+const SHORTEST: Duration = Duration::from_millis(20);
+
 /// The way to the service manager; without one nothing is said.
 pub struct Supervisor {
     /// How long the process may be silent before it counts as hung; none where nobody watches.
@@ -15,7 +18,7 @@ impl Supervisor {
     /// The manager that this process was started by.
     pub fn of_this_process() -> Self {
         Self {
-            watchdog: sd_notify::watchdog_enabled(),
+            watchdog: sd_notify::watchdog_enabled().filter(|dog| *dog >= SHORTEST),
         }
     }
 
