@@ -33,6 +33,18 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether it is for want of descriptors here, and not the upstream's.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        [Errno::MFILE, Errno::NFILE]
+            .iter()
+            .any(|error| source.raw_os_error() == Some(error.raw_os_error()))
+    }
+}
+
 /// Addresses in the order to try them: families alternate, starting with the first one's, so that a
 /// family that does not work costs one attempt.
 #[must_use]

@@ -117,7 +117,7 @@ impl Opening {
                 Carried::Opening {
                     ended: Some(reason),
                     ..
-                } => Err(CarryError::Ended(*reason)),
+                } => Some(Err(CarryError::Ended(*reason))),
                 Carried::Opening { lease, .. } => {
                     hold(lease, self.admitted.for_door);
                     let flow = prepared.flow().clone();
@@ -129,10 +129,12 @@ impl Opening {
                         protocol,
                         _place: place,
                     };
-                    Ok(())
+                    Some(Ok(()))
                 }
-                Carried::Flowing { .. } => Err(CarryError::Ended(EndReason::NetworkError)),
+                Carried::Flowing { .. } => None,
             })
+            .flatten()
+            // It is on the table until this, and carried once.
             .unwrap_or(Err(CarryError::Ended(EndReason::NetworkError)))
     }
 

@@ -6,7 +6,7 @@
 )]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,9 +130,11 @@ impl Lab {
         assert_eq!(take(&mut ends.server, 10), b"asked late");
 
         self.clock.set(u64::MAX - 1);
+        ends.client.shutdown(Shutdown::Write).unwrap();
         ends.server.write_all(&[7; 100_000]).unwrap();
         self.pass_the_fence();
         assert_eq!(ends.flow.bytes().outbound, 11);
+        assert!(has_nothing(&mut ends.server), "the end was passed on");
         assert!(ends.flow.end());
     }
 }

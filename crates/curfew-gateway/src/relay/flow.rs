@@ -229,8 +229,9 @@ impl Flow {
         how
     }
 
-    /// From `until` on the relay begins no write, ended or not: whoever ends the flow may come late, after the process
-    /// was stopped or the machine slept (invariant I1). None for never, as a flow begins.
+    /// From `until` on the relay decides on no write, ended or not: whoever ends the flow may come late, after the process
+    /// was stopped or the machine slept (invariant I1). None for never, as a flow begins. Between the look at the clock and
+    /// the call that writes lies what no program can close.
     pub fn hold_until(&self, until: Option<BootInstant>) {
         let until = until.map_or(NEVER, |until| until.0);
         if self.shared.until.swap(until, Ordering::AcqRel) < until {

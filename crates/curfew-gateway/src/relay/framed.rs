@@ -325,6 +325,9 @@ impl Framed {
                 }
                 self.send_notice(hand)
             } else if course.eof {
+                if hand.shared.is_overdue(hand.clock) {
+                    return Step::Blocked;
+                }
                 course.done = true;
                 hand.pass_end(way);
                 Ok(())

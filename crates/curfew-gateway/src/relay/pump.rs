@@ -85,6 +85,9 @@ impl Direction {
                 }
                 self.write(sink, to).map(&mut moved)
             } else if self.eof {
+                if lane.shared.is_overdue(lane.clock) {
+                    return Step::Blocked;
+                }
                 self.release(lane.pipes);
                 self.done = true;
                 if !lane.is_last {

@@ -11,6 +11,9 @@ const TOGETHER: usize = 64;
 /// catch one.
 const AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(2)];
 
+/// How late a repeat may be; where so many wait, those that were never sent come first.
+const LATE: Duration = Duration::from_secs(5);
+
 /// A session is over: its running query is to be cancelled.
 pub(super) struct Cancel {
     /// At this server.
@@ -59,10 +62,18 @@ impl Cancels {
 
     /// The next that may be sent, if any.
     pub(super) fn next(&mut self, now: BootInstant) -> Option<Cancel> {
-        if self.due().is_some_and(|due| due <= now) {
-            return self.again.pop_first().map(|(_, cancel)| cancel);
+        // One that is too late for its turn helps nobody any more.
+        while let Some(entry) = self.again.first_entry()
+            && entry.key().0.after(LATE) <= now
+        {
+            entry.remove();
         }
-        self.may_send().then(|| self.waiting.pop_front()).flatten()
+        let due = self.due().is_some_and(|due| due <= now);
+        let first = self.may_send().then(|| self.waiting.pop_front()).flatten();
+        first.or_else(|| {
+            due.then(|| self.again.pop_first())?
+                .map(|(_, cancel)| cancel)
+        })
     }
 
     /// It is on its way, by this connection.
@@ -97,18 +108,35 @@ mod tests {
         }
         assert!(cancels.next(at(0)).is_none());
         assert!(cancels.next(at(300)).is_none());
-        // All but one connection are over.
+        // All but one connection are over. What was never sent comes before what is sent again.
         cancels.keep(|id| id == 0);
         let mut sent = Vec::new();
-        for millis in (0..4_000).step_by(100) {
+        for millis in (300..4_000).step_by(100) {
             while let Some(cancel) = cancels.next(at(millis)) {
                 sent.push((millis, cancel.sent));
                 cancels.sent(cancel, 1_000 + sent.len() as u64, at(millis));
                 cancels.keep(|_| false);
             }
         }
-        let expected = [vec![(0, 0)], vec![(300, 1); 65], vec![(2_300, 2); 65]].concat();
+        let expected = [
+            vec![(300, 0)],
+            vec![(300, 1); 64],
+            vec![(600, 1)],
+            vec![(2_300, 2); 64],
+            vec![(2_600, 2)],
+        ]
+        .concat();
         assert_eq!(sent, expected);
+        assert_eq!(cancels.due(), None);
+    }
+
+    #[test]
+    fn a_repeat_that_is_too_late_is_left_out() {
+        let mut cancels = Cancels::default();
+        let cancel = Cancel::new(UpstreamAddress::Unix("/run/server".into()), vec![1]);
+        cancels.sent(cancel, 1, BootInstant(0));
+        let due = cancels.due().unwrap();
+        assert!(cancels.next(due.after(LATE)).is_none());
         assert_eq!(cancels.due(), None);
     }
 }

@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::facts::{facts, session_id};
 use super::front::Front;
-use super::pending::{Admitted, Claim, Pending, Purpose, Stage};
+use super::pending::{Admitted, Claim, Errand, Pending, Purpose, Stage};
 use super::sockets::{is_open, reset, say};
 use crate::accept::{Client, Permit};
 use crate::door::{CarryError, Nudge};
@@ -89,7 +89,7 @@ impl Front {
                 if let Some(holder) = holder
                     && let Some(claim) = Claim::take(&self.common.cancelling, holder.session)
                 {
-                    let purpose = Purpose::Cancel(key.request(), Some(claim));
+                    let purpose = Purpose::Cancel(key.request(), Errand::Client { _claim: claim });
                     self.connect(id, Some(client), &[holder.upstream], purpose);
                 }
                 return;

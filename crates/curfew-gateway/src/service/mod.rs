@@ -144,6 +144,8 @@ struct Common {
     turned_away: Arc<dyn TurnedAway>,
     /// Counts the sessions.
     places: Arc<AtomicUsize>,
+    /// Cancels on their way that may take a descriptor that is kept back.
+    urgent: Arc<AtomicUsize>,
     keys: Arc<Keys>,
     cancelling: Cancelling,
 }
@@ -188,6 +190,7 @@ impl Service {
             clock: gateway.clock,
             turned_away: gateway.turned_away,
             places: Arc::default(),
+            urgent: Arc::default(),
             cancelling: Cancelling::default(),
         });
         let (leave, fronts) = mpsc::channel();

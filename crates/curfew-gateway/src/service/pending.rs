@@ -28,7 +28,7 @@ pub(super) enum Stage {
     /// The upstream's answer.
     Connecting(Connecting, Purpose),
     /// The upstream's end, after it was sent a cancel.
-    Cancelling(OwnedFd, Option<Claim>),
+    Cancelling(OwnedFd, Errand),
     /// The client's end, after it was told why it gets nothing.
     Leaving,
 }
@@ -37,8 +37,16 @@ pub(super) enum Stage {
 pub(super) enum Purpose {
     /// A session that was admitted.
     Session(Box<Admitted>),
-    /// A cancel with these bytes; a client's has a claim.
-    Cancel(Vec<u8>, Option<Claim>),
+    /// A cancel with these bytes.
+    Cancel(Vec<u8>, Errand),
+}
+
+/// Whose a cancel is, and what it holds while it is on its way.
+pub(super) enum Errand {
+    /// A client's.
+    Client { _claim: Claim },
+    /// Of a session that ended, with a place among those that may take a descriptor that is kept back, if one was free.
+    Own(Option<Permit>),
 }
 
 /// The sessions that a client's cancel is on its way for.
@@ -68,6 +76,11 @@ impl Drop for Claim {
 impl Purpose {
     pub(super) fn is_session(&self) -> bool {
         matches!(self, Self::Session(_))
+    }
+
+    /// Whether it gets through when clients have taken all descriptors that they may.
+    pub(super) fn is_urgent(&self) -> bool {
+        matches!(self, Self::Cancel(_, Errand::Own(Some(_))))
     }
 }
 

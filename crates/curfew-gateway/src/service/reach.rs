@@ -8,13 +8,16 @@ use curfew_model::{BootInstant, EndReason, UpstreamAddress};
 use rustix::event::epoll::EventFlags;
 
 use super::front::Front;
-use super::pending::{Admitted, Pending, Purpose, Stage};
+use super::pending::{Admitted, Errand, Pending, Purpose, Stage};
 use super::sockets::say;
 use super::talk::Talk;
-use crate::accept::Client;
+use crate::accept::{Client, Permit};
 use crate::connect::{Connecting, Progress};
 use crate::door::Carriage;
 use crate::relay::Opened;
+
+/// Cancels of our own, of all fronts together, that may hold a descriptor that is kept back: a part of those.
+const URGENT: usize = 16;
 
 impl Front {
     /// Sends what cancels it may.
@@ -23,7 +26,8 @@ impl Front {
         self.cancels.keep(|id| pending.contains_key(&id));
         while let Some(cancel) = self.cancels.next(now) {
             let (id, request) = (self.number(), cancel.request.clone());
-            let purpose = Purpose::Cancel(request, None);
+            let place = Permit::take(&self.common.urgent, URGENT);
+            let purpose = Purpose::Cancel(request, Errand::Own(place));
             self.connect(id, None, std::slice::from_ref(&cancel.upstream), purpose);
             self.cancels.sent(cancel, id, now);
             let pending = &self.pending;
@@ -41,9 +45,9 @@ impl Front {
     ) {
         let (tuning, timeout) = (self.home.tuning(), self.config().connect_timeout);
         let connecting = Connecting::new(to, tuning, timeout, self.now());
-        let connecting = match purpose.is_session() {
-            true => connecting,
-            false => connecting.urgent(),
+        let connecting = match purpose.is_urgent() {
+            true => connecting.urgent(),
+            false => connecting,
         };
         self.go_on(id, client, connecting, purpose);
     }
@@ -102,18 +106,17 @@ impl Front {
                 };
                 let Admitted { opening, place, .. } = *admitted;
                 let session = opening.id();
+                let reason = match error.is_exhausted() {
+                    true => EndReason::Overloaded,
+                    false => EndReason::UpstreamUnreachable,
+                };
                 let source = error.source().map(|source| format!(": {source}"));
                 let detail = format!("{error}{}", source.unwrap_or_default());
-                opening.fail(EndReason::UpstreamUnreachable, Some(detail.clone()));
+                opening.fail(reason, Some(detail.clone()));
                 drop(place);
                 if let Some(client) = client {
-                    self.note(
-                        &client,
-                        Some(session),
-                        EndReason::UpstreamUnreachable,
-                        &detail,
-                    );
-                    self.refuse(id, client, session, EndReason::UpstreamUnreachable);
+                    self.note(&client, Some(session), reason, &detail);
+                    self.refuse(id, client, session, reason);
                 }
             }
         }
@@ -128,11 +131,11 @@ impl Front {
         purpose: Purpose,
     ) {
         match (purpose, client) {
-            (Purpose::Cancel(request, claim), client) => {
+            (Purpose::Cancel(request, errand), client) => {
                 let flags = EventFlags::IN | EventFlags::RDHUP;
                 if say(&socket, &request) && self.seat.watch(&socket, id << 1 | 1, flags).is_ok() {
                     let due = self.now().after(self.config().connect_timeout);
-                    let stage = Stage::Cancelling(socket, claim);
+                    let stage = Stage::Cancelling(socket, errand);
                     self.put(id, Pending { client, stage, due });
                 }
             }

@@ -79,7 +79,7 @@ impl Framing for Talk {
 
     fn takes_notices(&self) -> bool {
         // Before that, clients expect the server's answer to the login and nothing else. One that said Terminate may be
-        // gone: bytes of ours would reset what its server is to finish.
+        // gone: bytes of ours would be answered by a reset, and end what only rows that reach nobody should end.
         self.conversation.transaction().is_some() && !self.conversation.terminated()
     }
 
