@@ -27,7 +27,7 @@ impl Engine {
         if let Some(until) = proof.until
             && binding == until.0
         {
-            facts.binding_until = Some(self.now.wall_before(until));
+            facts.binding_until = Some(self.now.wall_at(until));
         }
         facts.proved_at = facts.proved_at.max(proof.proved);
         Ties {

@@ -70,7 +70,7 @@ impl Engine {
         ties.lease_binding = bound_at(&lease.binding_until);
         let look = look.filter(|look| *look > self.now.boot);
         ties.look_again = nanos(look);
-        ties.look_wall = look.map_or(0, |look| self.now.wall_before(look).0);
+        ties.look_wall = look.map_or(0, |look| self.now.wall_at(look).0);
     }
 
     pub(crate) fn set_ties(&mut self, slot: u32, ties: Ties) {

@@ -154,7 +154,7 @@ impl Engine {
             ..
         } = parts;
         let who = who::decode(who)?;
-        let wall = |at: u64| (at != NEVER).then(|| self.now.wall_before(BootInstant(at)));
+        let wall = |at: u64| (at != NEVER).then(|| self.now.wall_at(BootInstant(at)));
         let mut facts = Facts {
             identities: who.own.identities,
             groups: who.own.groups,

@@ -284,10 +284,8 @@ impl Engine {
         let is_coming = self
             .coming(slot)
             .is_some_and(|coming| coming.end == deadline);
-        match self.coming_lease(slot).filter(|_| is_coming) {
-            Some(coming) => cause_of(&coming, deadline),
-            None => cause_of(lease, deadline),
-        }
+        let coming = self.coming_lease(slot).filter(|_| is_coming);
+        cause_of(coming.as_ref().unwrap_or(lease), deadline)
     }
 
     /// The ends that windows which open later will set, decided anew: nothing of them is kept but the first.

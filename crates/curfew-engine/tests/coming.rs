@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use curfew_engine::{Action, Bounds, Engine, Input};
+use curfew_engine::{Action, Bounds, Engine, Input, Keeper};
 use curfew_model::*;
 use curfew_policy::PolicySet;
 use support::*;
@@ -34,12 +34,20 @@ fn set(revision: u64, mode: &str, ceiling: Option<&str>) -> Arc<PolicySet> {
     Arc::new(curfew_policy::compile(loaded.documents, Revision(revision)).unwrap())
 }
 
+/// When it opens: between two milliseconds, like most.
+const OPENED: u64 = 300_700;
+
 /// An engine with one session, and until when its door passes something.
 fn engine_of(set: Arc<PolicySet>) -> (Engine, Option<BootInstant>) {
     let mut engine = Engine::new(set, Bounds::default(), at(0));
-    let admitted = engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    let now = nanos(OPENED);
+    let admitted = engine.open(open(1, "alice", "db", now), now).unwrap();
     drain(&mut engine);
     (engine, admitted.for_door.until)
+}
+
+fn after_opening(seconds: u64) -> BootInstant {
+    BootInstant(seconds * SECOND + OPENED)
 }
 
 fn warnings(engine: &mut Engine) -> Vec<Deadline> {
@@ -64,13 +72,35 @@ fn an_end_that_a_window_will_bring_is_known_warned_of_and_held_by_the_door() {
     assert_eq!(until, Some(at(80).boot));
     let view = engine.session(id(1)).unwrap();
     assert_eq!(view.coming, Some(expired(80)));
-    assert_eq!(view.lease.expires_at.unwrap().at, at(12 * 3_600).boot);
+    assert_eq!(view.lease.expires_at.unwrap().at, after_opening(12 * 3_600));
     let coming = engine.coming_ends(id(1)).unwrap().expires_at.unwrap();
     assert!(format!("{:?}", coming.by).contains("SessionPolicy/night"));
     engine.poll(at(59));
     assert_eq!(warnings(&mut engine), []);
-    engine.poll(at(60));
+    let now = nanos(60 * SECOND + 900);
+    engine.poll(now);
     assert_eq!(warnings(&mut engine), [expired(80)]);
+    let warned = Input::Warned {
+        id: id(1),
+        deadline: expired(80),
+    };
+    engine.handle(warned, now).unwrap();
+    let cause = drain(&mut engine)
+        .into_iter()
+        .find_map(|action| match action {
+            Action::Record(record) => record.cause,
+            _ => None,
+        });
+    assert!(cause.unwrap().starts_with("SessionPolicy/night "));
+    // A look in between tells nobody again.
+    let bound = binding("alice", "10.0.0.0/8", Some(now), None);
+    engine
+        .handle(
+            Input::BindingSet(Keeper::State, bound),
+            nanos(61 * SECOND + 77),
+        )
+        .unwrap();
+    assert_eq!(warnings(&mut engine), []);
     engine.poll(at(79));
     assert_eq!(closes(&mut engine), []);
     engine.poll(at(80));
@@ -80,13 +110,17 @@ fn an_end_that_a_window_will_bring_is_known_warned_of_and_held_by_the_door() {
 #[test]
 fn what_was_warned_of_before_its_window_opened_is_not_warned_of_again() {
     let limits = "maxLifetime: 100s, warnBefore: 30s";
+    let end = Deadline {
+        at: after_opening(100),
+        reason: EndReason::LifetimeExpired,
+    };
     let (mut engine, until) = engine_of(set(1, "enforce", Some(limits)));
-    assert_eq!(until, Some(at(100).boot));
-    engine.poll(at(70));
-    assert_eq!(warnings(&mut engine), [expired(100)]);
+    assert_eq!(until, Some(after_opening(100)));
+    engine.poll(nanos(70 * SECOND + OPENED));
+    assert_eq!(warnings(&mut engine), [end]);
     let warned = Input::Warned {
         id: id(1),
-        deadline: expired(100),
+        deadline: end,
     };
     engine.handle(warned, at(70)).unwrap();
     let record = drain(&mut engine)
@@ -96,12 +130,12 @@ fn what_was_warned_of_before_its_window_opened_is_not_warned_of_again() {
             _ => None,
         });
     assert!(record.unwrap().starts_with("SessionPolicy/night "));
-    for now in 71..100 {
+    for now in 71..=100 {
         engine.poll(at(now));
         assert_eq!(warnings(&mut engine), []);
     }
     assert_eq!(engine.session(id(1)).unwrap().coming, None);
-    engine.poll(at(100));
+    engine.poll(at(101));
     assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
 }
 
@@ -118,7 +152,7 @@ fn a_policy_that_is_gone_before_its_window_opens_leaves_nothing() {
         _ => None,
     };
     let given: Vec<_> = drain(&mut engine).into_iter().filter_map(given).collect();
-    assert_eq!(given, [Some(at(12 * 3_600).boot)]);
+    assert_eq!(given, [Some(after_opening(12 * 3_600))]);
     engine.poll(at(90));
     assert_eq!(closes(&mut engine), []);
 }

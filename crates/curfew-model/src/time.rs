@@ -87,24 +87,20 @@ pub struct Now {
 }
 
 impl Now {
-    /// The boot instant at which the wall clock, running on undisturbed, shows `wall`; now if that is past.
+    /// The boot instant at which the wall clock, running on undisturbed, first shows `wall`; now if that is past. While
+    /// the clocks keep their distance it is the same instant whenever it is asked for.
     #[must_use]
     pub fn boot_at(self, wall: WallInstant) -> BootInstant {
-        self.boot.after(wall.since(self.wall))
-    }
-
-    /// A wall time for `boot` that [`Now::boot_at`] never turns into a later instant: what is decided by it is not lengthened
-    /// by rounding. For what is shown there is [`Now::wall_at`].
-    #[must_use]
-    pub fn wall_before(self, boot: BootInstant) -> WallInstant {
-        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        let ahead = millis(boot.since(self.boot));
-        let behind = millis(self.boot.since(boot));
-        WallInstant(self.wall.0.saturating_add(ahead).saturating_sub(behind))
+        if wall <= self.wall {
+            return self.boot;
+        }
+        let shown_since = BootInstant(self.boot.0 - self.boot.0 % 1_000_000);
+        shown_since.after(wall.since(self.wall))
     }
 
     /// What the wall clock, undisturbed, shows at `boot`; earlier instants count back. While the clocks keep their
-    /// distance, an instant is shown as the same millisecond whenever it is asked for.
+    /// distance, an instant is shown as the same millisecond whenever it is asked for. [`Now::boot_at`] never turns that
+    /// into a later instant.
     #[must_use]
     pub fn wall_at(self, boot: BootInstant) -> WallInstant {
         let millis =
@@ -225,7 +221,18 @@ mod tests {
                 wall: WallInstant(50),
             };
             let bound = BootInstant(bound);
-            assert!(now.boot_at(now.wall_before(bound)) <= bound, "{now:?}");
+            assert!(now.boot_at(now.wall_at(bound)) <= bound, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn an_instant_is_the_same_whenever_it_is_asked_for() {
+        for boot in [1_000_000, 1_000_001, 1_999_999, 4_500_000, 4_999_999] {
+            let now = Now {
+                boot: BootInstant(boot),
+                wall: WallInstant(40 + i64::try_from(boot / 1_000_000).unwrap()),
+            };
+            assert_eq!(now.boot_at(WallInstant(45)), BootInstant(5_000_000));
         }
     }
 
