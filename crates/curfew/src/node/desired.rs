@@ -224,6 +224,8 @@ impl Desired {
     }
 
     fn tell_all(&self, applied: &mut Applied, state: &State) {
+        // Before the orders are made: whoever opens from here on is on this revision, and so are they.
+        let _ = self.enforcer.handle(Input::Commit(state.revision));
         let bindings = state
             .bindings
             .values()
@@ -239,7 +241,6 @@ impl Desired {
             .collect::<Vec<_>>();
         // Before the bindings, so that nobody is decided about without what is known.
         let subjects = state.subjects.values().map(known);
-        let _ = self.enforcer.handle(Input::Commit(state.revision));
         for input in subjects.chain(bindings).chain(orders) {
             if let Err(error) = self.enforcer.handle(input) {
                 error!(%error, "a part of the state is not carried out");
