@@ -236,11 +236,11 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Explains a session by its lease, and by the ends that policies will set whose windows open later.
+    /// Explains a session by its lease, and by the end that a policy will set whose window opens later.
     #[must_use]
     pub fn new(
         session: Session,
-        (lease, coming): (&Lease, Option<&Lease>),
+        (lease, coming): (&Lease, Option<&Bound>),
         last_activity: BootInstant,
         now: Now,
     ) -> Self {
@@ -255,14 +255,11 @@ impl Explanation {
             reason: EndReason::IdleTimeout,
             by: by.clone(),
         });
-        let later = coming.into_iter();
-        let later = later.flat_map(|lease| [&lease.expires_at, &lease.reauth_by]);
-        let later = later.flatten();
         let mut bounds: Vec<(&str, &Bound)> = fixed
             .into_iter()
             .filter_map(|(name, bound)| bound.as_ref().map(|bound| (name, bound)))
             .chain(idle.iter().map(|bound| ("idle_deadline", bound)))
-            .chain(later.map(|bound| ("coming", bound)))
+            .chain(coming.map(|bound| ("coming", bound)))
             .collect();
         bounds.sort_by_key(|(_, bound)| (bound.at, bound.reason));
         let text = match (session.reason, bounds.first()) {

@@ -39,7 +39,8 @@ impl Engine {
             look_wall: 0,
             lease_credential: NEVER,
             lease_binding: NEVER,
-            coming: None,
+            ahead: None,
+            decided_on: self.revision,
         }
     }
 

@@ -3,8 +3,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use curfew_model::{BootInstant, EndReason, EventKind, Lease, Revision, WallInstant};
-use curfew_policy::{Decide, Decision, Difference, Refusal};
+use curfew_model::{BootInstant, EndReason, EventKind, Lease, Now, Revision, WallInstant};
+use curfew_policy::{ComingEnd, Decide, Decision, Difference, Refusal};
 
 use crate::{
     Action, Changes, Engine, EngineError, Report,
@@ -14,7 +14,7 @@ use crate::{
     index::Key,
     open::split,
     record::{List, WouldEnd},
-    timing::{cause_of, coming_of},
+    timing::{ahead, cause_of, is_ahead},
 };
 
 /// Why a session is looked at again.
@@ -57,20 +57,21 @@ impl Why {
 }
 
 impl Engine {
-    /// Notes in a session's ties what a decision says of its instants.
+    /// Notes in a session's ties what a decision at `now` says of its instants.
     pub(crate) fn tie_lease(
         &self,
         ties: &mut Ties,
         lease: &Lease,
-        coming: Option<&Lease>,
-        look: Option<BootInstant>,
+        coming: Option<&ComingEnd>,
+        (look, now): (Option<BootInstant>, Now),
     ) {
-        ties.coming = coming.and_then(|coming| coming_of(lease, coming));
+        ties.decided_on = self.revision;
+        ties.ahead = coming.map(|coming| ahead(lease, coming));
         ties.lease_credential = bound_at(&lease.credential_until);
         ties.lease_binding = bound_at(&lease.binding_until);
-        let look = look.filter(|look| *look > self.now.boot);
+        let look = look.filter(|look| *look > now.boot);
         ties.look_again = nanos(look);
-        ties.look_wall = look.map_or(0, |look| self.now.wall_at(look).0);
+        ties.look_wall = look.map_or(0, |look| now.wall_at(look).0);
     }
 
     pub(crate) fn set_ties(&mut self, slot: u32, ties: Ties) {
@@ -131,8 +132,9 @@ impl Engine {
         } = self.set.decide(&facts, now);
         let (mut lease, refusal) = split(verdict);
         let shadow = self.hold(slot, &mut lease, shadow, &segments, why);
-        self.tie_lease(&mut ties, &lease, coming.as_ref(), look_again_at);
-        let class = Class::new(segments, policies, self.set.revision(), &lease);
+        let coming = coming.filter(|coming| is_ahead(&lease, coming));
+        self.tie_lease(&mut ties, &lease, coming.as_ref(), (look_again_at, now));
+        let class = Class::new(segments, policies, &lease, coming.as_ref());
         let acts = !class.is_audit();
         self.place(slot, class, &old, &lease, ties);
         self.cast(slot, shadow);

@@ -11,7 +11,7 @@ use curfew_model::{
     BootInstant, Bound, Deadline, EndReason, Lease, LiveOnLoss, Mode, PolicyName, Provenance,
     Revision, SegmentName,
 };
-use curfew_policy::MatchedSegment;
+use curfew_policy::{ComingEnd, MatchedSegment};
 
 use crate::{
     index::Key,
@@ -25,13 +25,14 @@ type Source = Option<(EndReason, Arc<Provenance>)>;
 pub(crate) struct Class {
     pub(crate) segments: Vec<MatchedSegment>,
     pub(crate) policies: Vec<PolicyName>,
-    pub(crate) revision: Revision,
     expires: Source,
     reauth: Source,
     credential: Source,
     binding: Source,
     pub(crate) idle: Option<(Duration, Arc<Provenance>)>,
     pub(crate) warn_before: Option<Duration>,
+    /// What will set the end that is [`Ties::ahead`].
+    ahead: Option<Arc<Provenance>>,
 }
 
 impl Hash for Class {
@@ -40,7 +41,6 @@ impl Hash for Class {
             segment.name.hash(state);
         }
         self.policies.hash(state);
-        self.revision.hash(state);
         self.idle.as_ref().map(|(idle, _)| idle).hash(state);
     }
 }
@@ -49,21 +49,28 @@ impl Class {
     pub(crate) fn new(
         segments: Vec<MatchedSegment>,
         policies: Vec<PolicyName>,
-        revision: Revision,
         lease: &Lease,
+        coming: Option<&ComingEnd>,
     ) -> Self {
         let source = |bound: &Option<Bound>| bound.as_ref().map(|b| (b.reason, b.by.clone()));
         Self {
             segments,
             policies,
-            revision,
             expires: source(&lease.expires_at),
             reauth: source(&lease.reauth_by),
             credential: source(&lease.credential_until),
             binding: source(&lease.binding_until),
             idle: lease.idle_timeout.clone(),
             warn_before: lease.warn_before,
+            ahead: coming.map(|coming| coming.end.by.clone()),
         }
+    }
+
+    /// An end before that of the lease, which a window that opens later will bring.
+    pub(crate) fn ahead(&self, ties: &Ties) -> Option<Bound> {
+        let Deadline { at, reason } = ties.ahead?.end;
+        let by = self.ahead.clone()?;
+        Some(Bound { at, reason, by })
     }
 
     /// Whether what is decided is only recorded.
@@ -153,12 +160,14 @@ pub(crate) struct Ties {
     pub(crate) look_wall: i64,
     pub(crate) lease_credential: u64,
     pub(crate) lease_binding: u64,
-    pub(crate) coming: Option<Coming>,
+    pub(crate) ahead: Option<Ahead>,
+    /// The state that the last decision was made on.
+    pub(crate) decided_on: Revision,
 }
 
-/// An end before that of the lease, which a window that opens later will set.
+/// An end before that of the lease, which a window that opens later will bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Coming {
+pub(crate) struct Ahead {
     pub(crate) end: Deadline,
     /// When its client is warned of it.
     pub(crate) warn_at: Option<BootInstant>,

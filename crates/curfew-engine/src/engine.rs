@@ -358,6 +358,11 @@ impl Engine {
         if record.closing.is_some() {
             return Fate::Lives;
         }
+        // What has a deadline was decided before it.
+        let on = match deadline {
+            Some(_) => self.decided_on(slot),
+            None => self.revision,
+        };
         let audit = self.class(slot).is_some_and(Class::is_audit);
         let always = [EndReason::SessionCancelled, EndReason::Shutdown];
         if audit && !always.contains(&reason) {
@@ -373,7 +378,13 @@ impl Engine {
                 record.wake = NEVER;
             }
             if first {
-                self.record(slot, EventKind::SessionWouldEnd, Some(reason), Some(cause));
+                self.record_on(
+                    on,
+                    slot,
+                    EventKind::SessionWouldEnd,
+                    Some(reason),
+                    Some(cause),
+                );
             }
             return Fate::WouldEnd;
         }
@@ -382,7 +393,7 @@ impl Engine {
             reason,
             deadline,
         });
-        self.record_end(slot, reason, Some(cause));
+        self.record_end(on, slot, reason, Some(cause));
         if reason == EndReason::LifetimeExpired {
             self.keep_last_end(slot);
         }
@@ -399,7 +410,7 @@ impl Engine {
         let mut report = Report::default();
         if let Some(slot) = self.table.find(id) {
             if self.table.get(slot).is_some_and(|r| r.closing.is_none()) {
-                self.record_end(slot, reason, cause);
+                self.record_end(self.revision, slot, reason, cause);
             }
             self.forget(slot);
             report.count(Fate::Lives);

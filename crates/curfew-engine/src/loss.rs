@@ -69,7 +69,7 @@ impl Engine {
                 (false, None) if record.opened_at < taken_at.0 => {
                     report.matched += 1;
                     let cause = Some("no socket in the door's snapshot".to_owned());
-                    self.record_end(slot, EndReason::NetworkError, cause);
+                    self.record_end(self.revision, slot, EndReason::NetworkError, cause);
                     self.forget(slot);
                 }
                 _ => {}

@@ -8,7 +8,7 @@ use crate::{
     class::{Class, all_audit},
     record::Record,
     shadow::Shadow,
-    timing::cause_of,
+    timing::{cause_of, is_ahead},
     who,
 };
 
@@ -69,8 +69,14 @@ impl Engine {
             coming,
         } = self.set.decide(&facts, self.now);
         let (lease, refusal) = split(verdict);
-        self.tie_lease(&mut ties, &lease, coming.as_ref(), look_again_at);
-        let class = Class::new(segments, policies, self.set.revision(), &lease);
+        let coming = coming.filter(|coming| is_ahead(&lease, coming));
+        self.tie_lease(
+            &mut ties,
+            &lease,
+            coming.as_ref(),
+            (look_again_at, self.now),
+        );
+        let class = Class::new(segments, policies, &lease, coming.as_ref());
         let opened_rev = decided_at.unwrap_or(self.revision).0;
 
         let whole = if all_audit(&class.segments) {

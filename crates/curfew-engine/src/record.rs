@@ -1,11 +1,11 @@
 //! The compact record of one session, the slab of them, and the intrusive lists through it. Meaning may not live here.
 
-use curfew_model::{BootInstant, EndReason, Lease, Revision, SessionId};
+use curfew_model::{BootInstant, EndReason, Lease, SessionId};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::{
     Activity,
-    class::{Class, bound_at},
+    class::bound_at,
     intern::{short_hash, spread},
 };
 
@@ -76,11 +76,6 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The state that it was last decided on.
-    pub(crate) fn decided_on(&self, class: &Class) -> Revision {
-        class.revision.max(Revision(self.opened_rev))
-    }
-
     pub(crate) fn new(id: SessionId, port: u16, opened_at: u64) -> Self {
         Self {
             id,

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_model::{
-    BootInstant, Deadline, EndReason, Facts, Lease, Mode, PolicyName, Revision, SegmentName,
+    BootInstant, Bound, EndReason, Facts, Lease, Mode, PolicyName, Revision, SegmentName,
     SessionId, Target, WallInstant,
 };
 
@@ -51,7 +51,7 @@ pub struct SessionView {
     /// Its lease with the provenance of each bound.
     pub lease: Lease,
     /// An end before that of the lease, which a policy will set whose window opens later.
-    pub coming: Option<Deadline>,
+    pub coming: Option<Bound>,
     /// The last payload that is known of.
     pub last_activity: BootInstant,
     /// Payload from the client, in bytes.
@@ -87,12 +87,6 @@ impl Engine {
         let parts = self.parts(self.table.find(id)?)?;
         let state = parts.record.closing.map_or(State::Open, State::Closing);
         self.view(&parts, state, None)
-    }
-
-    /// The ends that policies will set on an open session whose windows open later; none without one that comes first.
-    #[must_use]
-    pub fn coming_ends(&self, id: SessionId) -> Option<Lease> {
-        self.coming_lease(self.table.find(id)?)
     }
 
     /// What a session consists of.
@@ -131,9 +125,9 @@ impl Engine {
                 Mode::Enforce
             },
             policies: kept.class.policies.clone(),
-            revision: record.decided_on(&kept.class),
+            revision: ties.decided_on,
             lease: kept.class.lease(record, ties),
-            coming: ties.coming.map(|coming| coming.end),
+            coming: kept.class.ahead(ties),
             last_activity: BootInstant(record.last),
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,

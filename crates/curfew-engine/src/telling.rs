@@ -1,13 +1,31 @@
 //! What goes on record, in which order and on which revision. Deciding may not live here.
 
-use curfew_model::{BootInstant, EndReason, EventKind};
+use curfew_model::{BootInstant, EndReason, EventKind, Revision};
 
 use crate::{Action, Engine, Recorded, action::Coming, record::NEVER};
 
 impl Engine {
-    /// Puts on record what became of a session.
+    /// Puts on record what is decided of a session now.
     pub(crate) fn record(
         &mut self,
+        slot: u32,
+        event: EventKind,
+        reason: Option<EndReason>,
+        cause: Option<String>,
+    ) {
+        self.record_on(self.revision, slot, event, reason, cause);
+    }
+
+    /// The state that a session was last decided on: what becomes due was decided then.
+    pub(crate) fn decided_on(&self, slot: u32) -> Revision {
+        let ties = self.table.get(slot).and_then(|r| self.ties.get(r.ties));
+        ties.map_or(self.revision, |ties| ties.decided_on)
+    }
+
+    /// Puts on record what became of a session by a decision on this state.
+    pub(crate) fn record_on(
+        &mut self,
+        revision: Revision,
         slot: u32,
         event: EventKind,
         reason: Option<EndReason>,
@@ -17,11 +35,6 @@ impl Engine {
             return;
         };
         let kept = self.classes.get(record.class);
-        // What was decided before comes due on the state of that time; all else is decided now.
-        let came_due = event != EventKind::SessionOpened && reason.is_some_and(EndReason::is_timed);
-        let decided_on = kept
-            .filter(|_| came_due)
-            .map(|kept| record.decided_on(&kept.class));
         let comes = [EventKind::SessionOpened, EventKind::SessionRefused].contains(&event);
         let target = self.targets.get(record.target).filter(|_| comes);
         let expires_at = Some(record.expires).filter(|at| *at != NEVER);
@@ -31,7 +44,7 @@ impl Engine {
             event,
             session: Some(record.id),
             reason,
-            revision: decided_on.unwrap_or(self.revision),
+            revision,
             cause,
             who: self.whos.get(record.who).cloned(),
             segments: kept.map(|kept| kept.names.clone()),
@@ -46,10 +59,17 @@ impl Engine {
         self.put(recorded);
     }
 
-    /// Puts the end of a session on record, and keeps what is known of it.
-    pub(crate) fn record_end(&mut self, slot: u32, reason: EndReason, cause: Option<String>) {
+    /// Puts the end of a session on record, by a decision on this state, and keeps what is known of it.
+    pub(crate) fn record_end(
+        &mut self,
+        revision: Revision,
+        slot: u32,
+        reason: EndReason,
+        cause: Option<String>,
+    ) {
         self.keep_ended(slot, reason, cause.clone());
-        self.record(slot, EventKind::SessionEnded, Some(reason), cause);
+        let event = EventKind::SessionEnded;
+        self.record_on(revision, slot, event, Some(reason), cause);
     }
 
     pub(crate) fn note(&mut self, event: EventKind, cause: String) {

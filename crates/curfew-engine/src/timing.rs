@@ -6,11 +6,13 @@ use curfew_model::{
     BootInstant, Deadline, EndReason, EventKind, Lease, Now, Provenance, SessionId,
 };
 
+use curfew_policy::ComingEnd;
+
 use crate::{
     Action, Activity, DoorLease, Engine,
     action::Fate,
     change::Why,
-    class::{Coming, nanos},
+    class::{Ahead, nanos},
     record::{NEVER, WouldEnd},
 };
 
@@ -54,33 +56,28 @@ pub(crate) fn cause_of(lease: &Lease, deadline: Deadline) -> String {
         .flatten()
         .find(|b| b.at == deadline.at && b.reason == deadline.reason);
     let idle = lease.idle_timeout.as_ref().map(|(_, by)| by);
+    let idle = idle.filter(|_| deadline.reason == EndReason::IdleTimeout);
     bound
         .map(|b| &b.by)
         .or(idle)
         .map_or_else(String::new, |by| words(by))
 }
 
-/// The end of a lease that a client is warned of: lifetime or re-authentication, whichever comes first (rule 11).
-fn warned_end(lease: &Lease) -> Option<Deadline> {
-    let bounds = [&lease.expires_at, &lease.reauth_by];
-    bounds
-        .into_iter()
-        .flatten()
-        .map(|b| Deadline {
-            at: b.at,
-            reason: b.reason,
-        })
-        .min()
+/// Whether an end that a window will bring comes before the lease's own. What a binding or a credential ends moves on,
+/// and hides nothing.
+pub(crate) fn is_ahead(lease: &Lease, coming: &ComingEnd) -> bool {
+    let own = lease.warned_end();
+    own.is_none_or(|own| coming.end.deadline() < own)
 }
 
-/// What of a `coming` lease is told beforehand of a session that has `lease`.
-pub(crate) fn coming_of(lease: &Lease, coming: &Lease) -> Option<Coming> {
-    let end = coming.fixed_deadline()?;
+/// What is kept of such an end for a session with `lease`.
+pub(crate) fn ahead(lease: &Lease, coming: &ComingEnd) -> Ahead {
+    let end = coming.end.deadline();
     let before = lease.warn_before.max(coming.warn_before);
-    Some(Coming {
+    Ahead {
         end,
         warn_at: before.map(|before| end.at.before(before)),
-    })
+    }
 }
 
 impl Engine {
@@ -122,8 +119,8 @@ impl Engine {
     /// When the door of a session stops by itself, as `lease` has it.
     pub(crate) fn door_until(&self, slot: u32, lease: &Lease) -> Option<BootInstant> {
         let acts = !self.class(slot)?.is_audit();
-        let coming = self.coming(slot).map(|coming| coming.end);
-        let ends = lease.fixed_deadline().into_iter().chain(coming);
+        let ahead = self.ahead(slot).map(|ahead| ahead.end);
+        let ends = lease.fixed_deadline().into_iter().chain(ahead);
         ends.filter(|_| acts).map(|end| end.at).min()
     }
 
@@ -138,8 +135,8 @@ impl Engine {
 
     /// The end that a client is warned of.
     pub(crate) fn warned_end(&self, slot: u32, lease: &Lease) -> Option<Deadline> {
-        let coming = self.coming(slot).map(|coming| coming.end);
-        coming.into_iter().chain(warned_end(lease)).min()
+        let ahead = self.ahead(slot).map(|ahead| ahead.end);
+        ahead.or(lease.warned_end())
     }
 
     /// When a client is to be warned, and of what: nobody in audit mode, where nothing ends.
@@ -148,16 +145,15 @@ impl Engine {
             return None;
         }
         let end = self.warned_end(slot, lease)?;
-        let coming = self.coming(slot).filter(|coming| coming.end == end);
-        let at = match coming {
-            Some(coming) => coming.warn_at,
+        let at = match self.ahead(slot) {
+            Some(ahead) => ahead.warn_at,
             None => lease.warn_before.map(|before| end.at.before(before)),
         };
         Some((at?, end))
     }
 
-    fn coming(&self, slot: u32) -> Option<Coming> {
-        self.ties.get(self.table.get(slot)?.ties)?.coming
+    fn ahead(&self, slot: u32) -> Option<Ahead> {
+        self.ties.get(self.table.get(slot)?.ties)?.ahead
     }
 
     /// Arms the wheel for the next thing that can happen to a session.
@@ -275,22 +271,16 @@ impl Engine {
             let lease = self.lease(slot).unwrap_or_default();
             let held = self.warned_end(slot, &lease) == Some(deadline);
             let cause = held.then(|| self.cause_of_warned(slot, &lease, deadline));
-            self.record(slot, EventKind::SessionWarned, Some(deadline.reason), cause);
+            let (event, on) = (EventKind::SessionWarned, self.decided_on(slot));
+            self.record_on(on, slot, event, Some(deadline.reason), cause);
         }
     }
 
     /// What set an end that was warned of, in words.
     fn cause_of_warned(&self, slot: u32, lease: &Lease, deadline: Deadline) -> String {
-        let is_coming = self
-            .coming(slot)
-            .is_some_and(|coming| coming.end == deadline);
-        let coming = self.coming_lease(slot).filter(|_| is_coming);
-        cause_of(coming.as_ref().unwrap_or(lease), deadline)
-    }
-
-    /// The ends that windows which open later will set, decided anew: nothing of them is kept but the first.
-    pub(crate) fn coming_lease(&self, slot: u32) -> Option<Lease> {
-        self.set.decide(&self.facts(slot)?, self.now).coming
+        let parts = self.parts(slot);
+        let ahead = parts.and_then(|parts| parts.kept.class.ahead(parts.ties));
+        ahead.map_or_else(|| cause_of(lease, deadline), |ahead| words(&ahead.by))
     }
 
     /// Takes over what a session moved, living or ended.

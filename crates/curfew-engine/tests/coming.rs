@@ -1,4 +1,5 @@
-//! Windows that open later and will end a session: it is known, told and warned of beforehand, and no part of the lease.
+//! Windows that open later and will end a session: the end is known, told and warned of beforehand, and no part of the
+//! lease.
 
 #![cfg(test)]
 
@@ -11,8 +12,14 @@ use curfew_model::*;
 use curfew_policy::PolicySet;
 use support::*;
 
-/// A session into an open segment is under a ceiling with these limits from 01:48 on, which is `at(80)`.
-fn set(revision: u64, mode: &str, ceiling: Option<&str>) -> Arc<PolicySet> {
+/// On the clock of [`at`] 01:48 is second 80, and 01:50 second 200.
+const NIGHT: &str = "01:48-03:00";
+const LATER: &str = "01:50-03:00";
+/// When sessions open: between two milliseconds, like most.
+const OPENED: u64 = 300_700;
+
+/// An open segment in this mode, with ceilings that have hours and limits.
+fn set(revision: u64, mode: &str, ceilings: &[(&str, &str)]) -> Arc<PolicySet> {
     let document = |kind: &str, name: &str, spec: &str| {
         format!(
             "---\napiVersion: curfew.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
@@ -22,20 +29,17 @@ fn set(revision: u64, mode: &str, ceiling: Option<&str>) -> Arc<PolicySet> {
         "sensitivity: low, mode: {mode}, access: open, members: [{{service: db}}], limits: {{idleTimeout: 3h}}"
     );
     let mut text = document("Segment", "db", &spec);
-    if let Some(limits) = ceiling {
+    for (number, (hours, limits)) in ceilings.iter().enumerate() {
         let spec = format!(
             "admit: false, from: {{anyone: true}}, to: {{segments: [db]}}, limits: {{{limits}}}, \
-             during: {{hours: '01:48-03:00', timeZone: UTC}}"
+             during: {{hours: '{hours}', timeZone: UTC}}"
         );
-        text += &document("SessionPolicy", "night", &spec);
+        text += &document("SessionPolicy", &format!("ceiling-{number}"), &spec);
     }
     let loaded = curfew_policy::load([("p.yaml", text.as_str())]);
     assert!(!loaded.has_errors(), "{:?}", loaded.problems);
     Arc::new(curfew_policy::compile(loaded.documents, Revision(revision)).unwrap())
 }
-
-/// When it opens: between two milliseconds, like most.
-const OPENED: u64 = 300_700;
 
 /// An engine with one session, and until when its door passes something.
 fn engine_of(set: Arc<PolicySet>) -> (Engine, Option<BootInstant>) {
@@ -50,6 +54,18 @@ fn after_opening(seconds: u64) -> BootInstant {
     BootInstant(seconds * SECOND + OPENED)
 }
 
+fn expired(at: BootInstant) -> Deadline {
+    Deadline {
+        at,
+        reason: EndReason::LifetimeExpired,
+    }
+}
+
+fn coming(engine: &Engine) -> Option<Deadline> {
+    let coming = engine.session(id(1)).unwrap().coming;
+    coming.as_ref().map(Bound::deadline)
+}
+
 fn warnings(engine: &mut Engine) -> Vec<Deadline> {
     let warned = |action| match action {
         Action::Warn { deadline, .. } => Some(deadline),
@@ -58,49 +74,44 @@ fn warnings(engine: &mut Engine) -> Vec<Deadline> {
     drain(engine).into_iter().filter_map(warned).collect()
 }
 
-fn expired(seconds: u64) -> Deadline {
-    Deadline {
-        at: at(seconds).boot,
-        reason: EndReason::LifetimeExpired,
-    }
+/// The door has warned of this at `now`: what goes on record as its cause.
+fn told(engine: &mut Engine, deadline: Deadline, now: Now) -> String {
+    let id = id(1);
+    engine.handle(Input::Warned { id, deadline }, now).unwrap();
+    let cause = |action| match action {
+        Action::Record(record) => record.cause,
+        _ => None,
+    };
+    drain(engine).into_iter().find_map(cause).unwrap()
+}
+
+fn bind(engine: &mut Engine, until: Option<Now>, now: Now) {
+    let bound = binding("alice", "10.0.0.0/8", Some(now), until);
+    engine
+        .handle(Input::BindingSet(Keeper::State, bound), now)
+        .unwrap();
 }
 
 #[test]
 fn an_end_that_a_window_will_bring_is_known_warned_of_and_held_by_the_door() {
-    let (mut engine, until) =
-        engine_of(set(1, "enforce", Some("maxLifetime: 5s, warnBefore: 20s")));
-    assert_eq!(until, Some(at(80).boot));
+    let limits = "maxLifetime: 5s, warnBefore: 20s";
+    let (mut engine, until) = engine_of(set(1, "enforce", &[(NIGHT, limits)]));
+    let end = expired(at(80).boot);
+    assert_eq!(until, Some(end.at));
     let view = engine.session(id(1)).unwrap();
-    assert_eq!(view.coming, Some(expired(80)));
     assert_eq!(view.lease.expires_at.unwrap().at, after_opening(12 * 3_600));
-    let coming = engine.coming_ends(id(1)).unwrap().expires_at.unwrap();
-    assert!(format!("{:?}", coming.by).contains("SessionPolicy/night"));
+    assert!(format!("{:?}", view.coming).contains("SessionPolicy/ceiling-0"));
+    assert_eq!(coming(&engine), Some(end));
     engine.poll(at(59));
     assert_eq!(warnings(&mut engine), []);
     let now = nanos(60 * SECOND + 900);
     engine.poll(now);
-    assert_eq!(warnings(&mut engine), [expired(80)]);
-    let warned = Input::Warned {
-        id: id(1),
-        deadline: expired(80),
-    };
-    engine.handle(warned, now).unwrap();
-    let cause = drain(&mut engine)
-        .into_iter()
-        .find_map(|action| match action {
-            Action::Record(record) => record.cause,
-            _ => None,
-        });
-    assert!(cause.unwrap().starts_with("SessionPolicy/night "));
-    // A look in between tells nobody again.
-    let bound = binding("alice", "10.0.0.0/8", Some(now), None);
-    engine
-        .handle(
-            Input::BindingSet(Keeper::State, bound),
-            nanos(61 * SECOND + 77),
-        )
-        .unwrap();
-    assert_eq!(warnings(&mut engine), []);
+    assert_eq!(warnings(&mut engine), [end]);
+    // Though the wall clock has jumped past the opening meanwhile.
+    let mut jumped = now;
+    jumped.wall.0 += 3_600_000;
+    let cause = told(&mut engine, end, jumped);
+    assert!(cause.starts_with("SessionPolicy/ceiling-0 "), "{cause}");
     engine.poll(at(79));
     assert_eq!(closes(&mut engine), []);
     engine.poll(at(80));
@@ -108,42 +119,86 @@ fn an_end_that_a_window_will_bring_is_known_warned_of_and_held_by_the_door() {
 }
 
 #[test]
+fn a_look_in_between_warns_nobody_again() {
+    let limits = "maxLifetime: 5s, warnBefore: 20s";
+    let (mut engine, _) = engine_of(set(1, "enforce", &[(NIGHT, limits)]));
+    engine.poll(at(60));
+    assert_eq!(warnings(&mut engine).len(), 1);
+    bind(&mut engine, None, nanos(61 * SECOND + 77));
+    assert_eq!(warnings(&mut engine), []);
+}
+
+#[test]
 fn what_was_warned_of_before_its_window_opened_is_not_warned_of_again() {
     let limits = "maxLifetime: 100s, warnBefore: 30s";
-    let end = Deadline {
-        at: after_opening(100),
-        reason: EndReason::LifetimeExpired,
-    };
-    let (mut engine, until) = engine_of(set(1, "enforce", Some(limits)));
-    assert_eq!(until, Some(after_opening(100)));
+    let (mut engine, until) = engine_of(set(1, "enforce", &[(NIGHT, limits)]));
+    let end = expired(after_opening(100));
+    assert_eq!(until, Some(end.at));
     engine.poll(nanos(70 * SECOND + OPENED));
     assert_eq!(warnings(&mut engine), [end]);
-    let warned = Input::Warned {
-        id: id(1),
-        deadline: end,
-    };
-    engine.handle(warned, at(70)).unwrap();
-    let record = drain(&mut engine)
-        .into_iter()
-        .find_map(|action| match action {
-            Action::Record(record) => record.cause,
-            _ => None,
-        });
-    assert!(record.unwrap().starts_with("SessionPolicy/night "));
     for now in 71..=100 {
         engine.poll(at(now));
         assert_eq!(warnings(&mut engine), []);
     }
-    assert_eq!(engine.session(id(1)).unwrap().coming, None);
+    assert_eq!(coming(&engine), None);
     engine.poll(at(101));
     assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
 }
 
 #[test]
+fn a_clock_set_back_puts_off_neither_of_two_windows() {
+    let ceilings = [
+        (NIGHT, "maxLifetime: 2h"),
+        (LATER, "maxLifetime: 5s, warnBefore: 20s"),
+    ];
+    let (mut engine, until) = engine_of(set(1, "enforce", &ceilings));
+    let end = expired(at(200).boot);
+    assert_eq!(until, Some(end.at));
+    engine.poll(at(40));
+    let back = |seconds| {
+        let mut now = at(seconds);
+        now.wall.0 -= 3_600_000;
+        now
+    };
+    drain(&mut engine);
+    engine.poll(back(80));
+    assert_eq!(coming(&engine), Some(end));
+    engine.poll(back(180));
+    assert_eq!(warnings(&mut engine), [end]);
+    engine.poll(back(200));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
+}
+
+#[test]
+fn a_binding_that_ends_before_hides_no_coming_end() {
+    let limits = "maxLifetime: 5s, warnBefore: 60s";
+    let (mut engine, _) = engine_of(set(1, "enforce", &[(NIGHT, limits)]));
+    bind(&mut engine, Some(at(50)), at(1));
+    let end = expired(at(80).boot);
+    assert_eq!(coming(&engine), Some(end));
+    engine.poll(at(20));
+    assert_eq!(warnings(&mut engine), [end]);
+}
+
+#[test]
+fn what_the_lease_ends_before_does_not_come() {
+    let stricter = set(1, "enforce", &[("01:46-03:00", "maxLifetime: 60s")]);
+    let (mut engine, until) = engine_of(stricter);
+    assert_eq!(until, Some(after_opening(60)));
+    // A looser policy leaves the lease as it is.
+    let looser = Input::Policies {
+        set: set(2, "enforce", &[(NIGHT, "maxLifetime: 5s")]),
+        difference: everything(),
+    };
+    engine.handle(looser, at(10)).unwrap();
+    assert_eq!(coming(&engine), None);
+}
+
+#[test]
 fn a_policy_that_is_gone_before_its_window_opens_leaves_nothing() {
-    let (mut engine, _) = engine_of(set(1, "enforce", Some("maxLifetime: 5s")));
+    let (mut engine, _) = engine_of(set(1, "enforce", &[(NIGHT, "maxLifetime: 5s")]));
     let gone = Input::Policies {
-        set: set(2, "enforce", None),
+        set: set(2, "enforce", &[]),
         difference: everything(),
     };
     engine.handle(gone, at(10)).unwrap();
@@ -158,13 +213,20 @@ fn a_policy_that_is_gone_before_its_window_opens_leaves_nothing() {
 }
 
 #[test]
-fn nobody_is_warned_of_an_end_that_is_only_recorded() {
-    let limits = "maxLifetime: 100s, warnBefore: 30s";
-    let (mut engine, until) = engine_of(set(1, "audit", Some(limits)));
-    assert_eq!(until, None);
-    for now in 0..110 {
+fn a_segment_that_only_records_stops_no_door_and_warns_nobody() {
+    let ceilings = [(NIGHT, "maxLifetime: 100s, warnBefore: 30s")];
+    let (mut engine, until) = engine_of(set(1, "enforce", &ceilings));
+    assert_eq!(until, Some(after_opening(100)));
+    let audit = Input::Policies {
+        set: set(2, "audit", &ceilings),
+        difference: everything(),
+    };
+    engine.handle(audit, at(10)).unwrap();
+    let lifted =
+        |action: &Action| matches!(action, Action::SetLease { lease, .. } if lease.until.is_none());
+    assert!(drain(&mut engine).iter().any(lifted));
+    for now in 11..110 {
         engine.poll(at(now));
-        let warned = |action: &Action| matches!(action, Action::Warn { .. });
-        assert!(!drain(&mut engine).iter().any(warned));
+        assert_eq!(warnings(&mut engine), []);
     }
 }

@@ -4,7 +4,9 @@
 
 mod support;
 
-use curfew_engine::{Action, Engine, Input, Keeper};
+use std::collections::BTreeMap;
+
+use curfew_engine::{Action, Engine, Input, Keeper, Subject};
 use curfew_model::*;
 use support::*;
 
@@ -40,6 +42,28 @@ fn what_is_decided_now_names_the_state_of_now_and_what_comes_due_that_of_its_las
     assert_eq!(on_record(&mut engine)[..1], [lost]);
     engine.poll(at(101));
     let due = (SessionEnded, Some(EndReason::LifetimeExpired), 5);
+    assert!(on_record(&mut engine).contains(&due));
+}
+
+#[test]
+fn a_look_at_a_session_is_a_decision_of_its_own() {
+    let mut engine = engine(Rules::default());
+    bind(&mut engine, "alice", 5, 0);
+    engine.open(open(1, "", "db", at(1)), at(1)).unwrap();
+    engine.handle(Input::Commit(Revision(9)), at(2)).unwrap();
+    let alice = Subject {
+        kind: Kind::User,
+        issuer: Issuer::local(),
+        id: "alice".to_owned(),
+        groups: vec!["dba".to_owned()],
+        attributes: BTreeMap::new(),
+    };
+    engine.handle(Input::Subject(alice), at(2)).unwrap();
+    assert_eq!(engine.session(id(1)).unwrap().revision, Revision(9));
+    on_record(&mut engine);
+    engine.handle(Input::Commit(Revision(12)), at(3)).unwrap();
+    engine.poll(at(101));
+    let due = (EventKind::SessionEnded, Some(EndReason::LifetimeExpired), 9);
     assert!(on_record(&mut engine).contains(&due));
 }
 

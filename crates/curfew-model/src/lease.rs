@@ -61,6 +61,15 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// The end that it is where it passes.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        Deadline {
+            at: self.at,
+            reason: self.reason,
+        }
+    }
+
     /// Earliest instant wins, ties by the order of the reasons.
     fn is_stricter_than(&self, other: &Self) -> bool {
         (self.at, self.reason) < (other.at, other.reason)
@@ -143,10 +152,14 @@ impl Lease {
         ]
         .into_iter()
         .flatten()
-        .map(|bound| Deadline {
-            at: bound.at,
-            reason: bound.reason,
-        })
+        .map(Bound::deadline)
         .min()
+    }
+
+    /// The end that a client is warned of: lifetime or re-authentication, whichever comes first (rule 11).
+    #[must_use]
+    pub fn warned_end(&self) -> Option<Deadline> {
+        let bounds = [&self.expires_at, &self.reauth_by];
+        bounds.into_iter().flatten().map(Bound::deadline).min()
     }
 }

@@ -76,22 +76,6 @@ impl EndReason {
     }
 }
 
-impl EndReason {
-    /// Whether it is an instant that was known before: one of a lease, or of idleness.
-    #[must_use]
-    pub fn is_timed(self) -> bool {
-        matches!(
-            self,
-            Self::LifetimeExpired
-                | Self::GrantExpired
-                | Self::OutsideHours
-                | Self::CredentialExpired
-                | Self::ReauthOverdue
-                | Self::IdleTimeout
-        )
-    }
-}
-
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())

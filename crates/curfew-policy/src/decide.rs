@@ -9,7 +9,7 @@ use curfew_model::{
 
 use crate::{
     compile::{CompiledSegment, PolicySet},
-    decision::{Decide, Decision, MatchedSegment, Refusal, Verdict},
+    decision::{ComingEnd, Decide, Decision, MatchedSegment, Refusal, Verdict},
     document::{End, SessionPolicy},
     judge::{Case, NoMatch, Standing},
     limits::PlacedLimits,
@@ -171,8 +171,6 @@ impl PolicySet {
                 Err(reason) => refusals.push((segment.mode == Mode::Audit, reason, &segment.name)),
             }
         }
-        let coming = self.coming(case, segments, standings);
-        let coming = coming.filter(|coming| ends_before(coming, &lease));
         let verdict = verdict(case.facts, segments.is_empty(), refusals, lease);
         let policies = standings
             .iter()
@@ -186,43 +184,43 @@ impl PolicySet {
                 .collect(),
             verdict,
             shadow,
-            coming,
+            coming: self.coming(case, segments, standings),
             look_again_at: look_again(standings, case.now),
         }
     }
 
-    /// The ends that policies will set on a live session whose windows open later: at the opening, if they are past by then.
-    fn coming(&self, case: &Case<'_>, segments: &[usize], standings: &Standings) -> Option<Lease> {
+    /// The first end that policies of the acting segments will set whose windows open later.
+    fn coming(
+        &self,
+        case: &Case<'_>,
+        segments: &[usize],
+        standings: &Standings,
+    ) -> Option<ComingEnd> {
         let acting = self.acting(segments);
-        let mut coming: Option<Lease> = None;
-        for segment in self.listed(segments).filter(|s| s.mode == acting) {
-            for number in &segment.policies {
-                let Some(Standing::Absent(NoMatch::OutsideHours {
-                    next: Some(next), ..
-                })) = standings.get(number)
-                else {
-                    continue;
-                };
-                let Some(policy) = self.policies.get(*number) else {
-                    continue;
-                };
-                let opens = case.now.boot_at(*next);
-                let from_then_on = |bound: Option<Bound>| {
-                    bound.map(|bound| Bound {
-                        at: bound.at.max(opens),
-                        ..bound
-                    })
-                };
-                let limits = lease_of(&policy.limits, case.facts);
-                coming.get_or_insert_default().tighten(Lease {
-                    expires_at: from_then_on(limits.expires_at),
-                    reauth_by: from_then_on(limits.reauth_by),
-                    warn_before: limits.warn_before,
-                    ..Lease::default()
-                });
-            }
+        let acting = self
+            .listed(segments)
+            .filter(|segment| segment.mode == acting);
+        let opening = acting
+            .flat_map(|segment| &segment.policies)
+            .filter_map(|number| match standings.get(number)? {
+                Standing::Absent(NoMatch::OutsideHours { next, .. }) => {
+                    Some((self.policies.get(*number)?, case.now.boot_at((*next)?)))
+                }
+                _ => None,
+            });
+        let mut warn_before = None;
+        let mut ends = Vec::new();
+        for (policy, opens) in opening {
+            let lease = lease_of(&policy.limits, case.facts);
+            warn_before = warn_before.max(lease.warn_before);
+            let bounds = [lease.expires_at, lease.reauth_by].into_iter().flatten();
+            ends.extend(bounds.map(|bound| Bound {
+                at: bound.at.max(opens),
+                ..bound
+            }));
         }
-        coming
+        let end = ends.into_iter().min_by_key(|end| (end.at, end.reason))?;
+        Some(ComingEnd { end, warn_before })
     }
 
     /// Until when a segment's policies admit; the refusal's reason if none does.
@@ -392,13 +390,6 @@ fn ends_by(policy: &SessionPolicy, reason: EndReason, revision: Revision) -> Pro
 fn is_provable(facts: &Facts) -> bool {
     let proven = |subject: &Identity| subject.proof == Proof::Proven;
     facts.proved_at.is_some() || facts.subject().is_some_and(proven)
-}
-
-/// Whether the one lease has a fixed end before that of the other.
-fn ends_before(one: &Lease, other: &Lease) -> bool {
-    let other = other.fixed_deadline();
-    one.fixed_deadline()
-        .is_some_and(|end| other.is_none_or(|other| end < other))
 }
 
 /// The strictest combination of limits, the credential and the binding.

@@ -5,8 +5,8 @@
 use std::{sync::Arc, time::Duration};
 
 use curfew_model::{
-    BootInstant, EndReason, Facts, Lease, LossRule, Mode, Now, OnAdopt, PolicyName, Provenance,
-    Revision, SegmentName, Sensitivity,
+    BootInstant, Bound, EndReason, Facts, Lease, LossRule, Mode, Now, OnAdopt, PolicyName,
+    Provenance, Revision, SegmentName, Sensitivity,
 };
 
 /// Whatever decides about sessions: a compiled policy set. The engine knows no more of policy than this.
@@ -30,11 +30,20 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What the segments in audit mode would hold the session to, where others are enforced: recorded, not acted on.
     pub shadow: Option<Lease>,
-    /// The ends that policies will set whose windows open later, where one is earlier than the lease's own: to be told
-    /// and warned of. It is no part of the lease, since a change may come before.
-    pub coming: Option<Lease>,
+    /// The first end that a policy will set whose window opens later: to be told and warned of. It is no part of the
+    /// lease, since a change may come before.
+    pub coming: Option<ComingEnd>,
     /// The earliest instant from which a time window or the end of a grant could change this decision.
     pub look_again_at: Option<BootInstant>,
+}
+
+/// An end by lifetime or re-authentication that is known before the window opens that brings it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComingEnd {
+    /// When and why, and what will set it: at the opening, where it is past by then.
+    pub end: Bound,
+    /// How long before it clients are warned by the policies whose windows open.
+    pub warn_before: Option<Duration>,
 }
 
 /// A destination segment, with what the engine keeps to for it.

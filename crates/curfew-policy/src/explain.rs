@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use curfew_model::{
-    Access, Facts, Lease, Mode, Now, Provenance, ServiceName, Target, format_duration,
-};
+use curfew_model::{Access, Facts, Mode, Now, Provenance, ServiceName, Target, format_duration};
 use serde::Serialize;
 
 use crate::{
@@ -68,7 +66,9 @@ impl PolicySet {
         let segments = self.targets(&facts.target);
         let standings = self.standings(&case, &segments);
         let segment = |segment: &crate::compile::CompiledSegment| {
-            let access = if segment.access == Access::Open {
+            let access = if facts.ambiguous {
+                "two bindings give the client to two subjects: nobody is let in"
+            } else if segment.access == Access::Open {
                 "open: only limits apply"
             } else {
                 "a policy has to admit"
@@ -169,7 +169,7 @@ fn standing_text(standing: Standing) -> String {
 fn verdict_text(decision: &Decision, facts: &Facts, now: Now) -> (Outcome, String) {
     match &decision.verdict {
         Verdict::Admit(lease) => {
-            let coming = decision.coming.as_ref().and_then(Lease::fixed_deadline);
+            let coming = decision.coming.as_ref().map(|coming| coming.end.deadline());
             let ends = lease.deadline(facts.opened_at).into_iter().chain(coming);
             let text = match ends.min() {
                 Some(deadline) => {

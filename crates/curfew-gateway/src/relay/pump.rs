@@ -175,8 +175,8 @@ impl Direction {
             from.readable = false;
         }
         let bytes = lane.buffer.get(..read).unwrap_or_default();
-        let stops = lane.shared.is_ended() || lane.shared.is_overdue(lane.clock);
-        let sent = if bytes.is_empty() || stops {
+        let stops = || lane.shared.is_ended() || lane.shared.is_overdue(lane.clock);
+        let sent = if bytes.is_empty() || stops() {
             0
         } else {
             // The sink's readiness is not asked first: a send that finds it full says so.

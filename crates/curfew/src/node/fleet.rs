@@ -63,7 +63,8 @@ impl LocalFleet {
         let at = |bound: &Option<Bound>| bound.as_ref().map(|bound| now.wall_at(bound.at));
         let lease = &view.lease;
         let ends = lease.deadline(view.last_activity).into_iter();
-        let deadline = ends.chain(view.coming).min();
+        let coming = view.coming.as_ref().map(Bound::deadline);
+        let deadline = ends.chain(coming).min();
         let (state, reason) = match view.state {
             State::Open => (SessionState::Open, None),
             State::Closing(reason) => (SessionState::Closing, Some(reason)),
@@ -142,9 +143,7 @@ impl Fleet for LocalFleet {
 
     fn explain(&self, id: SessionId) -> Option<Explanation> {
         let (view, now) = self.view(id)?;
-        let coming = view
-            .coming
-            .and_then(|_| self.enforcer.look(|engine| engine.coming_ends(id)));
+        let coming = view.coming.clone();
         let (lease, last): (_, BootInstant) = (view.lease.clone(), view.last_activity);
         let leases = (&lease, coming.as_ref());
         Some(Explanation::new(self.shown(view, now), leases, last, now))
