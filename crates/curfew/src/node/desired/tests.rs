@@ -10,14 +10,23 @@ use curfew_model::{
 };
 use curfew_state::{Change, Commit, EmbeddedStore, Expected, Owner, State, Store};
 use curfew_testkit::{BootClock, alice, bound};
+use parking_lot::Mutex;
 
 use super::super::{compiler, in_force::owners};
 use super::Desired;
 
-struct Silent;
+/// What is to happen as soon as the first session ends.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
-impl Sink for Silent {
-    fn record(&self, _records: Vec<Record>) {}
+impl Sink for Meanwhile {
+    fn record(&self, records: Vec<Record>) {
+        if records.iter().any(|record| record.recorded.event.is_over())
+            && let Some(happens) = self.0.lock().take()
+        {
+            happens();
+        }
+    }
 }
 
 const SEGMENT: &str = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
@@ -65,6 +74,7 @@ struct Lab {
     state: Arc<State>,
     deadlines: Deadlines,
     desired: Desired,
+    meanwhile: Arc<Meanwhile>,
     _dir: tempfile::TempDir,
 }
 
@@ -77,8 +87,9 @@ impl Lab {
         let set = Arc::new(compiler::union(&owners(&state.policies), state.revision).unwrap());
         let engine = Engine::new(set.clone(), Bounds::default(), BootClock.now());
         let door = Weak::<GatewayDoor>::new();
+        let meanwhile = Arc::new(Meanwhile::default());
         let deadlines =
-            Enforcer::start(engine, door, Arc::new(BootClock), Arc::new(Silent)).unwrap();
+            Enforcer::start(engine, door, Arc::new(BootClock), meanwhile.clone()).unwrap();
         let enforcer = Arc::clone(deadlines.enforcer());
         let desired = Desired::new(enforcer, EnforcerId::new("gw-1").unwrap(), &state, set);
         Self {
@@ -86,6 +97,7 @@ impl Lab {
             state,
             deadlines,
             desired,
+            meanwhile,
             _dir: dir,
         }
     }
@@ -99,29 +111,34 @@ impl Lab {
     }
 
     fn open(&self, client: u8) -> Option<SessionId> {
-        let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
-        let id: SessionId = id.parse().unwrap();
-        let facts = Facts {
-            identities: Vec::new(),
-            ..alice(
-                ([127, 0, 0, client], 40_000).into(),
-                ([10, 1, 0, 1], 5432).into(),
-                BootClock.now().boot,
-            )
-        };
-        let open = Open {
-            id,
-            facts,
-            peer: Peer::default(),
-            decided_at: None,
-        };
-        self.deadlines.enforcer().open(open).is_ok().then_some(id)
+        open(self.deadlines.enforcer(), client)
     }
 
     fn is_open(&self, id: SessionId) -> bool {
         let view = self.deadlines.enforcer().look(|engine| engine.session(id));
         view.is_some_and(|view| view.state == curfew_enforcer::State::Open)
     }
+}
+
+/// A session from 127.0.0.CLIENT, if it is admitted.
+fn open(enforcer: &Enforcer, client: u8) -> Option<SessionId> {
+    let id = format!("019ac2f0-0000-7000-8000-00000000000{client}");
+    let id: SessionId = id.parse().unwrap();
+    let facts = Facts {
+        identities: Vec::new(),
+        ..alice(
+            ([127, 0, 0, client], 40_000).into(),
+            ([10, 1, 0, 1], 5432).into(),
+            BootClock.now().boot,
+        )
+    };
+    let open = Open {
+        id,
+        facts,
+        peer: Peer::default(),
+        decided_at: None,
+    };
+    enforcer.open(open).is_ok().then_some(id)
 }
 
 #[test]
@@ -207,6 +224,30 @@ fn an_order_that_only_catching_up_brings_ends_what_opened_in_between() {
     let id = lab.open(1).unwrap();
     lab.desired.catch_up(&lab.store.read());
     assert!(!lab.is_open(id));
+}
+
+#[test]
+fn an_order_that_catching_up_brings_ends_what_opens_while_it_does() {
+    let lab = Lab::new(&[
+        admit("dba"),
+        bind("127.0.0.1/32", "alice", &["dba"]),
+        bind("127.0.0.2/32", "bob", &["dba"]),
+    ]);
+    lab.open(2).unwrap();
+    // Bob's end is put on record in the midst of it, and alice comes.
+    let enforcer = Arc::clone(lab.deadlines.enforcer());
+    let (tell, opened) = std::sync::mpsc::channel();
+    let comes = move || tell.send(open(&enforcer, 1)).unwrap();
+    *lab.meanwhile.0.lock() = Some(Box::new(comes));
+    for change in [
+        Change::Revoke(order()),
+        bind("127.0.0.2/32", "carol", &["dba"]),
+    ] {
+        lab.store.commit(Expected::Nothing, &[change]).unwrap();
+    }
+    lab.desired.catch_up(&lab.store.read());
+    let alice = opened.try_recv().unwrap().unwrap();
+    assert!(!lab.is_open(alice));
 }
 
 #[test]
