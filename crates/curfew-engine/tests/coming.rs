@@ -10,6 +10,7 @@ use std::sync::Arc;
 use curfew_engine::{Action, Bounds, Engine, Input, Keeper};
 use curfew_model::*;
 use curfew_policy::PolicySet;
+use curfew_testkit::{compiled, document};
 use support::*;
 
 /// On the clock of [`at`] 01:48 is second 80, and 01:50 second 200.
@@ -20,11 +21,6 @@ const OPENED: u64 = 300_700;
 
 /// An open segment in this mode, with ceilings that have hours and limits.
 fn set(revision: u64, mode: &str, ceilings: &[(&str, &str)]) -> Arc<PolicySet> {
-    let document = |kind: &str, name: &str, spec: &str| {
-        format!(
-            "---\napiVersion: curfew.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-        )
-    };
     let spec = format!(
         "sensitivity: low, mode: {mode}, access: open, members: [{{service: db}}], limits: {{idleTimeout: 3h}}"
     );
@@ -36,9 +32,7 @@ fn set(revision: u64, mode: &str, ceilings: &[(&str, &str)]) -> Arc<PolicySet> {
         );
         text += &document("SessionPolicy", &format!("ceiling-{number}"), &spec);
     }
-    let loaded = curfew_policy::load([("p.yaml", text.as_str())]);
-    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
-    Arc::new(curfew_policy::compile(loaded.documents, Revision(revision)).unwrap())
+    Arc::new(compiled(&text, revision))
 }
 
 /// An engine with one session, and until when its door passes something.

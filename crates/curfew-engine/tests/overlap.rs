@@ -10,6 +10,7 @@ use std::sync::Arc;
 use curfew_engine::{Action, Activity, Bounds, Engine, Input};
 use curfew_model::*;
 use curfew_policy::PolicySet;
+use curfew_testkit::{compiled, document};
 use support::*;
 
 /// The service in an enforced segment and in one in audit mode, with these limits.
@@ -25,15 +26,13 @@ fn modes(revision: u64, db: (&str, &str), trial: (&str, &str)) -> Arc<PolicySet>
         } else {
             ", access: open"
         };
-        format!(
-            "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\n\
-             spec: {{sensitivity: low, mode: {mode}{access}, members: [{{service: db}}], limits: {{{limits}}}}}\n"
-        )
+        let spec = format!(
+            "sensitivity: low, mode: {mode}{access}, members: [{{service: db}}], limits: {{{limits}}}"
+        );
+        document("Segment", name, &spec)
     };
     let text = segment("db", db.0, db.1) + &segment("trial", trial.0, trial.1);
-    let loaded = curfew_policy::load([("p.yaml", text.as_str())]);
-    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
-    Arc::new(curfew_policy::compile(loaded.documents, Revision(revision)).unwrap())
+    Arc::new(compiled(&text, revision))
 }
 
 fn engine_of(set: Arc<PolicySet>) -> Engine {

@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::fd::OwnedFd,
     sync::{
         Arc, Weak,
@@ -23,7 +23,7 @@ use curfew_gateway::{
 };
 use curfew_model::{Clock, EndReason, Event, EventKind, Now, SessionId};
 use curfew_policy::Decide;
-use curfew_testkit::{BootClock, Lifetime, Limited, alice};
+use curfew_testkit::{BootClock, Lifetime, Limited, alice, connected};
 use parking_lot::Mutex;
 
 /// What waiting for a thread may take on a loaded machine.
@@ -92,8 +92,8 @@ impl Lab {
 
     /// A session: the client's end, the service's end, and its id.
     fn carry(&self, number: u128) -> (TcpStream, TcpStream, SessionId) {
-        let (client, inside) = pair();
-        let (outside, service) = pair();
+        let (client, inside) = connected();
+        let (outside, service) = connected();
         let id = SessionId(uuid::Uuid::from_u128(number));
         let facts = alice(
             client.local_addr().unwrap(),
@@ -128,16 +128,6 @@ impl Lab {
             }
         }
     }
-}
-
-fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let far = listener.accept().unwrap().0;
-    for end in [&near, &far] {
-        end.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
-    (near, far)
 }
 
 /// Reads until the connection ends; whether that was a reset.
@@ -191,7 +181,7 @@ fn i1_a_session_whose_end_comes_late_moves_nothing_meanwhile() {
     let clock = Arc::new(LateClock::default());
     let lab = Lab::by(clock.clone(), Arc::new(Lifetime(Duration::from_secs(3600))));
     let (mut client, mut service, id) = lab.carry(1);
-    let ((mut fence, near), (far, mut behind)) = (pair(), pair());
+    let ((mut fence, near), (far, mut behind)) = (connected(), connected());
     lab.relay.adopt(near.into(), far.into(), u64::MAX).unwrap();
     client.write_all(b"on").unwrap();
     service.read_exact(&mut [0u8; 2]).unwrap();

@@ -5,32 +5,20 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use curfew_gateway::relay::{
     Broken, Bytes, Cut, Ending, Finish, Finished, Flow, Framing, Opened, Relay, RelayConfig, Side,
 };
-use curfew_model::{BootInstant, Clock, Now};
-use curfew_testkit::BootClock;
+use curfew_model::{BootInstant, Clock};
+use curfew_testkit::{BootClock, StillClock, connected};
 use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than what the relay holds back, and than what sockets take.
 const LONG: usize = 16 << 20;
-
-#[derive(Default)]
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now(&self) -> Now {
-        Now {
-            boot: BootInstant(self.0.load(Ordering::Relaxed)),
-            ..Now::default()
-        }
-    }
-}
 
 struct Report(Sender<(Finish, Bytes)>);
 
@@ -118,7 +106,7 @@ struct Lab {
     client: TcpStream,
     server: TcpStream,
     flow: Flow,
-    clock: Arc<TestClock>,
+    clock: Arc<StillClock>,
     working: Arc<AtomicBool>,
     over: Receiver<Finish>,
     reports: Receiver<(Finish, Bytes)>,
@@ -136,7 +124,7 @@ impl Lab {
     ) -> Self {
         let (sender, reports) = channel();
         let (over_sender, over) = channel();
-        let (clock, working) = (Arc::new(TestClock::default()), Arc::default());
+        let (clock, working) = (Arc::new(StillClock::default()), Arc::default());
         let relay = Relay::start(
             RelayConfig::default(),
             clock.clone(),
@@ -175,17 +163,6 @@ impl Lab {
     fn report(&self) -> (Finish, Bytes) {
         self.reports.recv_timeout(PATIENCE).unwrap()
     }
-}
-
-fn connected() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (other, _) = listener.accept().unwrap();
-    for socket in [&one, &other] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
-    }
-    (one, other)
 }
 
 fn message(payload: &[u8]) -> Vec<u8> {
@@ -313,7 +290,7 @@ fn a_client_that_does_not_leave_after_its_goodbye_is_reset() {
     // While it is given time, its socket takes what it writes.
     (&lab.client).write_all(b"x").unwrap();
     assert_eq!(lab.client.take_error().unwrap().map(|e| e.kind()), None);
-    lab.clock.0.store(2_000_000_000, Ordering::Relaxed);
+    lab.clock.set(2_000_000_000);
     // Any event makes the loop look at the clock; it does so by itself within the second.
     let began = BootClock.now().boot;
     while (&lab.client).write_all(b"x").is_ok() {
@@ -390,17 +367,17 @@ fn i1_over_bytes_that_the_kernel_still_holds_there_is_no_goodbye() {
 #[test]
 fn an_upstream_at_work_is_activity() {
     let mut lab = Lab::new();
-    lab.clock.0.store(77, Ordering::Relaxed);
+    lab.clock.set(77);
     lab.working.store(true, Ordering::Relaxed);
     lab.server.write_all(&message(b"x")).unwrap();
     activity_becomes(&lab.flow, 77);
-    lab.clock.0.store(99, Ordering::Relaxed);
+    lab.clock.set(99);
     activity_becomes(&lab.flow, 99);
     lab.working.store(false, Ordering::Relaxed);
     lab.server.write_all(&message(b"y")).unwrap();
     receive(&lab.client).unwrap();
     receive(&lab.client).unwrap();
-    lab.clock.0.store(111, Ordering::Relaxed);
+    lab.clock.set(111);
     activity_becomes(&lab.flow, 99);
 }
 

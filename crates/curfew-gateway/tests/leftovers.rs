@@ -10,7 +10,7 @@ use curfew_testkit::Limited;
 use support::{
     Lab, PATIENCE, eventually,
     server::{nothing_left, running, server},
-    wire::{Wire, frame},
+    wire::{Wire, frame, query},
 };
 
 #[test]
@@ -49,44 +49,40 @@ fn many_queries_that_end_at_once_are_all_cancelled() {
     }
 }
 
-#[test]
-fn a_statement_that_catches_its_cancel_is_cancelled_again() {
+/// A session is cancelled while `sql` runs: nothing of it is left.
+fn leaves_nothing(name: &str, sql: &str) {
     let (server, upstream) = server();
     let lab = Lab::new(upstream, Limited::default());
-    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "catches");
-    wire.query(
-        "do $$ begin
+    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", name);
+    wire.query(sql);
+    running(&server, name);
+    lab.cancel(lab.opened());
+    nothing_left(&server, name);
+}
+
+#[test]
+fn a_statement_that_catches_its_cancel_is_cancelled_again() {
+    let sql = "do $$ begin
             begin perform pg_sleep(600); exception when query_canceled then null; end;
             perform pg_sleep(600);
-        end $$",
-    );
-    running(&server, "catches");
-    lab.cancel(lab.opened());
-    nothing_left(&server, "catches");
+        end $$";
+    leaves_nothing("catches", sql);
 }
 
 /// What the guide says of `client_connection_check_interval`.
 #[test]
 fn a_statement_that_catches_every_cancel_ends_where_the_server_looks_for_its_client() {
-    let (server, upstream) = server();
-    let lab = Lab::new(upstream, Limited::default());
-    let (mut wire, _) = Wire::log_in(lab.address(), "postgres", "stubborn");
-    wire.query(
-        "set client_connection_check_interval = '100ms';
+    let sql = "set client_connection_check_interval = '100ms';
         do $$ begin loop
             begin perform pg_sleep(600); exception when query_canceled then null; end;
-        end loop; end $$",
-    );
-    running(&server, "stubborn");
-    lab.cancel(lab.opened());
-    nothing_left(&server, "stubborn");
+        end loop; end $$";
+    leaves_nothing("stubborn", sql);
 }
 
 /// A client that asks for `sql`, says Terminate behind it and is gone.
 fn ask_and_leave(lab: &Lab, name: &str, sql: &str) {
     let (mut wire, _) = Wire::log_in(lab.address(), "postgres", name);
-    let query = frame(b'Q', &[sql.as_bytes(), b"\0"].concat());
-    let asked = [query, frame(b'X', b"")].concat();
+    let asked = [query(sql), frame(b'X', b"")].concat();
     wire.0.write_all(&asked).unwrap();
 }
 

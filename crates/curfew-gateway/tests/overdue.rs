@@ -6,36 +6,15 @@
 )]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use curfew_gateway::relay::{
     Broken, Bytes, Cut, Finish, Finished, Flow, Framing, Opened, Relay, RelayConfig,
 };
-use curfew_model::{BootInstant, Clock, Now};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Default)]
-struct TestClock(AtomicU64);
-
-impl TestClock {
-    fn set(&self, nanos: u64) {
-        self.0.store(nanos, Ordering::SeqCst);
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> Now {
-        Now {
-            boot: BootInstant(self.0.load(Ordering::SeqCst)),
-            ..Now::default()
-        }
-    }
-}
+use curfew_model::BootInstant;
+use curfew_testkit::{StillClock, connected};
 
 struct Nobody;
 
@@ -81,14 +60,14 @@ struct Ends {
 /// A relay of one loop, with a flow beside the one that is looked at: what goes through it after an event says that
 /// the loop has seen the event.
 struct Lab {
-    clock: Arc<TestClock>,
+    clock: Arc<StillClock>,
     fence: Ends,
     relay: Relay,
 }
 
 impl Lab {
     fn new() -> Self {
-        let clock = Arc::new(TestClock::default());
+        let clock = Arc::new(StillClock::default());
         let config = RelayConfig {
             threads: 1,
             ..RelayConfig::default()
@@ -158,17 +137,6 @@ fn carry(relay: &Relay, key: u64, framing: Option<Box<dyn Framing>>) -> Ends {
         server,
         flow: flow.unwrap(),
     }
-}
-
-fn connected() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (other, _) = listener.accept().unwrap();
-    for socket in [&one, &other] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
-    }
-    (one, other)
 }
 
 fn take(from: &mut TcpStream, bytes: usize) -> Vec<u8> {

@@ -7,29 +7,17 @@
 )]
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use curfew_gateway::relay::{AdoptError, Bytes, Finish, Finished, Flow, Relay, RelayConfig};
-use curfew_model::{BootInstant, Clock, Now};
+use curfew_model::BootInstant;
+use curfew_testkit::{StillClock, connected};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Default)]
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now(&self) -> Now {
-        Now {
-            boot: BootInstant(self.0.load(Ordering::Relaxed)),
-            ..Now::default()
-        }
-    }
-}
 
 struct Report(Sender<(u64, Finish, Bytes)>);
 
@@ -41,14 +29,14 @@ impl Finished for Report {
 
 struct Lab {
     relay: Relay,
-    clock: Arc<TestClock>,
+    clock: Arc<StillClock>,
     reports: Receiver<(u64, Finish, Bytes)>,
 }
 
 impl Lab {
     fn new(max_flows: usize) -> Self {
         let (sender, reports) = channel();
-        let clock = Arc::new(TestClock::default());
+        let clock = Arc::new(StillClock::default());
         let config = RelayConfig {
             threads: 2,
             max_flows,
@@ -76,17 +64,6 @@ impl Lab {
     fn report(&self) -> (u64, Finish, Bytes) {
         self.reports.recv_timeout(PATIENCE).unwrap()
     }
-}
-
-fn connected() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (other, _) = listener.accept().unwrap();
-    for socket in [&one, &other] {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
-    }
-    (one, other)
 }
 
 fn next(state: &mut u64) -> u64 {
@@ -214,7 +191,7 @@ fn activity_is_payload_and_its_time_is_the_clock_s() {
     let lab = Lab::new(10);
     let (mut client, mut server, flow) = lab.pair(1);
     assert_eq!(flow.last_activity(), BootInstant(0));
-    lab.clock.0.store(77, Ordering::Relaxed);
+    lab.clock.set(77);
     client.write_all(b"x").unwrap();
     server.read_exact(&mut [0]).unwrap();
     drop((client, server));

@@ -3,7 +3,7 @@
 
 use curfew_model::{BootInstant, Now, Revision, WallInstant};
 use curfew_policy::{compile, is_empty, load};
-use curfew_testkit::alice;
+use curfew_testkit::{alice, document};
 
 /// Every message about a source, or about what it compiles to.
 fn messages(text: &str) -> String {
@@ -237,11 +237,6 @@ p.yaml:9:18: error: `idleTimeout`: the duration "0s" is zero: it must be longer
 
 #[test]
 fn names_are_held_against_documents_with_errors_in_them_too() {
-    let document = |kind: &str, name: &str, spec: &str| {
-        format!(
-            "---\napiVersion: curfew.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-        )
-    };
     let policy = |name: &str, to: &str, more: &str| {
         let spec = format!("from: {{anyone: true}}, to: {{segments: [{to}]}}{more}");
         document("SessionPolicy", name, &spec)

@@ -7,28 +7,21 @@ use curfew_model::{
     BootInstant, EndReason, Facts, Identity, Issuer, Kind, Lease, Now, PolicyName, Proof,
     Provenance, Revision, WallInstant,
 };
-use curfew_policy::{Decide, Decision, PolicySet, Refusal, Verdict, compile, load};
-use curfew_testkit::alice;
+use curfew_policy::{Decide, Decision, PolicySet, Refusal, Verdict};
+use curfew_testkit::{alice, compiled, document};
 
 const MINUTE: u64 = 60_000_000_000;
 
 fn set(text: &str) -> PolicySet {
-    let loaded = load([("p.yaml", text)]);
-    let problems: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
-    assert!(!loaded.has_errors(), "{}", problems.join("\n"));
-    compile(loaded.documents, Revision(7)).unwrap_or_else(|problems| panic!("{problems:?}"))
+    compiled(text, 7)
 }
 
 fn segment(name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-    )
+    document("Segment", name, spec)
 }
 
 fn policy(name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-    )
+    document("SessionPolicy", name, spec)
 }
 
 fn db(spec: &str) -> String {

@@ -8,7 +8,7 @@ use curfew_model::{
     Revision, ServiceName, UpstreamAddress, WallInstant,
 };
 use curfew_policy::{Decide, Given, Outcome, PolicySet, Sight, Verdict, compile, load};
-use curfew_testkit::alice;
+use curfew_testkit::{alice, compiled, document};
 
 const NOW: Now = Now {
     boot: BootInstant(0),
@@ -17,11 +17,7 @@ const NOW: Now = Now {
 
 /// A segment of a port at some addresses, open to all for so long, and one of others that needs a policy.
 fn set(policy: &str) -> PolicySet {
-    let segment = |name: &str, spec: &str| {
-        format!(
-            "---\napiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-        )
-    };
+    let segment = |name: &str, spec: &str| document("Segment", name, spec);
     let text = segment(
         "office",
         "sensitivity: low, access: open, members: [{cidr: 10.0.0.0/24}], limits: {maxLifetime: 2h}",
@@ -29,9 +25,7 @@ fn set(policy: &str) -> PolicySet {
         "vault",
         "sensitivity: critical, members: [{cidr: '2001:db8::/32', ports: [5432]}], limits: {maxLifetime: 10m}",
     ) + policy;
-    let loaded = load([("p.yaml", &*text)]);
-    assert!(!loaded.has_errors(), "{:?}", loaded.problems);
-    compile(loaded.documents, Revision(1)).unwrap()
+    compiled(&text, 1)
 }
 
 /// Alice on the way to any of these addresses.

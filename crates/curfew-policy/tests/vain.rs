@@ -3,17 +3,12 @@
 
 use curfew_model::{Revision, WallInstant};
 use curfew_policy::{PolicySet, Problem, compile, load};
+use curfew_testkit::document;
 
 fn set(text: &str) -> PolicySet {
     let loaded = load([("p.yaml", text)]);
     assert_eq!(loaded.problems, []);
     compile(loaded.documents, Revision(1)).unwrap()
-}
-
-fn document(kind: &str, name: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: curfew.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
-    )
 }
 
 fn segment(name: &str, spec: &str) -> String {

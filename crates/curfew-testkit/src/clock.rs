@@ -1,4 +1,7 @@
-//! A clock for tests with real timers: the machine's CLOCK_BOOTTIME beside a wall clock that stands still.
+//! Clocks for tests: the machine's CLOCK_BOOTTIME beside a wall clock that stands still, for real timers, and one that
+//! stands still altogether.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use curfew_model::{BootInstant, Clock, Now, WallInstant};
 use rustix::time::{ClockId, clock_gettime};
@@ -15,6 +18,26 @@ impl Clock for BootClock {
         Now {
             boot: BootInstant(seconds * 1_000_000_000 + nanos),
             wall: WallInstant(1_700_000_000_000),
+        }
+    }
+}
+
+/// A clock that stands still, at so many nanoseconds.
+#[derive(Debug, Default)]
+pub struct StillClock(AtomicU64);
+
+impl StillClock {
+    /// Sets it.
+    pub fn set(&self, nanos: u64) {
+        self.0.store(nanos, Ordering::SeqCst);
+    }
+}
+
+impl Clock for StillClock {
+    fn now(&self) -> Now {
+        Now {
+            boot: BootInstant(self.0.load(Ordering::SeqCst)),
+            ..Now::default()
         }
     }
 }

@@ -6,41 +6,30 @@ mod support;
 use std::{
     io::{BufRead, BufReader},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
-use support::{Ran, curfew, site::policy};
+use support::{
+    Ran, curfew,
+    site::{Running, leads_nowhere},
+};
 
 const FILES: usize = 120;
-
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn an_operator_gets_through_when_clients_have_taken_all_descriptors_that_they_may() {
     let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("curfew.yaml");
     // Clients that say nothing hold one descriptor each, for as long as they may.
-    let service = "{name: echo, listen: '127.0.0.1:0', upstream: '127.0.0.1:9', protocol: postgres, handshake_timeout: 1h}";
-    let text = format!(
-        "data_dir: data\ncontrol: {{listen: '127.0.0.1:0'}}\npolicy: {{path: p.yaml}}\ngateway: {{services: [{service}]}}\n"
-    );
-    std::fs::write(&config, text).unwrap();
-    std::fs::write(folder.path().join("p.yaml"), policy("30m")).unwrap();
+    let more = ", protocol: postgres, handshake_timeout: 1h";
+    let config = leads_nowhere(folder.path(), more);
     let few = format!("ulimit -n {FILES} && exec \"$0\" run --log json -c \"$1\"");
     let server = Command::new("sh")
         .args(["-c", &few, env!("CARGO_BIN_EXE_curfew")])
         .arg(&config)
         .stderr(Stdio::piped())
         .spawn();
-    let mut server = Server(server.unwrap());
+    let mut server = Running(server.unwrap());
     let stderr = BufReader::new(server.0.stderr.take().unwrap());
     // Kept until the end, so that the server never writes into a closed pipe.
     let mut lines = stderr.lines();

@@ -3,32 +3,23 @@
 
 mod support;
 
-use std::{
-    os::unix::net::UnixDatagram,
-    process::{Child, Stdio},
-};
+use std::{os::unix::net::UnixDatagram, process::Stdio};
 
 use support::{
     curfew,
-    site::{PATIENCE, policy},
+    site::{PATIENCE, Running, leads_nowhere},
 };
 
 struct Manager {
     socket: UnixDatagram,
-    process: Child,
+    process: Running,
     folder: tempfile::TempDir,
 }
 
 impl Manager {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("curfew.yaml");
-        let services = "[{name: echo, listen: '127.0.0.1:0', upstream: '127.0.0.1:9'}]";
-        let text = format!(
-            "data_dir: data\ncontrol: {{listen: '127.0.0.1:0'}}\npolicy: {{path: p.yaml}}\ngateway: {{services: {services}}}\n"
-        );
-        std::fs::write(&config, text).unwrap();
-        std::fs::write(folder.path().join("p.yaml"), policy("30m")).unwrap();
+        let config = leads_nowhere(folder.path(), "");
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -40,7 +31,7 @@ impl Manager {
             .unwrap();
         Self {
             socket,
-            process,
+            process: Running(process),
             folder,
         }
     }
@@ -62,19 +53,6 @@ impl Manager {
             .trim_end()
             .to_owned()
     }
-
-    fn signal(&self, name: &str) {
-        let args = [format!("-{name}"), self.process.id().to_string()];
-        let sent = std::process::Command::new("kill").args(args).status();
-        assert!(sent.unwrap().success());
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 #[test]
@@ -85,7 +63,7 @@ fn a_service_manager_is_told_of_readiness_life_reloads_and_the_end() {
         assert_eq!(manager.next(), "WATCHDOG=1");
     }
     let reloads = |manager: &Manager| {
-        manager.signal("HUP");
+        manager.process.signal("HUP");
         let told = manager.hears();
         assert!(told.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{told}");
         assert_eq!(manager.hears(), "READY=1");
@@ -94,7 +72,7 @@ fn a_service_manager_is_told_of_readiness_life_reloads_and_the_end() {
     // One that is refused is over too.
     std::fs::write(manager.folder.path().join("p.yaml"), "nonsense").unwrap();
     reloads(&manager);
-    manager.signal("TERM");
+    manager.process.signal("TERM");
     assert_eq!(manager.hears(), "STOPPING=1");
-    assert!(manager.process.wait().unwrap().success());
+    assert!(manager.process.0.wait().unwrap().success());
 }

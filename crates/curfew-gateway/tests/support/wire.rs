@@ -58,9 +58,7 @@ impl Wire {
 
     pub fn query(&mut self, sql: &str) {
         // A session that has ended shows when it is read.
-        let _ = self
-            .0
-            .write_all(&frame(b'Q', &[sql.as_bytes(), b"\0"].concat()));
+        let _ = self.0.write_all(&query(sql));
     }
 
     /// The next message, its payload as text; none at the end of the connection. One cut short by anything but a
@@ -92,6 +90,11 @@ impl Wire {
             }
         }
     }
+}
+
+/// A simple query.
+pub fn query(sql: &str) -> Vec<u8> {
+    frame(b'Q', &[sql.as_bytes(), b"\0"].concat())
 }
 
 pub fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {

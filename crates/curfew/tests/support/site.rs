@@ -5,7 +5,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -19,14 +19,14 @@ use super::{Ran, curfew};
 /// What waiting for something may take on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The running server with its folder; killed when dropped.
+/// The running server with its folder.
 pub struct Site {
     pub folder: tempfile::TempDir,
     pub service: SocketAddr,
     pub control: SocketAddr,
     /// What its log said until it listened everywhere.
     pub begun: Vec<Value>,
-    child: Child,
+    child: Running,
     log: mpsc::Receiver<Value>,
 }
 
@@ -80,14 +80,12 @@ impl Site {
     }
 
     pub fn signal(&self, name: &str) {
-        let args = [format!("-{name}"), self.child.id().to_string()];
-        let sent = Command::new("kill").args(args).status();
-        assert!(sent.unwrap().success());
+        self.child.signal(name);
     }
 
     /// Waits until the server has ended by itself.
     pub fn ended(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
+        self.child.0.wait().unwrap().code()
     }
 
     /// What the API says without a token.
@@ -130,15 +128,15 @@ impl Site {
     fn limit_files(&self, bytes: &str) {
         // The soft limit alone, so that it can be raised again.
         let limit = format!("--fsize={bytes}:");
-        let pid = format!("--pid={}", self.child.id());
+        let pid = format!("--pid={}", self.child.0.id());
         let limited = Command::new("prlimit").args([pid, limit]).status();
         assert!(limited.unwrap().success());
     }
 
     /// Kills the server and starts it again in the same folder.
     pub fn restart(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
         (self.child, self.log, self.begun) = run(self.path("curfew.yaml"));
         [self.service, self.control] = addresses(&self.begun);
     }
@@ -184,10 +182,33 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+/// In this folder the configuration of a server that leads nowhere, with `more` of its only service.
+pub fn leads_nowhere(folder: &Path, more: &str) -> PathBuf {
+    let config = folder.join("curfew.yaml");
+    let service = format!("{{name: echo, listen: '127.0.0.1:0', upstream: '127.0.0.1:9'{more}}}");
+    let text = format!(
+        "data_dir: data\ncontrol: {{listen: '127.0.0.1:0'}}\npolicy: {{path: p.yaml}}\ngateway: {{services: [{service}]}}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    std::fs::write(folder.join("p.yaml"), policy("30m")).unwrap();
+    config
+}
+
+/// A process that ends with its test.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn signal(&self, name: &str) {
+        let args = [format!("-{name}"), self.0.id().to_string()];
+        let sent = Command::new("kill").args(args).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -202,7 +223,7 @@ pub fn policy(lifetime: &str) -> String {
 
 /// Starts the server and waits until it listens everywhere: the service, and the API. What it says until then comes
 /// last.
-fn run(config: PathBuf) -> (Child, mpsc::Receiver<Value>, Vec<Value>) {
+fn run(config: PathBuf) -> (Running, mpsc::Receiver<Value>, Vec<Value>) {
     let server = curfew(&["run", "--log", "json", "-c"]);
     // A file that may not grow is to be an error, like a full disk, and no signal.
     let mut child = Command::new("sh")
@@ -225,7 +246,7 @@ fn run(config: PathBuf) -> (Child, mpsc::Receiver<Value>, Vec<Value>) {
     while listening(&begun).count() < 2 {
         begun.push(log.recv_timeout(PATIENCE).unwrap());
     }
-    (child, log, begun)
+    (Running(child), log, begun)
 }
 
 /// The fields of the lines that say who listens where.
