@@ -23,9 +23,21 @@ use crate::{
     watch::watch,
 };
 
-/// How long one measurement counts; what comes before it warms up.
-const COUNTED: Duration = Duration::from_millis(700);
-const WARM_UP: Duration = Duration::from_millis(150);
+/// How long a measurement warms up, and then counts.
+struct Span {
+    warm_up: Duration,
+    counted: Duration,
+}
+
+const SHORT: Span = Span {
+    warm_up: Duration::from_millis(150),
+    counted: Duration::from_millis(700),
+};
+/// The kernel's buffers grow for about a second, to what a stream that lasts has all the time.
+const LASTING: Span = Span {
+    warm_up: Duration::from_millis(1_000),
+    counted: Duration::from_millis(1_500),
+};
 /// Threads that connect.
 const CONNECTORS: u64 = 4;
 /// Size of a small message, in bytes.
@@ -48,12 +60,13 @@ pub(crate) fn connect(port: u16) -> TcpStream {
 /// Runs `step`, which returns what it did, on so many threads; the sum a second.
 fn a_second<S>(
     threads: u64,
+    span: Span,
     start: impl Fn() -> S + Sync,
     step: impl Fn(&mut S) -> u64 + Sync,
 ) -> f64 {
     let done = AtomicU64::new(0);
-    let begin = now().after(WARM_UP);
-    let end = begin.after(COUNTED);
+    let begin = now().after(span.warm_up);
+    let end = begin.after(span.counted);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -71,13 +84,14 @@ fn a_second<S>(
             });
         }
     });
-    done.into_inner() as f64 / COUNTED.as_secs_f64()
+    done.into_inner() as f64 / span.counted.as_secs_f64()
 }
 
 /// Bytes a second over so many streams.
 pub(crate) fn bulk(port: u16, streams: u64) -> f64 {
     a_second(
         streams,
+        LASTING,
         || (connect(port), vec![0u8; CHUNK]),
         |(stream, buffer)| stream.read(buffer).unwrap() as u64,
     )
@@ -87,6 +101,7 @@ pub(crate) fn bulk(port: u16, streams: u64) -> f64 {
 pub(crate) fn ping(port: u16) -> f64 {
     a_second(
         1,
+        SHORT,
         || connect(port),
         |stream| {
             let mut message = [5u8; SMALL];
@@ -111,39 +126,31 @@ pub(crate) fn pings(port: u16, connections: usize) -> f64 {
         .unwrap();
         (&mut &*stream).write_all(&[5; SMALL]).unwrap();
     }
-    let mut events: Vec<Event> = Vec::with_capacity(connections);
-    let mut turn = |(): &mut ()| {
-        events.clear();
-        epoll::wait(&epoll, spare_capacity(&mut events), None).unwrap();
-        for event in &events {
-            let number = usize::try_from(event.data.u64()).unwrap();
-            if let Some(mut stream) = streams.get(number) {
-                let mut message = [0u8; SMALL];
-                stream.read_exact(&mut message).unwrap();
-                stream.write_all(&message).unwrap();
+    a_second(
+        1,
+        SHORT,
+        || Vec::with_capacity(connections),
+        |events: &mut Vec<Event>| {
+            events.clear();
+            epoll::wait(&epoll, spare_capacity(events), None).unwrap();
+            for event in &*events {
+                let number = usize::try_from(event.data.u64()).unwrap();
+                if let Some(mut stream) = streams.get(number) {
+                    let mut message = [0u8; SMALL];
+                    stream.read_exact(&mut message).unwrap();
+                    stream.write_all(&message).unwrap();
+                }
             }
-        }
-        events.len() as u64
-    };
-    let begin = now().after(WARM_UP);
-    let end = begin.after(COUNTED);
-    let mut done = 0;
-    loop {
-        let did = turn(&mut ());
-        let at = now();
-        if at >= end {
-            return done as f64 / COUNTED.as_secs_f64();
-        }
-        if at >= begin {
-            done += did;
-        }
-    }
+            events.len() as u64
+        },
+    )
 }
 
 /// Connections a second that carry one byte there and back.
 pub(crate) fn connections(port: u16) -> f64 {
     a_second(
         CONNECTORS,
+        SHORT,
         || (),
         |()| {
             let mut stream = connect(port);

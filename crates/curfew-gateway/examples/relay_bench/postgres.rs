@@ -67,8 +67,7 @@ pub(crate) fn measure(rounds: usize) {
     let mut table = Table::new(RELAYS.to_vec());
     for round in 0..rounds {
         for (name, workload) in WORKLOADS {
-            for turn in 0..RELAYS.len() {
-                let at = (turn + round) % RELAYS.len();
+            for at in crate::order(RELAYS.len(), round) {
                 if let (Some(relay), Some(address)) = (RELAYS.get(at), addresses.get(at)) {
                     let figure = workload(&server, *address);
                     eprintln!("round {round} {name} {relay} {figure:.0}");

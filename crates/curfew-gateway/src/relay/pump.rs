@@ -11,6 +11,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use super::Side;
 use super::flow::Shared;
 use super::pipes::{PIPE_BYTES, Pipe, Pipes};
+use crate::tuning::bound_near;
 
 /// Size of the buffer that a thread's flows share, in bytes; a read that fills it is bulk.
 pub(super) const BUFFER_BYTES: usize = 16 * 1024;
@@ -56,6 +57,8 @@ pub(super) struct Direction {
     pipe: Option<Pipe>,
     piped: usize,
     bulk: bool,
+    /// What its sockets may hold is settled, once it was bulk.
+    bounded: bool,
     small: u8,
     pub(super) eof: bool,
     done: bool,
@@ -152,6 +155,10 @@ impl Direction {
         lane: &mut Lane<'_>,
     ) -> Result<usize, Errno> {
         if self.bulk {
+            if !self.bounded {
+                bound_near(source, sink);
+                self.bounded = true;
+            }
             if self.pipe.is_none() {
                 self.pipe = lane.pipes.take();
             }
@@ -258,18 +265,23 @@ pub(super) struct Lane<'a> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
 
     use curfew_model::BootInstant;
-    use curfew_testkit::BootClock;
+    use curfew_testkit::{BootClock, connected};
+    use socket2::SockRef;
 
     use super::super::flow::Wire;
     use super::*;
 
     #[test]
-    fn bulk_takes_a_pipe_and_an_idle_direction_holds_none() {
-        let (mut client, near) = UnixStream::pair().unwrap();
-        let (far, mut server) = UnixStream::pair().unwrap();
+    fn bulk_takes_a_pipe_and_bounds_its_sockets_and_an_idle_direction_holds_none() {
+        let (mut client, near) = connected();
+        let (far, mut server) = connected();
+        let sent = vec![7; 3 * BUFFER_BYTES];
+        client.write_all(&sent).unwrap();
+        let mut arrived = vec![0; sent.len()];
+        let whole = RecvFlags::PEEK | RecvFlags::WAITALL;
+        assert_eq!(recv(&near, &mut *arrived, whole).unwrap().0, sent.len());
         for socket in [&near, &far] {
             socket.set_nonblocking(true).unwrap();
         }
@@ -288,8 +300,6 @@ mod tests {
             writable: true,
             ..Readiness::default()
         };
-        let sent = vec![7; 3 * BUFFER_BYTES];
-        client.write_all(&sent).unwrap();
         let mut spliced = false;
         let mut total = 0;
         loop {
@@ -310,6 +320,22 @@ mod tests {
             }
         }
         assert!(spliced);
+        // The kernel may allow less than is asked for, and counts twice.
+        let (like, _other) = connected();
+        bound_near(&like, &like);
+        let (like, near, far) = (
+            SockRef::from(&like),
+            SockRef::from(&near),
+            SockRef::from(&far),
+        );
+        assert_eq!(
+            near.recv_buffer_size().unwrap(),
+            like.recv_buffer_size().unwrap()
+        );
+        assert_eq!(
+            far.send_buffer_size().unwrap(),
+            like.send_buffer_size().unwrap()
+        );
         assert!(!direction.holds_pipe());
         assert_eq!(total, sent.len());
         let mut received = vec![0; sent.len()];
