@@ -149,7 +149,7 @@ impl Engine {
         let told = Some(cause.to_owned());
         self.record(slot, event, None, told);
         moved.push(slot);
-        let facts = self.facts(slot)?;
+        let facts = self.facts(slot, self.now)?;
         let record = self.table.get(slot)?;
         let ordered = self.ordered_out(record.id, &facts, self.class(slot)?, record.opened_rev);
         if let Some((reason, cause)) = ordered
@@ -177,7 +177,7 @@ impl Engine {
             groups: who.own.groups.clone(),
             attributes: who.own.attributes.clone(),
             ambiguous: who.own.ambiguous,
-            ..self.facts(slot)?
+            ..self.facts(slot, self.now)?
         };
         let mut bytes = std::mem::take(&mut self.scratch);
         who::encode(&mut bytes, &facts, bound, &who.peer);

@@ -106,22 +106,24 @@ impl Engine {
 
     /// Decides about a living session again.
     pub(crate) fn review(&mut self, slot: u32, why: Why) -> Fate {
-        let (Some(facts), Some(old)) = (self.facts(slot), self.lease(slot)) else {
-            return Fate::Lives;
-        };
         let Some(record) = self.table.get(slot).filter(|r| r.closing.is_none()) else {
             return Fate::Lives;
         };
         let (id, opened_rev, would_end) = (record.id, record.opened_rev, record.would_end);
-        let held = self.door_until(slot, &old);
         let Some(&(mut ties)) = self.ties.get(record.ties) else {
             return Fate::Lives;
         };
         let mut now = self.now;
-        if let Why::Window(_) = why {
-            // The look comes when it was leased to come, whatever became of the wall clock.
-            now.wall = WallInstant(now.wall.0.max(ties.look_wall));
+        if let Why::Window(at) = why {
+            // It is decided as when the look was to come, however late it comes and whatever became of the wall clock:
+            // a window that was slept through leaves what it would have left.
+            now.wall = WallInstant(now.wall_at(at).0.max(ties.look_wall));
+            now.boot = at;
         }
+        let (Some(facts), Some(old)) = (self.facts(slot, now), self.lease(slot)) else {
+            return Fate::Lives;
+        };
+        let held = self.door_until(slot, &old);
         let Decision {
             segments,
             policies,
@@ -175,9 +177,7 @@ impl Engine {
             Why::Policies(_) | Why::Proof | Why::Binding => (self.now.boot, false),
         };
         let due = |lease: &Lease| {
-            let end = lease
-                .fixed_deadline()
-                .filter(|end| end.at <= self.now.boot)?;
+            let end = lease.fixed_deadline().filter(|end| end.at <= from)?;
             let (reason, cause) = (why.told(end.reason), cause_of(lease, end));
             Some((end.at.max(from), reason, cause))
         };

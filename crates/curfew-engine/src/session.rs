@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use curfew_model::{
-    BootInstant, Bound, EndReason, Facts, Lease, Mode, PolicyName, Revision, SegmentName,
+    BootInstant, Bound, EndReason, Facts, Lease, Mode, Now, PolicyName, Revision, SegmentName,
     SessionId, Target, WallInstant,
 };
 
@@ -111,7 +111,7 @@ impl Engine {
         let Parts {
             record, kept, ties, ..
         } = parts;
-        let facts = self.facts_of(parts)?;
+        let facts = facts_of(parts, self.now)?;
         Some(SessionView {
             id: record.id,
             state,
@@ -134,35 +134,35 @@ impl Engine {
         })
     }
 
-    /// The facts of a session, as `decide` takes them now.
-    pub(crate) fn facts(&self, slot: u32) -> Option<Facts> {
-        self.facts_of(&self.parts(slot)?)
+    /// The facts of a session, as `decide` takes them at `now`.
+    pub(crate) fn facts(&self, slot: u32, now: Now) -> Option<Facts> {
+        facts_of(&self.parts(slot)?, now)
     }
+}
 
-    fn facts_of(&self, parts: &Parts<'_>) -> Option<Facts> {
-        let Parts {
-            record,
-            who,
-            target,
-            ties,
-            ..
-        } = parts;
-        let who = who::decode(who)?;
-        let wall = |at: u64| (at != NEVER).then(|| self.now.wall_at(BootInstant(at)));
-        let mut facts = Facts {
-            identities: who.own.identities,
-            groups: who.own.groups,
-            device: who.device,
-            attributes: who.own.attributes,
-            client: SocketAddr::new(who.client, record.port),
-            target: (*target).clone(),
-            opened_at: BootInstant(record.opened_at),
-            proved_at: (ties.proved != NEVER).then_some(BootInstant(ties.proved)),
-            credential_until: wall(ties.credential),
-            binding_until: wall(ties.binding),
-            ambiguous: who.own.ambiguous,
-        };
-        who::merge(&mut facts, &who.bound);
-        Some(facts)
-    }
+fn facts_of(parts: &Parts<'_>, now: Now) -> Option<Facts> {
+    let Parts {
+        record,
+        who,
+        target,
+        ties,
+        ..
+    } = parts;
+    let who = who::decode(who)?;
+    let wall = |at: u64| (at != NEVER).then(|| now.wall_at(BootInstant(at)));
+    let mut facts = Facts {
+        identities: who.own.identities,
+        groups: who.own.groups,
+        device: who.device,
+        attributes: who.own.attributes,
+        client: SocketAddr::new(who.client, record.port),
+        target: (*target).clone(),
+        opened_at: BootInstant(record.opened_at),
+        proved_at: (ties.proved != NEVER).then_some(BootInstant(ties.proved)),
+        credential_until: wall(ties.credential),
+        binding_until: wall(ties.binding),
+        ambiguous: who.own.ambiguous,
+    };
+    who::merge(&mut facts, &who.bound);
+    Some(facts)
 }

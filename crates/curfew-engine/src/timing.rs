@@ -202,38 +202,48 @@ impl Engine {
 
     /// Does what is due at `now` for one session, the earliest first.
     fn fire(&mut self, slot: u32, now: BootInstant) {
-        let (Some(mut lease), Some(record)) = (self.lease(slot), self.table.get(slot)) else {
-            return;
-        };
-        let (id, last, probing) = (record.id, record.last, record.probing);
-        let ties = self.ties.get(record.ties);
-        let look_again = BootInstant(ties.map_or(NEVER, |ties| ties.look_again));
-        let end = lease.fixed_deadline().filter(|end| end.at <= now);
-        let idle = self.idle_end(slot, &lease, now).filter(|_| probing);
-        if look_again <= now && end.into_iter().chain(idle).all(|end| look_again <= end.at) {
-            if self.review(slot, Why::Window(look_again)) != Fate::Lives {
+        while let (Some(lease), Some(record)) = (self.lease(slot), self.table.get(slot)) {
+            let ties = self.ties.get(record.ties);
+            let look_again = BootInstant(ties.map_or(NEVER, |ties| ties.look_again));
+            let end = lease.fixed_deadline().filter(|end| end.at <= now);
+            let probing = record.probing;
+            let idle = self.idle_end(slot, &lease, now).filter(|_| probing);
+            let ahead = self.ahead(slot).map(|ahead| ahead.end);
+            let ahead = ahead.filter(|end| end.at <= now);
+            let ends = end.into_iter().chain(idle);
+            // Where an end that was ahead has come, the door has stopped, wherever the wall clock jumped since.
+            if look_again <= now
+                && ends.clone().all(|end| look_again <= end.at)
+                && ahead.is_none_or(|ahead| look_again < ahead.at)
+            {
+                if self.review(slot, Why::Window(look_again)) != Fate::Lives {
+                    return;
+                }
+            } else if let Some(end) = ends.chain(ahead).min() {
+                self.tell_shadow(slot, BootInstant(end.at.0.saturating_sub(1)), false);
+                let cause = self.cause(slot, &lease, end);
+                self.end(slot, end.reason, cause, Some(end.at));
                 return;
+            } else {
+                return self.go_on(slot, &lease, now);
             }
-            lease = self.lease(slot).unwrap_or(lease);
-        } else if let Some(end) = end.into_iter().chain(idle).min() {
-            self.tell_shadow(slot, BootInstant(end.at.0.saturating_sub(1)), false);
-            let cause = cause_of(&lease, end);
-            self.end(slot, end.reason, cause, Some(end.at));
-            return;
         }
+    }
+
+    /// A session that does not end at `now`: whether it is to be warned or asked, and when it is looked at again.
+    fn go_on(&mut self, slot: u32, lease: &Lease, now: BootInstant) {
         self.tell_shadow(slot, now, false);
-        self.warn(slot, &lease, now);
-        if let Some(idle) = self.idle_limit(slot, &lease)
-            && !probing
-            && BootInstant(last).after(idle) <= now
+        self.warn(slot, lease, now);
+        let idle = self.idle_limit(slot, lease);
+        if let (Some(idle), Some(record)) = (idle, self.table.get_mut(slot))
+            && !record.probing
+            && BootInstant(record.last).after(idle) <= now
         {
-            self.probes.push(id);
+            record.probing = true;
+            self.probes.push(record.id);
             self.probed.insert(slot, self.now.boot);
-            if let Some(record) = self.table.get_mut(slot) {
-                record.probing = true;
-            }
         }
-        self.schedule_with(slot, &lease);
+        self.schedule_with(slot, lease);
     }
 
     /// The end by idleness of a session whose door was asked and had its time to answer.
@@ -270,17 +280,18 @@ impl Engine {
         if let Some(slot) = self.table.find(id).filter(open) {
             let lease = self.lease(slot).unwrap_or_default();
             let held = self.warned_end(slot, &lease) == Some(deadline);
-            let cause = held.then(|| self.cause_of_warned(slot, &lease, deadline));
+            let cause = held.then(|| self.cause(slot, &lease, deadline));
             let (event, on) = (EventKind::SessionWarned, self.decided_on(slot));
             self.record_on(on, slot, event, Some(deadline.reason), cause);
         }
     }
 
-    /// What set an end that was warned of, in words.
-    fn cause_of_warned(&self, slot: u32, lease: &Lease, deadline: Deadline) -> String {
+    /// What set an end of a session, in words.
+    fn cause(&self, slot: u32, lease: &Lease, end: Deadline) -> String {
         let parts = self.parts(slot);
         let ahead = parts.and_then(|parts| parts.kept.class.ahead(parts.ties));
-        ahead.map_or_else(|| cause_of(lease, deadline), |ahead| words(&ahead.by))
+        let ahead = ahead.filter(|ahead| ahead.deadline() == end);
+        ahead.map_or_else(|| cause_of(lease, end), |ahead| words(&ahead.by))
     }
 
     /// Takes over what a session moved, living or ended.

@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use curfew_engine::{Action, Bounds, Engine, Input, Keeper};
 use curfew_model::*;
@@ -164,6 +164,70 @@ fn a_clock_set_back_puts_off_neither_of_two_windows() {
 }
 
 #[test]
+fn a_window_that_is_slept_or_jumped_over_ends_what_it_would_have_ended() {
+    let ceilings = [("01:48-01:49", "maxLifetime: 5s")];
+    for (mode, event) in [
+        ("enforce", EventKind::SessionEnded),
+        ("audit", EventKind::SessionWouldEnd),
+    ] {
+        for (seconds, jump) in [(1_000, 0), (80, 36_000_000)] {
+            let (mut engine, _) = engine_of(set(1, mode, &ceilings));
+            engine.poll(at(70));
+            drain(&mut engine);
+            let mut now = at(seconds);
+            now.wall.0 += jump;
+            engine.poll(now);
+            let actions = drain(&mut engine);
+            let closed = actions.iter().find_map(|action| match action {
+                Action::Close { deadline, .. } => *deadline,
+                _ => None,
+            });
+            let ends = event == EventKind::SessionEnded;
+            assert_eq!(closed, ends.then_some(at(80).boot), "{mode} {jump}");
+            let told = actions.iter().find_map(|action| match action {
+                Action::Record(record) if record.event == event => record.cause.as_deref(),
+                _ => None,
+            });
+            let set_by = told.is_some_and(|cause| cause.starts_with("SessionPolicy/ceiling-0 "));
+            assert!(set_by, "{mode} {jump} {told:?}");
+        }
+    }
+}
+
+#[test]
+fn what_windows_set_while_they_were_slept_through_stays() {
+    let ceilings = [
+        ("01:48-01:49", "maxLifetime: 3h"),
+        ("01:50-01:51", "maxLifetime: 2h"),
+        ("01:52-01:53", "idleTimeout: 1h"),
+    ];
+    let (mut engine, _) = engine_of(set(1, "enforce", &ceilings));
+    engine.poll(at(70));
+    let mut polls = 0;
+    while polls == 0 || engine.next_deadline().unwrap() <= at(1_000).boot {
+        engine.poll(at(1_000));
+        polls += 1;
+        assert!(polls < 10);
+    }
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.expires_at.unwrap().at, after_opening(2 * 3_600));
+    assert_eq!(lease.idle_timeout.unwrap().0, Duration::from_hours(1));
+    assert_eq!(closes(&mut engine), []);
+}
+
+#[test]
+fn a_look_after_a_clock_was_set_back_moves_no_binding() {
+    let (mut engine, _) = engine_of(set(1, "enforce", &[(NIGHT, "maxLifetime: 2h")]));
+    bind(&mut engine, Some(at(1_000)), at(1));
+    let mut back = at(80);
+    back.wall.0 -= 3_600_000;
+    engine.poll(back);
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.expires_at.unwrap().at, after_opening(2 * 3_600));
+    assert_eq!(lease.binding_until.unwrap().at, at(1_000).boot);
+}
+
+#[test]
 fn a_binding_that_ends_before_hides_no_coming_end() {
     let limits = "maxLifetime: 5s, warnBefore: 60s";
     let (mut engine, _) = engine_of(set(1, "enforce", &[(NIGHT, limits)]));
@@ -172,6 +236,24 @@ fn a_binding_that_ends_before_hides_no_coming_end() {
     assert_eq!(coming(&engine), Some(end));
     engine.poll(at(20));
     assert_eq!(warnings(&mut engine), [end]);
+}
+
+#[test]
+fn fresh_proof_puts_off_a_coming_reauthentication() {
+    let limits = "reauthEvery: 100s";
+    let (mut engine, until) = engine_of(set(1, "enforce", &[(NIGHT, limits)]));
+    let due = |at| Deadline {
+        at,
+        reason: EndReason::ReauthOverdue,
+    };
+    assert_eq!(until, Some(after_opening(100)));
+    assert_eq!(coming(&engine), Some(due(after_opening(100))));
+    bind(&mut engine, None, at(50));
+    assert_eq!(coming(&engine), Some(due(at(150).boot)));
+    engine.poll(at(149));
+    assert_eq!(closes(&mut engine), []);
+    engine.poll(at(150));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::ReauthOverdue)]);
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub struct Service {
     pub adopt_close: bool,
     /// When its window ends, in seconds of the wall clock.
     pub window: Option<u64>,
+    /// From when on, in seconds of the wall clock, another lifetime is a limit too.
+    pub ceiling: Option<(u64, u64)>,
 }
 
 /// What a keeper says of the first `length` bits of an address.
@@ -67,6 +69,8 @@ pub struct Session {
     pub idle: u64,
     pub reauth: Option<u64>,
     pub window: Option<u64>,
+    /// When a limit comes into force, and when it ends the session from then on.
+    pub coming: Option<(u64, u64)>,
     /// The door's truth.
     pub last: u64,
     pub admitted: u64,
@@ -84,6 +88,20 @@ impl Session {
             .into_iter()
             .chain(self.bound.iter().copied())
             .collect()
+    }
+
+    /// It is decided on at `boot`, when `ceiling` has come into force, or will at an instant; what came before stays.
+    fn limit(&mut self, boot: u64, ceiling: Option<(Option<u64>, u64)>) {
+        if let Some((from, end)) = self.coming.take()
+            && from <= boot
+        {
+            self.expires = self.expires.min(end);
+        }
+        match ceiling {
+            Some((Some(from), lifetime)) => self.coming = Some((from, self.opened_at + lifetime)),
+            Some((None, lifetime)) => self.expires = self.expires.min(self.opened_at + lifetime),
+            None => {}
+        }
     }
 
     fn subject(&self) -> String {
@@ -152,6 +170,12 @@ impl Oracle {
         (ahead > 0).then(|| self.boot + ahead.unsigned_abs() * 1_000_000)
     }
 
+    /// When the ceiling of a service comes into force, if it has not, and the lifetime that it sets.
+    fn ceiling(&self, service: &Service) -> Option<(Option<u64>, u64)> {
+        let (from, lifetime) = service.ceiling?;
+        Some((self.edge(Some(from)), lifetime))
+    }
+
     fn outside(&self, service: &Service) -> bool {
         service.window.is_some() && self.edge(service.window).is_none()
     }
@@ -169,6 +193,9 @@ impl Oracle {
                 .bound_until
                 .map(|at| (at, EndReason::BindingExpired)),
             session.reauth.map(|at| (at, EndReason::ReauthOverdue)),
+            session
+                .coming
+                .map(|(from, end)| (from.max(end), EndReason::LifetimeExpired)),
             loss.map(|after| (self.contact + after, EndReason::ControlPlaneLost)),
         ]
         .into_iter()
@@ -176,10 +203,25 @@ impl Oracle {
         .min()
     }
 
-    /// What the lease should say of its fixed end.
-    pub fn leased(session: &Session) -> u64 {
-        let all = [session.credential, session.bound_until, session.reauth];
+    /// What the lease should say at `boot` of its fixed end.
+    pub fn leased(session: &Session, boot: u64) -> u64 {
+        let coming = session.coming.filter(|(from, _)| *from <= boot);
+        let coming = coming.map(|(_, end)| end);
+        let all = [
+            session.credential,
+            session.bound_until,
+            session.reauth,
+            coming,
+        ];
         all.into_iter().flatten().fold(session.expires, u64::min)
+    }
+
+    /// When its door should stop by itself.
+    pub fn held(&self, session: &Session) -> u64 {
+        let coming = session.coming.map(|(from, end)| from.max(end));
+        coming
+            .into_iter()
+            .fold(Self::leased(session, self.boot), |held, end| held.min(end))
     }
 
     fn peers(&self, subject: &str, service: usize) -> Vec<(u64, SessionId)> {
@@ -208,6 +250,7 @@ impl Oracle {
         let since = session.proved.unwrap_or(session.opened_at);
         session.reauth = service.reauth.map(|every| since + every);
         session.window = self.edge(service.window);
+        session.limit(self.boot, self.ceiling(&service));
         let mut objections = BTreeSet::new();
         if is_ordered_out(&self.orders, &session.names(), session.opened_rev) {
             objections.insert(EndReason::SubjectRevoked);
@@ -261,7 +304,7 @@ impl Oracle {
         let was_audit = self.services[index].audit;
         self.services[index] = service.clone();
         let window = self.edge(service.window);
-        let outside = self.outside(&service);
+        let (outside, ceiling) = (self.outside(&service), self.ceiling(&service));
         let orders = std::mem::take(&mut self.orders);
         for (id, session) in self.sessions.iter_mut().filter(|(_, s)| s.service == index) {
             session.due.clear();
@@ -274,13 +317,17 @@ impl Oracle {
             let reauth = service.reauth.map(|every| since + every);
             session.reauth = session.reauth.into_iter().chain(reauth).min();
             session.window = window;
+            session.limit(self.boot, ceiling);
             if was_audit
                 && !service.audit
                 && std::mem::take(&mut session.ordered)
                 && is_ordered_out(&orders, &session.names(), session.opened_rev)
             {
                 session.due.insert(EndReason::SubjectRevoked);
-            } else if Self::leased(session) <= self.boot || outside || session.bound.len() > 1 {
+            } else if Self::leased(session, self.boot) <= self.boot
+                || outside
+                || session.bound.len() > 1
+            {
                 session.due.insert(EndReason::PolicyChanged);
             }
         }
@@ -347,12 +394,13 @@ impl Oracle {
             session.reauth = session.reauth.into_iter().chain(reauth).min();
         }
         session.window = self.edge(service.window);
+        session.limit(self.boot, self.ceiling(service));
         if session.bound.len() > 1 {
             session.due.insert(EndReason::Unattributed);
         } else if self.outside(service) {
             session.due.insert(EndReason::OutsideHours);
         }
-        if Self::leased(session) <= self.boot {
+        if Self::leased(session, self.boot) <= self.boot {
             session
                 .due
                 .extend(self.timed(session).map(|(_, reason)| reason));

@@ -57,6 +57,7 @@ fn services() -> Vec<Service> {
         shadow: None,
         adopt_close: false,
         window: None,
+        ceiling: None,
     };
     vec![
         Service {
@@ -73,6 +74,7 @@ fn services() -> Vec<Service> {
         },
         Service {
             loss: Some(20 * SECOND),
+            ceiling: Some((60, 10 * SECOND)),
             ..service("critical", 40, 15)
         },
         Service {
@@ -109,6 +111,7 @@ fn compile(revision: u64, services: &[Service]) -> std::sync::Arc<Fake> {
             OnAdopt::Lease
         },
         window: service.window.map(|end| (0, end)),
+        ceiling: service.ceiling,
         ..Rules::default()
     };
     Fake::new(
@@ -354,6 +357,7 @@ impl World {
             idle: 0,
             reauth: None,
             window: None,
+            coming: None,
             last: boot,
             admitted: boot,
             unanswered: None,

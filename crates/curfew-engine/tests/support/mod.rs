@@ -12,7 +12,7 @@ use curfew_model::{
     Reconnect, Revision, Revocation, RevocationId, Scope, SegmentName, Sensitivity, ServiceName,
     SessionId, Target, WallInstant,
 };
-use curfew_policy::{Decide, Decision, Difference, MatchedSegment, Refusal, Verdict};
+use curfew_policy::{ComingEnd, Decide, Decision, Difference, MatchedSegment, Refusal, Verdict};
 
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -171,14 +171,20 @@ impl Decide for Fake {
             edges.push(wall);
             wall <= now.wall
         };
-        if let Some((from, lifetime)) = rules.ceiling
-            && passed(from)
-        {
-            let at = facts.opened_at.after(nanos(lifetime));
-            lease.tighten(Lease {
-                expires_at: bound(at, EndReason::LifetimeExpired),
-                ..Lease::default()
-            });
+        let mut coming = None;
+        if let Some((from, lifetime)) = rules.ceiling {
+            let end = facts.opened_at.after(nanos(lifetime));
+            if passed(from) {
+                lease.tighten(Lease {
+                    expires_at: bound(end, EndReason::LifetimeExpired),
+                    ..Lease::default()
+                });
+            } else {
+                let end = end.max(now.boot_at(at(from).wall));
+                let warn_before = lease.warn_before;
+                coming = bound(end, EndReason::LifetimeExpired)
+                    .map(|end| ComingEnd { end, warn_before });
+            }
         }
         let outside = |(from, to)| (!passed(from)) | passed(to);
         let refused = if !rules.admits {
@@ -223,7 +229,7 @@ impl Decide for Fake {
             policies: vec![PolicyName::new("p").unwrap()],
             verdict,
             shadow,
-            coming: None,
+            coming,
             look_again_at: next.map(|wall| now.boot_at(wall)),
         }
     }

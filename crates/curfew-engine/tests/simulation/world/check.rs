@@ -43,8 +43,8 @@ impl World {
                 "seed {seed}: I8 audit mode tells what it would end, {id}"
             );
             let held = self.leases.get(&id).and_then(|lease| lease.until);
-            let leased = Oracle::leased(session);
-            let own = (!audit).then_some(BootInstant(leased));
+            let leased = Oracle::leased(session, boot);
+            let own = (!audit).then_some(BootInstant(self.oracle.held(session)));
             assert_eq!(held, own, "seed {seed}: I1 the door stops by itself, {id}");
             if told {
                 continue;

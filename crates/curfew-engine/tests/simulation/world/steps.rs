@@ -192,10 +192,11 @@ impl World {
         let mut service = self.oracle.services[index].clone();
         service.lifetime = (20 + self.random.below(300)) * SECOND;
         service.idle = (10 + self.random.below(60)) * SECOND;
+        let wall = (self.oracle.wall - 1_000_000_000_000) / 1_000;
+        let wall = wall.unsigned_abs();
         match index {
             LOW => {
-                let wall = (self.oracle.wall - 1_000_000_000_000) / 1_000;
-                let end = wall.unsigned_abs() + self.random.below(400);
+                let end = wall + self.random.below(400);
                 service.window = (!self.one_in(3)).then_some(end);
             }
             HIGH => {
@@ -209,7 +210,12 @@ impl World {
                     self.hit("mode changed");
                 }
             }
-            _ => service.loss = Some((10 + self.random.below(40)) * SECOND),
+            _ => {
+                service.loss = Some((10 + self.random.below(40)) * SECOND);
+                let from = wall + self.random.below(60);
+                let lifetime = (5 + self.random.below(40)) * SECOND;
+                service.ceiling = (!self.one_in(3)).then_some((from, lifetime));
+            }
         }
         let segments = vec![SegmentName::new(service.name).unwrap()];
         self.oracle.policies(index, service);
