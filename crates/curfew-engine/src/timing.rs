@@ -202,6 +202,8 @@ impl Engine {
 
     /// Does what is due at `now` for one session, the earliest first.
     fn fire(&mut self, slot: u32, now: BootInstant) {
+        // Every instant is looked at once, whatever a look finds.
+        let mut looked = None;
         while let (Some(lease), Some(record)) = (self.lease(slot), self.table.get(slot)) {
             let ties = self.ties.get(record.ties);
             let look_again = BootInstant(ties.map_or(NEVER, |ties| ties.look_again));
@@ -213,9 +215,11 @@ impl Engine {
             let ends = end.into_iter().chain(idle);
             // Where an end that was ahead has come, the door has stopped, wherever the wall clock jumped since.
             if look_again <= now
+                && looked < Some(look_again)
                 && ends.clone().all(|end| look_again <= end.at)
                 && ahead.is_none_or(|ahead| look_again < ahead.at)
             {
+                looked = Some(look_again);
                 if self.review(slot, Why::Window(look_again)) != Fate::Lives {
                     return;
                 }

@@ -10,9 +10,9 @@ use socket2::{SockAddr, SockRef, TcpKeepalive};
 /// What may stay unsent in a socket, in bytes: bounds what is in flight at a deadline.
 const NOTSENT_BYTES: u32 = 128 * 1024;
 
-/// What a socket of a bulk flow may hold in either direction when its peer is on this host, in bytes. There is no
-/// distance to fill: of the tens of megabytes that the kernel grows to, all would only wait, and leave the processor's
-/// caches before somebody reads it.
+/// What is asked for of a socket of a bulk flow, in either direction, when its peer is on this host, in bytes; the kernel
+/// holds twice that (socket(7), SO_SNDBUF). There is no distance to fill: what it grows to by itself, tens of megabytes,
+/// only waits, and has left the processor's caches before somebody reads it.
 const NEAR_BYTES: usize = 512 * 1024;
 
 /// The options of a TCP socket. Set on a listening socket, they are those of its clients.
