@@ -36,7 +36,7 @@ impl Engine {
             own,
             binding,
             look_again: NEVER,
-            look_wall: 0,
+            clock: 0,
             lease_credential: NEVER,
             lease_binding: NEVER,
             ahead: None,

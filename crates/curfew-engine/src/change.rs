@@ -71,7 +71,27 @@ impl Engine {
         ties.lease_binding = bound_at(&lease.binding_until);
         let look = look.filter(|look| *look > now.boot);
         ties.look_again = nanos(look);
-        ties.look_wall = look.map_or(0, |look| now.wall_at(look).0);
+        ties.clock = now.wall_at(BootInstant(0)).0;
+    }
+
+    /// When a living session is decided on. It is the clock that it was leased on that counts: a window that was slept
+    /// through leaves what it would have left, and no step of the wall clock moves what a window will bring. Only new
+    /// documents come by the clock of now, unless that was set back.
+    fn decided_at(&self, ties: &Ties, why: Why) -> Now {
+        let began = Now {
+            boot: BootInstant(0),
+            wall: WallInstant(ties.clock),
+        };
+        let boot = match why {
+            Why::Window(at) => at,
+            Why::Policies(_) | Why::Proof | Why::Binding => self.now.boot,
+        };
+        let leased = began.wall_at(boot);
+        let wall = match why {
+            Why::Policies(_) => leased.max(self.now.wall),
+            Why::Window(_) | Why::Proof | Why::Binding => leased,
+        };
+        Now { boot, wall }
     }
 
     pub(crate) fn set_ties(&mut self, slot: u32, ties: Ties) {
@@ -113,13 +133,7 @@ impl Engine {
         let Some(&(mut ties)) = self.ties.get(record.ties) else {
             return Fate::Lives;
         };
-        let mut now = self.now;
-        if let Why::Window(at) = why {
-            // It is decided as when the look was to come, however late it comes and whatever became of the wall clock:
-            // a window that was slept through leaves what it would have left.
-            now.wall = WallInstant(now.wall_at(at).0.max(ties.look_wall));
-            now.boot = at;
-        }
+        let now = self.decided_at(&ties, why);
         let (Some(facts), Some(old)) = (self.facts(slot, now), self.lease(slot)) else {
             return Fate::Lives;
         };

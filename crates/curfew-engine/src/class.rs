@@ -66,7 +66,7 @@ impl Class {
         }
     }
 
-    /// An end before that of the lease, which a window that opens later will bring.
+    /// An end that a window will bring which opens later, before what the lease has that a client is warned of.
     pub(crate) fn ahead(&self, ties: &Ties) -> Option<Bound> {
         let Deadline { at, reason } = ties.ahead?.end;
         let by = self.ahead.clone()?;
@@ -154,10 +154,11 @@ pub(crate) struct Ties {
     pub(crate) own: u64,
     /// The end of the binding, the door's own included.
     pub(crate) binding: u64,
-    /// When a window or a grant makes another decision possible, and what the wall clock shows then: a clock that was
-    /// set back meanwhile does not put the look off.
+    /// When a window or a grant makes another decision possible.
     pub(crate) look_again: u64,
-    pub(crate) look_wall: i64,
+    /// What the wall clock showed when the boot clock began, in milliseconds, as the session was leased: windows come to it
+    /// on that clock, whatever becomes of the wall clock meanwhile.
+    pub(crate) clock: i64,
     pub(crate) lease_credential: u64,
     pub(crate) lease_binding: u64,
     pub(crate) ahead: Option<Ahead>,
@@ -165,7 +166,7 @@ pub(crate) struct Ties {
     pub(crate) decided_on: Revision,
 }
 
-/// An end before that of the lease, which a window that opens later will bring.
+/// An end that a window will bring which opens later, before what the lease has that a client is warned of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ahead {
     pub(crate) end: Deadline,

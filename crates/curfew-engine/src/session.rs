@@ -50,7 +50,8 @@ pub struct SessionView {
     pub revision: Revision,
     /// Its lease with the provenance of each bound.
     pub lease: Lease,
-    /// An end before that of the lease, which a policy will set whose window opens later.
+    /// The first end that a policy will set whose window opens later, if the lifetime and the re-authentication of the
+    /// lease come after it.
     pub coming: Option<Bound>,
     /// The last payload that is known of.
     pub last_activity: BootInstant,

@@ -210,22 +210,18 @@ impl Engine {
             let end = lease.fixed_deadline().filter(|end| end.at <= now);
             let probing = record.probing;
             let idle = self.idle_end(slot, &lease, now).filter(|_| probing);
-            let ahead = self.ahead(slot).map(|ahead| ahead.end);
-            let ahead = ahead.filter(|end| end.at <= now);
-            let ends = end.into_iter().chain(idle);
-            // Where an end that was ahead has come, the door has stopped, wherever the wall clock jumped since.
+            let end = end.into_iter().chain(idle).min();
             if look_again <= now
                 && looked < Some(look_again)
-                && ends.clone().all(|end| look_again <= end.at)
-                && ahead.is_none_or(|ahead| look_again < ahead.at)
+                && end.is_none_or(|end| look_again <= end.at)
             {
                 looked = Some(look_again);
                 if self.review(slot, Why::Window(look_again)) != Fate::Lives {
                     return;
                 }
-            } else if let Some(end) = ends.chain(ahead).min() {
+            } else if let Some(end) = end {
                 self.tell_shadow(slot, BootInstant(end.at.0.saturating_sub(1)), false);
-                let cause = self.cause(slot, &lease, end);
+                let cause = cause_of(&lease, end);
                 self.end(slot, end.reason, cause, Some(end.at));
                 return;
             } else {

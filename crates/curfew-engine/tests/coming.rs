@@ -119,6 +119,11 @@ fn a_look_in_between_warns_nobody_again() {
     engine.poll(at(60));
     assert_eq!(warnings(&mut engine).len(), 1);
     bind(&mut engine, None, nanos(61 * SECOND + 77));
+    // Nor where the clock was set back a little.
+    let mut back = at(63);
+    back.wall.0 -= 3;
+    bind(&mut engine, None, back);
+    engine.poll(at(64));
     assert_eq!(warnings(&mut engine), []);
 }
 
@@ -192,6 +197,76 @@ fn a_window_that_is_slept_or_jumped_over_ends_what_it_would_have_ended() {
             assert!(set_by, "{mode} {jump} {told:?}");
         }
     }
+}
+
+#[test]
+fn a_clock_that_jumps_over_a_window_moves_no_coming_end() {
+    let ceilings = [("01:48-01:49", "maxLifetime: 100s")];
+    for later in [false, true] {
+        let (mut engine, until) = engine_of(set(1, "enforce", &ceilings));
+        let end = expired(after_opening(100));
+        assert_eq!(until, Some(end.at));
+        let jumped = |seconds: u64| {
+            let mut now = nanos(seconds * SECOND + OPENED);
+            now.wall.0 += if later { 36_000_000 } else { -3_600_000 };
+            now
+        };
+        engine.poll(at(40));
+        drain(&mut engine);
+        bind(&mut engine, None, jumped(50));
+        assert_eq!(coming(&engine), Some(end));
+        engine.poll(jumped(80));
+        let moved = |action: &Action| matches!(action, Action::SetLease { .. });
+        assert!(!drain(&mut engine).iter().any(moved));
+        engine.poll(jumped(99));
+        assert_eq!(closes(&mut engine), []);
+        engine.poll(jumped(100));
+        assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
+    }
+}
+
+#[test]
+fn a_look_after_a_clock_jumped_ends_nobody_by_another_window() {
+    let mut text = document(
+        "Segment",
+        "db",
+        "sensitivity: low, access: policy, members: [{service: db}]",
+    );
+    for (name, rest) in [
+        ("office", "during: {hours: '01:40-03:00', timeZone: UTC}"),
+        (
+            "ceiling",
+            "admit: false, limits: {maxLifetime: 2h}, during: {hours: '01:48-03:00', timeZone: UTC}",
+        ),
+    ] {
+        let spec = format!("from: {{anyone: true}}, to: {{segments: [db]}}, {rest}");
+        text += &document("SessionPolicy", name, &spec);
+    }
+    let (mut engine, until) = engine_of(Arc::new(compiled(&text, 1)));
+    assert_eq!(until, Some(at(4_400).boot));
+    let mut jumped = at(80);
+    jumped.wall.0 += 7_200_000;
+    engine.poll(jumped);
+    assert_eq!(closes(&mut engine), []);
+    assert_eq!(
+        engine.session(id(1)).unwrap().lease.expires_at.unwrap().at,
+        at(4_400).boot
+    );
+}
+
+#[test]
+fn documents_that_come_after_a_clock_was_set_back_put_off_no_coming_end() {
+    let ceilings = [(NIGHT, "maxLifetime: 5s")];
+    let (mut engine, until) = engine_of(set(1, "enforce", &ceilings));
+    engine.poll(at(40));
+    let mut back = at(50);
+    back.wall.0 -= 3_600_000;
+    let again = Input::Policies {
+        set: set(2, "enforce", &ceilings),
+        difference: everything(),
+    };
+    engine.handle(again, back).unwrap();
+    assert_eq!(coming(&engine).map(|end| end.at), until);
 }
 
 #[test]

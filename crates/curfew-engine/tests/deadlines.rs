@@ -222,7 +222,7 @@ fn a_clock_set_back_does_not_put_a_window_off() {
 #[test]
 fn a_policy_whose_window_opens_tightens_live_sessions() {
     let mut engine = engine(Rules {
-        ceiling: Some((20, 40 * SECOND)),
+        ceiling: Some((20, 1_000, 40 * SECOND)),
         ..Rules::default()
     });
     let admitted = engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
@@ -241,7 +241,7 @@ fn a_policy_whose_window_opens_tightens_live_sessions() {
 #[test]
 fn a_session_that_a_new_window_leaves_past_due_ends_at_that_look() {
     let mut engine = engine(Rules {
-        ceiling: Some((50, 40 * SECOND)),
+        ceiling: Some((50, 1_000, 40 * SECOND)),
         ..Rules::default()
     });
     engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();

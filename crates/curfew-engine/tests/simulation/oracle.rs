@@ -7,6 +7,8 @@ use curfew_model::{EndReason, SessionId};
 
 use crate::support::SECOND;
 
+const MS: u64 = SECOND / 1_000;
+
 pub const PATIENCE: u64 = SECOND;
 
 /// What the policy says of a service; nanoseconds.
@@ -25,8 +27,8 @@ pub struct Service {
     pub adopt_close: bool,
     /// When its window ends, in seconds of the wall clock.
     pub window: Option<u64>,
-    /// From when on, in seconds of the wall clock, another lifetime is a limit too.
-    pub ceiling: Option<(u64, u64)>,
+    /// From when until when, in seconds of the wall clock, another lifetime is a limit too.
+    pub ceiling: Option<(u64, u64, u64)>,
 }
 
 /// What a keeper says of the first `length` bits of an address.
@@ -68,6 +70,8 @@ pub struct Session {
     pub expires: u64,
     pub idle: u64,
     pub reauth: Option<u64>,
+    /// What the wall clock, as this session knows it, is ahead of the boot clock, in milliseconds.
+    pub clock: i64,
     pub window: Option<u64>,
     /// When a limit comes into force, and when it ends the session from then on.
     pub coming: Option<(u64, u64)>,
@@ -90,18 +94,36 @@ impl Session {
             .collect()
     }
 
-    /// It is decided on at `boot`, when `ceiling` has come into force, or will at an instant; what came before stays.
-    fn limit(&mut self, boot: u64, ceiling: Option<(Option<u64>, u64)>) {
+    /// When its clock shows a wall time of `seconds`, if that is after `boot`.
+    fn edge(&self, seconds: u64, boot: u64) -> Option<u64> {
+        let shown = crate::support::at(seconds).wall.0 - self.clock;
+        let shown = u64::try_from(shown).ok()? * MS;
+        (shown > boot).then_some(shown)
+    }
+
+    /// It is decided on at `boot`: what came into force before stays.
+    fn limit(&mut self, boot: u64, service: &Service) {
         if let Some((from, end)) = self.coming.take()
             && from <= boot
         {
             self.expires = self.expires.min(end);
         }
-        match ceiling {
-            Some((Some(from), lifetime)) => self.coming = Some((from, self.opened_at + lifetime)),
-            Some((None, lifetime)) => self.expires = self.expires.min(self.opened_at + lifetime),
-            None => {}
+        self.window = service.window.and_then(|end| self.edge(end, boot));
+        if let Some((from, to, lifetime)) = service.ceiling
+            && self.edge(to, boot).is_some()
+        {
+            let end = self.opened_at + lifetime;
+            match self.edge(from, boot) {
+                Some(from) => self.coming = Some((from, end)),
+                None => self.expires = self.expires.min(end),
+            }
         }
+    }
+
+    /// Whether its clock has passed the window of a service.
+    fn outside(&self, boot: u64, service: &Service) -> bool {
+        let passed = |end| self.edge(end, boot).is_none();
+        service.window.is_some_and(passed)
     }
 
     fn subject(&self) -> String {
@@ -164,20 +186,9 @@ impl Oracle {
         owner
     }
 
-    /// When a wall time of `seconds` comes, if it has not.
-    fn edge(&self, seconds: Option<u64>) -> Option<u64> {
-        let ahead = crate::support::at(seconds?).wall.0 - self.wall;
-        (ahead > 0).then(|| self.boot + ahead.unsigned_abs() * 1_000_000)
-    }
-
-    /// When the ceiling of a service comes into force, if it has not, and the lifetime that it sets.
-    fn ceiling(&self, service: &Service) -> Option<(Option<u64>, u64)> {
-        let (from, lifetime) = service.ceiling?;
-        Some((self.edge(Some(from)), lifetime))
-    }
-
-    fn outside(&self, service: &Service) -> bool {
-        service.window.is_some() && self.edge(service.window).is_none()
+    /// What the wall clock is ahead of the boot clock, in milliseconds.
+    fn clock(&self) -> i64 {
+        self.wall - i64::try_from(self.boot / MS).unwrap()
     }
 
     /// The next end that activity does not move, by instant and then by reason.
@@ -249,8 +260,8 @@ impl Oracle {
         session.idle = service.idle;
         let since = session.proved.unwrap_or(session.opened_at);
         session.reauth = service.reauth.map(|every| since + every);
-        session.window = self.edge(service.window);
-        session.limit(self.boot, self.ceiling(&service));
+        session.clock = self.clock();
+        session.limit(self.boot, &service);
         let mut objections = BTreeSet::new();
         if is_ordered_out(&self.orders, &session.names(), session.opened_rev) {
             objections.insert(EndReason::SubjectRevoked);
@@ -260,7 +271,7 @@ impl Oracle {
         }
         if session.bound.len() > 1 {
             objections.insert(EndReason::Unattributed);
-        } else if self.outside(&service) {
+        } else if session.outside(self.boot, &service) {
             objections.insert(EndReason::OutsideHours);
         }
         let lease = [
@@ -303,8 +314,7 @@ impl Oracle {
     pub fn policies(&mut self, index: usize, service: Service) {
         let was_audit = self.services[index].audit;
         self.services[index] = service.clone();
-        let window = self.edge(service.window);
-        let (outside, ceiling) = (self.outside(&service), self.ceiling(&service));
+        let clock = self.clock();
         let orders = std::mem::take(&mut self.orders);
         for (id, session) in self.sessions.iter_mut().filter(|(_, s)| s.service == index) {
             session.due.clear();
@@ -316,8 +326,9 @@ impl Oracle {
             let since = session.proved.unwrap_or(session.opened_at);
             let reauth = service.reauth.map(|every| since + every);
             session.reauth = session.reauth.into_iter().chain(reauth).min();
-            session.window = window;
-            session.limit(self.boot, ceiling);
+            session.clock = session.clock.max(clock);
+            session.limit(self.boot, &service);
+            let outside = session.outside(self.boot, &service);
             if was_audit
                 && !service.audit
                 && std::mem::take(&mut session.ordered)
@@ -393,11 +404,10 @@ impl Oracle {
             session.idle = session.idle.min(service.idle);
             session.reauth = session.reauth.into_iter().chain(reauth).min();
         }
-        session.window = self.edge(service.window);
-        session.limit(self.boot, self.ceiling(service));
+        session.limit(self.boot, service);
         if session.bound.len() > 1 {
             session.due.insert(EndReason::Unattributed);
-        } else if self.outside(service) {
+        } else if session.outside(self.boot, service) {
             session.due.insert(EndReason::OutsideHours);
         }
         if Self::leased(session, self.boot) <= self.boot {

@@ -74,7 +74,7 @@ fn services() -> Vec<Service> {
         },
         Service {
             loss: Some(20 * SECOND),
-            ceiling: Some((60, 10 * SECOND)),
+            ceiling: Some((60, 75, 10 * SECOND)),
             ..service("critical", 40, 15)
         },
         Service {
@@ -356,6 +356,7 @@ impl World {
             expires: 0,
             idle: 0,
             reauth: None,
+            clock: 0,
             window: None,
             coming: None,
             last: boot,

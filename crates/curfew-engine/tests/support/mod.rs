@@ -56,8 +56,8 @@ pub struct Rules {
     pub adopt: OnAdopt,
     /// When it admits, in seconds of [`at`] on the wall clock: outside it refuses `outside_hours`.
     pub window: Option<(u64, u64)>,
-    /// From when on another policy limits the lifetime, and to what; both as above.
-    pub ceiling: Option<(u64, u64)>,
+    /// From when until when another policy limits the lifetime, as above, and to what.
+    pub ceiling: Option<(u64, u64, u64)>,
     /// Whether it refuses who has no identity.
     pub named: bool,
     pub sensitivity: Sensitivity,
@@ -172,7 +172,9 @@ impl Decide for Fake {
             wall <= now.wall
         };
         let mut coming = None;
-        if let Some((from, lifetime)) = rules.ceiling {
+        if let Some((from, to, lifetime)) = rules.ceiling
+            && !passed(to)
+        {
             let end = facts.opened_at.after(nanos(lifetime));
             if passed(from) {
                 lease.tighten(Lease {

@@ -214,7 +214,8 @@ impl World {
                 service.loss = Some((10 + self.random.below(40)) * SECOND);
                 let from = wall + self.random.below(60);
                 let lifetime = (5 + self.random.below(40)) * SECOND;
-                service.ceiling = (!self.one_in(3)).then_some((from, lifetime));
+                let to = from + 5 + self.random.below(60);
+                service.ceiling = (!self.one_in(3)).then_some((from, to, lifetime));
             }
         }
         let segments = vec![SegmentName::new(service.name).unwrap()];
