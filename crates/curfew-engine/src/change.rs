@@ -77,7 +77,7 @@ impl Engine {
     /// When a living session is decided on. It is the clock that it was leased on that counts: a window that was slept
     /// through leaves what it would have left, and no step of the wall clock moves what a window will bring. Only new
     /// documents come by the clock of now, unless that was set back.
-    fn decided_at(&self, ties: &Ties, why: Why) -> Now {
+    fn review_time(&self, ties: &Ties, why: Why) -> Now {
         let began = Now {
             boot: BootInstant(0),
             wall: WallInstant(ties.clock),
@@ -133,7 +133,7 @@ impl Engine {
         let Some(&(mut ties)) = self.ties.get(record.ties) else {
             return Fate::Lives;
         };
-        let now = self.decided_at(&ties, why);
+        let now = self.review_time(&ties, why);
         let (Some(facts), Some(old)) = (self.facts(slot, now), self.lease(slot)) else {
             return Fate::Lives;
         };

@@ -5,7 +5,6 @@ use std::time::Duration;
 use curfew_model::{
     BootInstant, Deadline, EndReason, EventKind, Lease, Now, Provenance, SessionId,
 };
-
 use curfew_policy::ComingEnd;
 
 use crate::{
@@ -280,14 +279,14 @@ impl Engine {
         if let Some(slot) = self.table.find(id).filter(open) {
             let lease = self.lease(slot).unwrap_or_default();
             let held = self.warned_end(slot, &lease) == Some(deadline);
-            let cause = held.then(|| self.cause(slot, &lease, deadline));
+            let cause = held.then(|| self.cause_of_warned(slot, &lease, deadline));
             let (event, on) = (EventKind::SessionWarned, self.decided_on(slot));
             self.record_on(on, slot, event, Some(deadline.reason), cause);
         }
     }
 
-    /// What set an end of a session, in words.
-    fn cause(&self, slot: u32, lease: &Lease, end: Deadline) -> String {
+    /// What set an end that was warned of, in words.
+    fn cause_of_warned(&self, slot: u32, lease: &Lease, end: Deadline) -> String {
         let parts = self.parts(slot);
         let ahead = parts.and_then(|parts| parts.kept.class.ahead(parts.ties));
         let ahead = ahead.filter(|ahead| ahead.deadline() == end);

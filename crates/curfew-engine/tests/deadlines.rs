@@ -213,8 +213,7 @@ fn a_clock_set_back_does_not_put_a_window_off() {
     });
     engine.open(open(1, "alice", "db", at(5)), at(5)).unwrap();
     drain(&mut engine);
-    let mut back = at(30);
-    back.wall.0 -= 3_600_000;
+    let back = stepped(at(30), -3_600_000);
     engine.poll(back);
     assert_eq!(closes(&mut engine), [(id(1), EndReason::OutsideHours)]);
 }
@@ -277,8 +276,7 @@ fn a_deadline_that_moves_is_warned_of_again() {
 fn a_clock_set_back_revives_no_credential() {
     let mut engine = engine(Rules::default());
     engine.poll(at(50));
-    let mut back = at(51);
-    back.wall.0 -= 3_600_000;
+    let back = stepped(at(51), -3_600_000);
     let mut late = open(1, "alice", "db", back);
     late.facts.credential_until = Some(at(49).wall);
     let refused = engine.open(late, back).unwrap_err();

@@ -248,6 +248,12 @@ pub fn nanos(boot: u64) -> Now {
     }
 }
 
+/// The same instant where the wall clock was set forward, or back, by so many milliseconds.
+pub fn stepped(mut now: Now, millis: i64) -> Now {
+    now.wall.0 += millis;
+    now
+}
+
 pub fn id(n: u64) -> SessionId {
     SessionId(uuid::Uuid::from_u64_pair(1, n))
 }
