@@ -14,7 +14,8 @@ use curfew_model::WallInstant;
 use ed25519_dalek::SigningKey;
 
 use crate::{
-    AuditError, Digest, Entry, Head, LogEvent, Options,
+    AuditError, Digest, Entry, Head, LogEvent, Options, Record,
+    carried::{Line, OpenSessions},
     head::{self, Purpose},
     record::{self, LineError},
     segment,
@@ -38,7 +39,8 @@ pub(crate) struct Files {
     /// The latest time that a record brought.
     at: WallInstant,
     /// The log's own records, for the next batch.
-    own: Vec<Entry>,
+    own: Vec<Line>,
+    open: OpenSessions,
     /// Holds the lock for as long as the log is open.
     _lock: File,
 }
@@ -82,6 +84,7 @@ impl Files {
             hash: Digest::GENESIS,
             at: now,
             own: Vec::new(),
+            open: OpenSessions::default(),
             _lock: lock,
         };
         files.recover()?;
@@ -184,11 +187,10 @@ impl Files {
         if !torn.is_empty() {
             file.set_len(self.len)
                 .map_err(AuditError::io("cut the torn end of", &path))?;
-            self.own.push(
-                Entry::of_log(self.at, LogEvent::Recovered)
-                    .with("cut_bytes", torn.len())
-                    .with("cut_sha256", Digest::of(torn)),
-            );
+            let recovered = Entry::of_log(self.at, LogEvent::Recovered)
+                .count("cut_bytes", torn.len())
+                .with("cut_sha256", Digest::of(torn));
+            self.own.extend(Line::of(&recovered));
         }
         // What a killed process wrote may not be on disk yet, and the head names it.
         file.sync_data().map_err(AuditError::io("sync", &path))?;
@@ -211,20 +213,15 @@ impl Files {
         !self.own.is_empty()
     }
 
-    /// Writes records (JSON objects with their times) and returns when they are on disk. On an error nothing of the
-    /// batch counts as written, and the same batch may be tried again.
-    pub(crate) fn commit(&mut self, batch: &[(WallInstant, String)]) -> Result<(), AuditError> {
-        let own = self.own.iter().filter_map(|entry| {
-            serde_json::to_string(entry)
-                .ok()
-                .map(|json| (entry.at, json))
-        });
+    /// Writes records and returns when they are on disk. On an error nothing of the batch counts as written, and the same
+    /// batch may be tried again.
+    pub(crate) fn commit(&mut self, batch: &[Line]) -> Result<(), AuditError> {
         let (mut seq, mut hash, mut at) = (self.seq, self.hash, self.at);
         let mut bytes = Vec::new();
-        for (when, json) in own.chain(batch.iter().cloned()) {
+        for line in self.own.iter().chain(batch) {
             seq += 1;
-            at = at.max(when);
-            hash = record::write_line(&mut bytes, seq, &json, hash);
+            at = at.max(line.at);
+            hash = record::write_line(&mut bytes, seq, &line.json, hash);
         }
         self.leave_if_gone()?;
         let path = segment::path_of(&self.options.dir, self.seq + 1);
@@ -251,6 +248,12 @@ impl Files {
             .map_err(AuditError::io("write", path))?;
         self.dirty = false;
         self.len += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if self.options.forgets() {
+            let lines = self.own.iter().chain(batch);
+            for (seq, line) in (self.seq + 1..).zip(lines) {
+                self.open.take(seq, line.mark);
+            }
+        }
         (self.seq, self.hash, self.at) = (seq, hash, at);
         self.own.clear();
         Ok(())
@@ -287,16 +290,44 @@ impl Files {
         segment::append_head(&self.options.dir, &self.head(self.at))
     }
 
-    /// Removes the oldest segments: all but `keep_segments`, and those whose last record is older than `keep_for`.
-    /// The anchor is on disk before the first file goes.
+    /// Removes the oldest segments: all but `keep_segments`, and those whose last record is older than `keep_for`. What
+    /// they tell of open sessions is on disk once more, and then the anchor, before the first file goes.
     fn prune(&mut self) -> Result<(), AuditError> {
+        let (Some(record), carried) = self.removable()? else {
+            return Ok(());
+        };
+        if !carried.is_empty() {
+            self.own.extend(carried);
+            self.commit(&[])?;
+        }
+        let dir = &self.options.dir;
+        let anchor = Head::sign(&self.key, Purpose::Anchor, record.seq, record.hash, self.at);
+        segment::replace(dir, segment::ANCHOR, &format!("{anchor}\n"))?;
+        let pruned = Entry::of_log(self.at, LogEvent::Pruned).count("through", record.seq);
+        self.own.extend(Line::of(&pruned));
+        let heads = segment::read_small(dir, segment::HEADS)?;
+        let kept: String = heads
+            .split_inclusive('\n')
+            .filter(|line| {
+                line.parse::<Head>()
+                    .is_ok_and(|head| head.seq >= record.seq)
+            })
+            .collect();
+        segment::replace(dir, segment::HEADS, &kept)?;
+        remove_through(dir, record.seq)
+    }
+
+    /// The last record that retention removes, and what has to be carried over. What would fill more than half of a
+    /// segment is not carried: its segment stays until the sessions that it tells of have ended.
+    fn removable(&self) -> Result<(Option<Record>, Vec<Line>), AuditError> {
         let segments = segment::list(&self.options.dir)?;
         let over = self
             .options
             .keep_segments
             .map_or(0, |keep| segments.len().saturating_sub(keep.get()));
-        let mut last = None;
-        for (index, (_, path)) in segments.iter().enumerate() {
+        let mut room = usize::try_from(self.options.max_segment / 2).unwrap_or(usize::MAX);
+        let (mut last, mut all) = (None, Vec::new());
+        for (index, (first, path)) in segments.iter().enumerate() {
             let Some(record) = segment::last_record(path)? else {
                 break;
             };
@@ -308,24 +339,18 @@ impl Files {
             if (index >= over && !old) || record.seq >= self.seq {
                 break;
             }
+            let carried = self.open.carried(path, *first..=record.seq, self.at)?;
+            let Some(carried) = carried else { break };
+            let lines: Vec<Line> = carried.iter().filter_map(Line::of).collect();
+            let bytes: usize = lines.iter().map(|line| line.json.len()).sum();
+            let Some(left) = room.checked_sub(bytes) else {
+                break;
+            };
+            room = left;
+            all.extend(lines);
             last = Some(record);
         }
-        let Some(record) = last else { return Ok(()) };
-        let dir = &self.options.dir;
-        let anchor = Head::sign(&self.key, Purpose::Anchor, record.seq, record.hash, self.at);
-        segment::replace(dir, segment::ANCHOR, &format!("{anchor}\n"))?;
-        self.own
-            .push(Entry::of_log(self.at, LogEvent::Pruned).with("through", record.seq));
-        let heads = segment::read_small(dir, segment::HEADS)?;
-        let kept: String = heads
-            .split_inclusive('\n')
-            .filter(|line| {
-                line.parse::<Head>()
-                    .is_ok_and(|head| head.seq >= record.seq)
-            })
-            .collect();
-        segment::replace(dir, segment::HEADS, &kept)?;
-        remove_through(dir, record.seq)
+        Ok((last, all))
     }
 }
 

@@ -5,6 +5,7 @@
 //! cannot keep records says so and counts what it lost; it never makes a caller wait. No clock may live here: the
 //! time comes in as a parameter. Sending records elsewhere is for other crates.
 
+mod carried;
 mod counts;
 mod error;
 mod files;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use curfew_model::{
-    EndReason, EnforcerId, Event, EventKind, Identity, Revision, SegmentName, SessionId,
+    Detail, EndReason, EnforcerId, Event, EventKind, Identity, Revision, SegmentName, SessionId,
     WallInstant,
 };
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,10 @@ pub enum LogEvent {
     /// Old segments were removed; `detail.through` is the last sequence number removed.
     #[serde(rename = "log.pruned")]
     Pruned,
+    /// The opening of a session that is still open, once more, because its record is removed; `detail.opened_at` and
+    /// `detail.opened_seq` say when it was opened and which record told of it.
+    #[serde(rename = "log.carried")]
+    Carried,
 }
 
 /// What a record tells.
@@ -107,7 +111,8 @@ pub enum RecordKind {
     Log(LogEvent),
 }
 
-/// What a caller puts into the log. The field names are a contract.
+/// What a caller puts into the log. The field names are a contract: those that every record has are there where they
+/// say nothing, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When, for people; the order is that of `seq`.
@@ -115,22 +120,22 @@ pub struct Entry {
     /// What.
     pub event: RecordKind,
     /// The session concerned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub session: Option<SessionId>,
     /// Its subject.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub subject: Option<Identity>,
     /// Its segments, the most sensitive first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub segments: Vec<SegmentName>,
     /// Why it ended or was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub reason: Option<EndReason>,
     /// The revision that it was decided on; none for the log's own records.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub revision: Option<Revision>,
     /// What set it off, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub cause: Option<String>,
     /// The enforcer that reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,7 +145,7 @@ pub struct Entry {
     pub enforcer_seq: Option<u64>,
     /// More, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub detail: BTreeMap<String, String>,
+    pub detail: BTreeMap<String, Detail>,
 }
 
 impl Entry {
@@ -170,10 +175,17 @@ impl Entry {
         self
     }
 
-    /// The entry with one more detail.
+    /// The entry with one more detail, in words.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        self.detail.insert(name.to_owned(), value.to_string());
+        self.detail.insert(name.to_owned(), Detail::text(value));
+        self
+    }
+
+    /// The entry with one more detail, a number.
+    #[must_use]
+    pub fn count(mut self, name: &str, number: impl TryInto<u64>) -> Self {
+        self.detail.insert(name.to_owned(), Detail::number(number));
         self
     }
 

@@ -37,7 +37,6 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, AuditError> {
     Ok(found)
 }
 
-/// Makes names in `dir` durable.
 /// Whether a directory holds an audit log, or what is left of one.
 ///
 /// # Errors
@@ -47,6 +46,7 @@ pub fn is_log(dir: &Path) -> Result<bool, AuditError> {
     Ok(left || !list(dir)?.is_empty())
 }
 
+/// Makes names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), AuditError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
-use curfew_model::EventKind;
+use curfew_model::{Detail, EventKind};
 
 use crate::{
     AuditError, Digest, Head, Record, RecordKind,
@@ -466,10 +466,7 @@ impl Chain {
     fn count(&mut self, report: &mut Report, record: &Record) {
         let entry = &record.entry;
         if entry.event == RecordKind::Log(crate::LogEvent::Gap) {
-            let lost = entry
-                .detail
-                .get("lost")
-                .and_then(|lost| lost.parse::<u64>().ok());
+            let lost = entry.detail.get("lost").and_then(Detail::as_number);
             report.lost = report.lost.saturating_add(lost.unwrap_or(0));
         }
         let (Some(enforcer), Some(seq)) = (&entry.enforcer, entry.enforcer_seq) else {

@@ -16,8 +16,8 @@ use ed25519_dalek::SigningKey;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    AppendError, AuditError, Digest, DurableError, Entry, Head, LogEvent, MAX_RECORD, files::Files,
-    head::Purpose,
+    AppendError, AuditError, Digest, DurableError, Entry, Head, LogEvent, MAX_RECORD,
+    carried::Line, files::Files, head::Purpose,
 };
 
 /// Records written with one fdatasync, at most.
@@ -54,6 +54,11 @@ impl Options {
             keep_for: None,
         }
     }
+
+    /// Whether records are removed with time.
+    pub(crate) fn forgets(&self) -> bool {
+        self.keep_segments.is_some() || self.keep_for.is_some()
+    }
 }
 
 /// One accepted record, in the order of acceptance; what [`Log::durable`] waits for.
@@ -88,7 +93,7 @@ type Watcher = Box<dyn Fn(bool) + Send>;
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(WallInstant, String)>,
+    queue: VecDeque<Line>,
     queued_bytes: usize,
     accepted: u64,
     durable: u64,
@@ -183,20 +188,18 @@ impl Log {
     /// # Errors
     /// [`AppendError`] when the record was not taken; then it counts as lost.
     pub fn append(&self, entry: &Entry) -> Result<Ticket, AppendError> {
-        let json = serde_json::to_string(entry)
-            .ok()
-            .filter(|json| json.len() <= MAX_RECORD - 256);
+        let line = Line::of(entry).filter(|line| line.json.len() <= MAX_RECORD - 256);
         let mut state = self.shared.state.lock();
-        let refused = match &json {
+        let refused = match &line {
             _ if state.closing || state.closed => Some(AppendError::Closed),
             None => Some(AppendError::TooLong),
             Some(_) if is_full(&state, self.shared.capacity) => Some(AppendError::Full),
             Some(_) => None,
         };
-        match (refused, json) {
-            (None, Some(json)) => {
-                state.queued_bytes += json.len();
-                state.queue.push_back((entry.at, json));
+        match (refused, line) {
+            (None, Some(line)) => {
+                state.queued_bytes += line.json.len();
+                state.queue.push_back(line);
                 state.accepted += 1;
                 state.tell(self.shared.capacity);
                 self.shared.work.notify_one();
@@ -331,7 +334,7 @@ impl Drop for Closed<'_> {
 /// The writer's thread.
 fn write(shared: &Shared, mut files: Files) {
     let _closed = Closed(shared);
-    let mut batch: Vec<(WallInstant, String)> = Vec::new();
+    let mut batch: Vec<Line> = Vec::new();
     let mut records = 0;
     loop {
         let mut state = shared.state.lock();
@@ -348,14 +351,14 @@ fn write(shared: &Shared, mut files: Files) {
         if batch.is_empty() {
             let count = state.queue.len().min(BATCH);
             batch.extend(state.queue.drain(..count));
-            state.queued_bytes -= batch.iter().map(|(_, json)| json.len()).sum::<usize>();
+            state.queued_bytes -= batch.iter().map(|line| line.json.len()).sum::<usize>();
             state.tell(shared.capacity);
             records = u64::try_from(count).unwrap_or(u64::MAX);
             if state.queue.is_empty()
                 && let Some((lost, at)) = state.gap.take()
             {
-                let gap = Entry::of_log(at, LogEvent::Gap).with("lost", lost);
-                batch.extend(serde_json::to_string(&gap).ok().map(|json| (at, json)));
+                let gap = Entry::of_log(at, LogEvent::Gap).count("lost", lost);
+                batch.extend(Line::of(&gap));
             }
         }
         let emptied = state.queue.is_empty();

@@ -7,8 +7,8 @@ use std::{
 };
 
 use curfew_model::{
-    BootInstant, Deadline, EndReason, Event, EventKind, Lease, Revision, SegmentName, SessionId,
-    Target, WallInstant,
+    BootInstant, Deadline, Detail, EndReason, Event, EventKind, Lease, Revision, SegmentName,
+    SessionId, Target, WallInstant,
 };
 
 use crate::who::{self, Encoded, Who};
@@ -83,7 +83,7 @@ pub(crate) struct Coming {
 
 impl Coming {
     /// For the record, by name.
-    fn told(&self, who: &Who) -> BTreeMap<String, String> {
+    fn told(&self, who: &Who) -> BTreeMap<String, Detail> {
         let identities: Vec<String> = who.identities().iter().map(ToString::to_string).collect();
         let client = SocketAddr::new(who.client, self.port);
         let told = [
@@ -99,7 +99,8 @@ impl Coming {
                 (identities.len() > 1).then(|| identities.join(" ")),
             ),
         ];
-        let named = |(name, value): (&str, Option<String>)| Some((name.to_owned(), value?));
+        let named =
+            |(name, value): (&str, Option<String>)| Some((name.to_owned(), Detail::Text(value?)));
         told.into_iter().filter_map(named).collect()
     }
 }

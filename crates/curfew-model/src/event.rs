@@ -70,6 +70,39 @@ impl EventKind {
     }
 }
 
+/// One more fact of an event: numbers stay numbers, so that whoever reads them can compare them and add them up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Detail {
+    /// A number, in the unit that its name ends with.
+    Number(u64),
+    /// Anything else.
+    Text(String),
+}
+
+impl Detail {
+    /// In words.
+    #[must_use]
+    pub fn text(value: impl fmt::Display) -> Self {
+        Self::Text(value.to_string())
+    }
+
+    /// A number; the greatest there is for one that is beyond it.
+    #[must_use]
+    pub fn number(number: impl TryInto<u64>) -> Self {
+        Self::Number(number.try_into().unwrap_or(u64::MAX))
+    }
+
+    /// The number, if it is one.
+    #[must_use]
+    pub fn as_number(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(_) => None,
+        }
+    }
+}
+
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -78,25 +111,25 @@ pub struct Event {
     /// What.
     pub event: EventKind,
     /// The session concerned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub session: Option<SessionId>,
     /// Its subject.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub subject: Option<Identity>,
     /// Its segments, the most sensitive first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub segments: Vec<SegmentName>,
     /// Why it ended or was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub reason: Option<EndReason>,
     /// The revision that it was decided on.
     pub revision: Revision,
     /// What set it off: a rule, a signal, an order, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub cause: Option<String>,
     /// More, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub detail: BTreeMap<String, String>,
+    pub detail: BTreeMap<String, Detail>,
 }
 
 impl Event {
@@ -116,10 +149,17 @@ impl Event {
         }
     }
 
-    /// The event with one more detail.
+    /// The event with one more detail, in words.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        self.detail.insert(name.to_owned(), value.to_string());
+        self.detail.insert(name.to_owned(), Detail::text(value));
+        self
+    }
+
+    /// The event with one more detail, a number.
+    #[must_use]
+    pub fn count(mut self, name: &str, number: impl TryInto<u64>) -> Self {
+        self.detail.insert(name.to_owned(), Detail::number(number));
         self
     }
 }

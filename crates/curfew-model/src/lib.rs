@@ -14,7 +14,7 @@ mod segment;
 mod subject;
 mod time;
 
-pub use event::{Event, EventKind};
+pub use event::{Detail, Event, EventKind};
 pub use facts::{Facts, Target, UpstreamAddress};
 pub use id::{
     DeviceId, EnforcerId, InvalidName, PolicyName, Revision, RevocationId, SegmentName,

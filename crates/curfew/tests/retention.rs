@@ -3,6 +3,7 @@
 
 mod support;
 
+use serde_json::Value;
 use support::{Ran, curfew, site::Site};
 
 /// Sessions that are opened before patience is lost.
@@ -33,6 +34,39 @@ fn old_segments_go_and_what_stays_still_verifies() {
     assert_eq!(verified.code, 0, "{verified:?}");
     let export = || Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()])).out;
     assert!(tries.any(|_| export().contains("log.pruned")));
+}
+
+#[test]
+fn a_killed_session_whose_opening_was_removed_is_recorded_as_ended() {
+    let parts = "audit: {segment_size: 64KiB, keep_segments: 1}\n";
+    let mut site = Site::start_with("", parts);
+    let early = site.open("127.0.0.2");
+    let session = site.sessions()[0]["id"].clone();
+    let audit = site.path("data/audit");
+    let records = || -> Vec<Value> {
+        let exported = Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()]));
+        let lines = exported.out.lines().map(serde_json::from_str);
+        let all: Vec<Value> = lines.map(Result::unwrap).collect();
+        all.into_iter()
+            .filter(|record| record["session"] == session)
+            .collect()
+    };
+    let mut tries = 0..TRIES;
+    assert!(tries.any(|number| {
+        drop(site.open("127.0.0.1"));
+        number % 50 == 0 && records()[0]["event"] == "log.carried"
+    }));
+    site.restart();
+    drop(early);
+    site.restart();
+    let ends = records();
+    let ended: Vec<&Value> = ends
+        .iter()
+        .filter(|record| record["event"] == "session.ended")
+        .collect();
+    assert_eq!(ended.len(), 1, "{ends:?}");
+    assert_eq!(ended[0]["reason"], "enforcer_lost");
+    assert_eq!(ended[0]["subject"]["id"], "bob");
 }
 
 #[test]

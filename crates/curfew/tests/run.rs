@@ -371,7 +371,7 @@ fn as_many_files_are_opened_as_may_be_and_who_says_nonsense_is_counted_and_recor
     }
     assert!(!named[0]["cause"].as_str().unwrap().is_empty());
     assert!(named[0]["session"].is_string());
-    assert_eq!(counted[0]["detail"]["clients"], "15");
+    assert_eq!(counted[0]["detail"]["clients"], 15);
     verify(&site.path("data/audit"));
 }
 

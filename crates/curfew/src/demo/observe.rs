@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use curfew_audit::{Entry, RecordKind};
 use curfew_enforcer::{SessionView, State};
-use curfew_model::{BootInstant, Deadline, EndReason, EventKind};
+use curfew_model::{BootInstant, Deadline, Detail, EndReason, EventKind};
 
 use super::{
     row::{Measured, Standing, time},
@@ -87,7 +87,7 @@ impl Show {
         });
         if let Some((_, client)) = found {
             let late = entry.detail.get("late_us");
-            let late = late.and_then(|micros| micros.parse().ok());
+            let late = late.and_then(Detail::as_number);
             client.verdict = Some((event, reason, late.map(Duration::from_micros)));
         }
     }

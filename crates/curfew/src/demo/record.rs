@@ -7,7 +7,7 @@ use std::{
 };
 
 use curfew_audit::{AuditError, Entry, Record, RecordKind};
-use curfew_model::{EndReason, EventKind};
+use curfew_model::{Detail, EndReason, EventKind};
 
 /// A place in the log.
 pub struct Reader {
@@ -60,7 +60,7 @@ pub fn sums(dir: &Path) -> Result<Sums, AuditError> {
             RecordKind::Event(EventKind::SessionEnded) => {
                 *sums.ended.entry(reason).or_default() += 1;
                 let late = entry.detail.get("late_us");
-                let late = late.and_then(|micros| micros.parse().ok());
+                let late = late.and_then(Detail::as_number);
                 sums.late.extend(late.map(Duration::from_micros));
             }
             RecordKind::Event(EventKind::SessionRefused) => {

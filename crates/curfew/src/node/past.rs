@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use curfew_audit::{AuditError, Entry, Record, RecordKind};
+use curfew_audit::{AuditError, Entry, LogEvent, Record, RecordKind};
 use curfew_model::{EventKind, SessionId};
 
 /// In the data directory: the number of the first record of the process that ran last.
@@ -42,7 +42,10 @@ impl Past {
                 continue;
             };
             match entry.event {
-                RecordKind::Event(EventKind::SessionOpened) => drop(open.insert(session, entry)),
+                RecordKind::Event(EventKind::SessionOpened)
+                | RecordKind::Log(LogEvent::Carried) => {
+                    drop(open.insert(session, entry));
+                }
                 RecordKind::Event(EventKind::SessionEnded) => drop(open.remove(&session)),
                 _ => {}
             }

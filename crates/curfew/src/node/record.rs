@@ -61,7 +61,7 @@ impl Recorder {
         for over in over {
             let words = "more clients were turned away, and are counted here";
             let event = self.refusal(&over.service, over.reason, words);
-            self.put(event.with("clients", over.clients));
+            self.put(event.count("clients", over.clients));
         }
     }
 
@@ -158,12 +158,12 @@ impl Recorder {
         if let Some(Close { closed, late }) = close {
             if let Some(late) = late {
                 self.metrics.closed(Door::Gateway, late);
-                event = event.with("late_us", late.as_micros());
+                event = event.count("late_us", late.as_micros());
             }
             if let Some(moved) = closed.moved {
                 event = event
-                    .with("bytes_in", moved.bytes_in)
-                    .with("bytes_out", moved.bytes_out);
+                    .count("bytes_in", moved.bytes_in)
+                    .count("bytes_out", moved.bytes_out);
             }
             if closed.untold {
                 event = event.with("goodbye", "skipped");
