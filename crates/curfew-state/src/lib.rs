@@ -10,6 +10,7 @@ mod embedded;
 mod sqlite;
 mod state;
 mod store;
+mod weight;
 
 pub use bus::{
     Acknowledgement, Bus, EnforcerEvent, Inventory, LocalBus, Message, OpenSession, Received,
@@ -24,3 +25,4 @@ pub use store::{
     Accepted, Change, Commit, CommitError, Committed, Expected, Store, StoreError, Watch,
     WatchError,
 };
+pub use weight::Weight;

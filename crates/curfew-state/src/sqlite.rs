@@ -143,7 +143,7 @@ impl Database {
             .collect();
         state.policy_history = Arc::new(history.map_err(|error| self.corrupt(&error))?);
         state.policies = self.policies()?;
-        Ok(state)
+        Ok(state.weighed())
     }
 
     /// The policy set of each owner.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Change, CommitError};
+use crate::{Change, CommitError, Weight};
 
 /// Entries of each kind, at most.
 const ENTRIES: usize = 100_000;
@@ -214,8 +214,12 @@ pub struct State {
     pub revocations: OrdMap<RevocationId, Revocation>,
     /// Bindings.
     pub bindings: OrdMap<BindingKey, Binding>,
+    /// What the bindings hold.
+    pub bindings_weight: Weight,
     /// Subjects.
     pub subjects: OrdMap<SubjectKey, Subject>,
+    /// What the subjects hold.
+    pub subjects_weight: Weight,
     /// API tokens by name.
     pub tokens: OrdMap<String, ApiToken>,
     /// The last end by lifetime of each subject into each segment.
@@ -264,7 +268,16 @@ fn remove<K: Ord + Clone, V: Clone>(
 }
 
 impl State {
-    /// Applies one change of the commit that makes `revision`.
+    /// Weighs what was put in without [`State::apply`].
+    pub(crate) fn weighed(self) -> Self {
+        Self {
+            bindings_weight: Weight::of(self.bindings.values()),
+            subjects_weight: Weight::of(self.subjects.values()),
+            ..self
+        }
+    }
+
+    /// Applies one change of the commit that makes `revision`; after an error it is of no use.
     pub(crate) fn apply(
         &mut self,
         revision: Revision,
@@ -338,6 +351,8 @@ impl State {
             }
             Change::Bind(binding) => {
                 let key = binding.key.clone();
+                let before = self.bindings.get(&key);
+                self.bindings_weight = self.bindings_weight.with(before, Some(binding))?;
                 put(
                     "bindings",
                     ENTRIES,
@@ -348,11 +363,15 @@ impl State {
                 Touched::Binding(key)
             }
             Change::Unbind(key) => {
+                let before = self.bindings.get(key);
+                self.bindings_weight = self.bindings_weight.with(before, None)?;
                 remove("binding", &mut self.bindings, key, || key.to_string())?;
                 Touched::Binding(key.clone())
             }
             Change::PutSubject(subject) => {
                 let key = subject.key.clone();
+                let before = self.subjects.get(&key);
+                self.subjects_weight = self.subjects_weight.with(before, Some(subject))?;
                 put(
                     "subjects",
                     ENTRIES,
@@ -363,6 +382,8 @@ impl State {
                 Touched::Subject(key)
             }
             Change::ForgetSubject(key) => {
+                let before = self.subjects.get(key);
+                self.subjects_weight = self.subjects_weight.with(before, None)?;
                 remove("subject", &mut self.subjects, key, || key.id.clone())?;
                 Touched::Subject(key.clone())
             }

@@ -1,0 +1,133 @@
+//! How much the bindings and the subjects of a state hold: many large ones may not fill the memory. Their number is
+//! bounded in `state.rs`.
+
+use curfew_model::{Binding, BindingKey, Issuer};
+
+use crate::{CommitError, Subject};
+
+/// Bytes of text that all entries of one kind hold, at most: more than a kilobyte for each of the most there may be.
+const LIMIT: usize = 128 * 1024 * 1024;
+
+/// What holds text of others.
+pub(crate) trait Weighed {
+    /// As it is named in an error.
+    const WHAT: &'static str;
+    /// Bytes of its text.
+    fn bytes(&self) -> usize;
+}
+
+fn texts<'a>(texts: impl IntoIterator<Item = &'a String>) -> usize {
+    texts.into_iter().map(String::len).sum()
+}
+
+impl Weighed for Binding {
+    const WHAT: &'static str = "bytes of bindings";
+    fn bytes(&self) -> usize {
+        let Issuer(issuer) = &self.identity.issuer;
+        let path = match &self.key {
+            BindingKey::Cgroup(path) => Some(path),
+            BindingKey::Address(_) | BindingKey::Uid(_) => None,
+        };
+        let own = [issuer, &self.identity.id].into_iter().chain(path);
+        texts(own.chain(&self.identity.display).chain(&self.groups))
+    }
+}
+
+impl Weighed for Subject {
+    const WHAT: &'static str = "bytes of subjects";
+    fn bytes(&self) -> usize {
+        let Issuer(issuer) = &self.key.issuer;
+        let (names, values) = (self.attributes.keys(), self.attributes.values());
+        texts([issuer, &self.key.id]) + texts(&self.groups) + texts(names.chain(values))
+    }
+}
+
+/// Bytes of text that all entries of one kind hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight(usize);
+
+impl Weight {
+    /// That of these.
+    pub(crate) fn of<'a, T: Weighed + 'a>(all: impl Iterator<Item = &'a T>) -> Self {
+        Self(all.map(Weighed::bytes).sum())
+    }
+
+    /// With `after` in the place of `before`. What makes it no larger is always taken.
+    pub(crate) fn with<T: Weighed>(
+        self,
+        before: Option<&T>,
+        after: Option<&T>,
+    ) -> Result<Self, CommitError> {
+        let [before, after] = [before, after].map(|entry| entry.map_or(0, Weighed::bytes));
+        let bytes = self.0.saturating_sub(before).saturating_add(after);
+        if bytes > LIMIT && after > before {
+            let (what, limit) = (T::WHAT, LIMIT);
+            return Err(CommitError::Limit { what, limit });
+        }
+        Ok(Self(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use curfew_model::{Identity, Kind, Proof};
+
+    use super::*;
+    use crate::SubjectKey;
+
+    #[test]
+    fn every_text_counts() {
+        let binding = Binding {
+            key: BindingKey::Cgroup("/four".to_owned()),
+            identity: Identity {
+                proof: Proof::Bound,
+                kind: Kind::User,
+                issuer: Issuer("by".to_owned()),
+                id: "alice".to_owned(),
+                display: Some("Alice L.".to_owned()),
+            },
+            groups: vec!["dba".to_owned(), "on-call".to_owned()],
+            until: None,
+            refreshed_at: None,
+        };
+        assert_eq!(binding.bytes(), 5 + 2 + 5 + 8 + 3 + 7);
+        let subject = Subject {
+            key: SubjectKey::from(&binding.identity),
+            groups: binding.groups.clone(),
+            attributes: BTreeMap::from([("risk".to_owned(), "low".to_owned())]),
+        };
+        assert_eq!(subject.bytes(), 2 + 5 + 3 + 7 + 4 + 3);
+        let none = None::<&Binding>;
+        let held = Weight::default().with(none, Some(&binding)).unwrap();
+        assert_eq!(held, Weight::of([&binding].into_iter()));
+        assert_eq!(held.with(Some(&binding), none), Ok(Weight::default()));
+    }
+
+    #[test]
+    fn too_much_is_not_taken_and_less_always_is() {
+        let subject = |bytes: usize| Subject {
+            key: SubjectKey {
+                kind: Kind::User,
+                issuer: Issuer::local(),
+                id: "alice".to_owned(),
+            },
+            groups: vec!["x".repeat(bytes)],
+            attributes: BTreeMap::new(),
+        };
+        let (small, large) = (subject(1), subject(2));
+        let full = Weight(LIMIT);
+        let refused = CommitError::Limit {
+            what: "bytes of subjects",
+            limit: LIMIT,
+        };
+        assert_eq!(full.with(None, Some(&small)), Err(refused.clone()));
+        assert_eq!(full.with(Some(&small), Some(&large)), Err(refused));
+        assert_eq!(full.with(Some(&small), Some(&small)), Ok(full));
+        assert_eq!(full.with(Some(&large), Some(&small)), Ok(Weight(LIMIT - 1)));
+        // As one that was kept before there was a limit may be.
+        let over = Weight(LIMIT + 9);
+        assert_eq!(over.with(Some(&large), Some(&small)), Ok(Weight(LIMIT + 8)));
+    }
+}
