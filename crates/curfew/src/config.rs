@@ -74,6 +74,14 @@ impl fmt::Display for Upstream {
 }
 
 impl Upstream {
+    /// Whether its addresses may change: it is neither an address nor a path.
+    pub fn is_name(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.parse::<SocketAddr>().is_err(),
+            Self::Unix(_) => false,
+        }
+    }
+
     /// Every address of it, the families in turn.
     ///
     /// # Errors

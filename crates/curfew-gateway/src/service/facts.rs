@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use curfew_model::{
     BootInstant, Facts, Identity, Issuer, Kind, Proof, SessionId, Target, WallInstant,
@@ -33,7 +32,7 @@ pub(super) fn facts(
         client,
         target: Target {
             service: Some(config.name.clone()),
-            upstreams: Arc::clone(&config.upstreams),
+            upstreams: config.upstreams.now(),
         },
         opened_at,
         proved_at: None,
@@ -56,6 +55,8 @@ pub(super) fn session_id(now: WallInstant) -> SessionId {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use curfew_model::{ServiceName, UpstreamAddress};
 
     use super::*;
@@ -75,6 +76,6 @@ mod tests {
         let target = facts(&config, client, None, BootInstant(0)).target;
         assert_eq!(*target.upstreams, all);
         // Sessions share what they lead to.
-        assert!(Arc::ptr_eq(&target.upstreams, &config.upstreams));
+        assert!(Arc::ptr_eq(&target.upstreams, &config.upstreams.now()));
     }
 }

@@ -116,9 +116,12 @@ impl Front {
             return self.refuse(id, client, session, EndReason::Overloaded);
         };
         let user = startup.as_ref().map(|startup| startup.user.as_str());
+        let facts = facts(self.config(), client.address, user, now.boot);
+        // It leads where it was decided that it may, though the service leads elsewhere by then.
+        let upstreams = Arc::clone(&facts.target.upstreams);
         let open = curfew_enforcer::Open {
             id: session,
-            facts: facts(self.config(), client.address, user, now.boot),
+            facts,
             // Without inet_diag bindings by uid match nobody, and their clients are refused as unknown.
             peer: self
                 .peers
@@ -135,9 +138,8 @@ impl Front {
                     place,
                     startup,
                 });
-                let common = Arc::clone(&self.common);
                 let purpose = Purpose::Session(admitted);
-                self.connect(id, Some(client), &common.config.upstreams, purpose);
+                self.connect(id, Some(client), &upstreams, purpose);
             }
             Err(CarryError::Refused(refused)) => {
                 // Before the client hears of it: it may come again at once.

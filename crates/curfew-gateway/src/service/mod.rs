@@ -10,6 +10,7 @@ mod pending;
 mod reach;
 mod sockets;
 mod talk;
+mod upstreams;
 
 use std::{
     io,
@@ -34,6 +35,8 @@ use front::Front;
 use pending::Cancelling;
 use talk::Keys;
 
+pub use upstreams::Upstreams;
+
 /// What a service is.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
@@ -41,8 +44,8 @@ pub struct ServiceConfig {
     pub name: ServiceName,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Where it leads, in the order to try. Policy sees every address.
-    pub upstreams: Arc<[UpstreamAddress]>,
+    /// Where it leads. Policy sees every address.
+    pub upstreams: Upstreams,
     /// What it speaks.
     pub protocol: Protocol,
     /// Sessions that may be open at a time; more are refused `overloaded`.
@@ -71,7 +74,7 @@ impl ServiceConfig {
         Self {
             name,
             listen,
-            upstreams: upstreams.into(),
+            upstreams: Upstreams::new(upstreams),
             protocol,
             max_connections: 10_000,
             max_waiting: 4096,

@@ -16,13 +16,13 @@ use crate::{doors, policy::compiled};
 /// Compiles for the API of a node with these services.
 #[derive(Clone, Debug)]
 pub struct Compiler {
-    services: Vec<Target>,
+    services: Vec<ServiceConfig>,
 }
 
 impl Compiler {
     pub fn new(services: &[ServiceConfig]) -> Self {
         Self {
-            services: services.iter().map(target).collect(),
+            services: services.to_vec(),
         }
     }
 }
@@ -31,7 +31,7 @@ impl Compiler {
 pub fn target(service: &ServiceConfig) -> Target {
     Target {
         service: Some(service.name.clone()),
-        upstreams: Arc::clone(&service.upstreams),
+        upstreams: service.upstreams.now(),
     }
 }
 
@@ -84,8 +84,9 @@ impl Compile for Compiler {
 
 impl Compiler {
     fn uncovered(&self, set: &PolicySet) -> Vec<Finding> {
-        let uncovered = self.services.iter().filter(|service| !set.covers(service));
-        let names = uncovered.filter_map(|target| target.service.as_ref());
+        let services = self.services.iter();
+        let uncovered = services.filter(|service| !set.covers(&target(service)));
+        let names = uncovered.map(|service| &service.name);
         let of = |name: &ServiceName| Finding {
             level: Level::Error,
             path: String::new(),

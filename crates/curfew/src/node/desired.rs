@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_enforcer::{Changes, Enforcer, Engine, EngineError, Input, Keeper, Report, Subject};
-use curfew_model::{EnforcerId, Revision, Revocation, RevocationId, Scope};
+use curfew_model::{EnforcerId, Revision, Revocation, RevocationId, Scope, Target};
 use curfew_policy::{Decide, Difference, PolicySet};
 use curfew_state::{Change, Commit, State, SubjectKey};
 use parking_lot::Mutex;
@@ -51,6 +51,11 @@ impl Desired {
     /// The revision that is carried out.
     pub fn revision(&self) -> Revision {
         self.applied.lock().revision
+    }
+
+    /// Whether a segment of the policy in force contains a target. Waits for a policy that is being carried out.
+    pub fn covers(&self, target: &Target) -> bool {
+        self.turn.lock().set().covers(target)
     }
 
     /// From where the watch has to begin: up to there nothing is missing.

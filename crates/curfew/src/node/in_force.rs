@@ -31,6 +31,11 @@ impl InForce {
         Self { owners, set }
     }
 
+    /// What the engine decides by.
+    pub fn set(&self) -> &PolicySet {
+        &self.set
+    }
+
     /// Takes the texts of one owner.
     pub fn put(&mut self, owner: Owner, text: &Arc<str>) {
         self.owners.insert(owner, Arc::clone(text));

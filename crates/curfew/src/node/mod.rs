@@ -17,6 +17,7 @@ mod log_watch;
 mod past;
 mod private;
 mod record;
+mod resolver;
 mod scribe;
 mod teller;
 mod unbound;
@@ -47,6 +48,7 @@ use keeper::{Bell, Keeper};
 use log_alarm::LogAlarm;
 use log_watch::LogWatch;
 use record::Recorder;
+use resolver::Resolver;
 use scribe::Scribe;
 use teller::Teller;
 
@@ -81,6 +83,7 @@ pub struct Node {
     seen: Result<String, String>,
     _log_alarm: LogAlarm,
     log_watch: LogWatch,
+    _resolver: Resolver,
 }
 
 impl Node {
@@ -205,6 +208,8 @@ impl Node {
             .iter()
             .map(|service| Service::start(service.clone(), gateway.clone()))
             .collect::<Result<Vec<_>, _>>()?;
+        let resolver =
+            Resolver::start(&config.services, &running, &desired).map_err(NodeError::Resources)?;
         Ok(Self {
             control: Some(control),
             keeper: Some(keeper),
@@ -223,6 +228,7 @@ impl Node {
             seen: Ok(policy),
             _log_alarm: log_alarm,
             log_watch: LogWatch::default(),
+            _resolver: resolver,
         })
     }
 
