@@ -104,17 +104,29 @@ impl Engine {
                 continue;
             };
             let max = segment.max_concurrent.as_ref().map_or(0, |(max, _)| *max);
-            let over = kept >= max && segment.mode == Mode::Enforce;
-            let fate = if over {
-                self.end(slot, EndReason::ConcurrencyExceeded, cause(&segment), None)
-            } else {
-                Fate::Lives
+            let fate = match segment.mode {
+                // For this segment it has ended already.
+                Mode::Audit if self.is_told(slot) => Fate::WouldEnd,
+                _ if kept < max => Fate::Lives,
+                mode => self.end_of_excess(slot, cause(&segment), mode),
             };
             match fate {
                 Fate::Closes => report.closed += 1,
-                Fate::Lives | Fate::WouldEnd => kept += 1,
+                Fate::Lives => kept += 1,
+                Fate::WouldEnd => {}
             }
         }
+    }
+
+    /// Ends a session for a segment of this mode, or puts on record that it would have ended it.
+    fn end_of_excess(&mut self, slot: u32, cause: String, mode: Mode) -> Fate {
+        let reason = EndReason::ConcurrencyExceeded;
+        let is_enforced = self.class(slot).is_some_and(|class| !class.is_audit());
+        if mode == Mode::Audit && is_enforced {
+            self.tell_once(slot, reason, cause);
+            return Fate::WouldEnd;
+        }
+        self.end(slot, reason, cause, None)
     }
 
     /// The living sessions of a subject, the oldest first.

@@ -10,7 +10,7 @@ use crate::{
     Engine,
     change::Why,
     class::{Class, all_audit},
-    record::WouldEnd,
+    record::{Record, WouldEnd},
     timing::cause_of,
 };
 
@@ -109,6 +109,13 @@ impl Engine {
     pub(crate) fn mark_told(&mut self, slot: u32) -> bool {
         let shadow = self.shadows.get_mut(&slot);
         shadow.is_some_and(|shadow| !std::mem::replace(&mut shadow.told, true))
+    }
+
+    /// Whether it is on record that a segment in audit mode would have ended a session.
+    pub(crate) fn is_told(&self, slot: u32) -> bool {
+        let would = |record: &Record| record.would_end != WouldEnd::No;
+        let told = self.shadows.get(&slot).is_some_and(|shadow| shadow.told);
+        told || self.table.get(slot).is_some_and(would)
     }
 
     /// Puts on record that they would have ended a session, unless that is known already.

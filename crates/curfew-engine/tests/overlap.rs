@@ -297,3 +297,44 @@ fn closes_of(engine: &mut Engine) -> Vec<EndReason> {
         .map(|(_, reason)| reason)
         .collect()
 }
+
+#[test]
+fn of_whom_a_lowered_limit_of_a_segment_in_audit_mode_would_end_it_is_told_once() {
+    let limit = |max: u32| format!("maxLifetime: 1h, maxConcurrent: {max}");
+    // In audit mode alone, and beside an enforced one.
+    for beside in ["audit", "enforce"] {
+        let set = |revision, max| {
+            modes(
+                revision,
+                (beside, "maxLifetime: 1h"),
+                ("audit", &limit(max)),
+            )
+        };
+        let mut engine = engine_of(set(1, 3));
+        for n in 2..=3 {
+            let later = open(n, "alice", "db", at(n.into()));
+            engine.open(later, at(n.into())).unwrap();
+        }
+        drain(&mut engine);
+        let mut would_end = |input, now| {
+            let report = engine.handle(input, at(now)).unwrap();
+            assert_eq!(report.closed, 0);
+            let told = drain(&mut engine)
+                .into_iter()
+                .filter_map(|action| match action {
+                    Action::Record(record) if record.event == EventKind::SessionWouldEnd => {
+                        Some((record.session?, record.reason?))
+                    }
+                    _ => None,
+                });
+            told.collect::<Vec<_>>()
+        };
+        let excess = EndReason::ConcurrencyExceeded;
+        let newest = [(id(3), excess)];
+        assert_eq!(would_end(applies(set(2, 2)), 10), newest, "{beside}");
+        // The newest is gone for it.
+        assert_eq!(would_end(applies(set(3, 2)), 20), []);
+        assert_eq!(would_end(applies(set(4, 1)), 30), [(id(2), excess)]);
+        assert_eq!(engine.len(), 3);
+    }
+}
