@@ -10,6 +10,7 @@ use std::{
 };
 
 use curfew_model::{EventKind, SessionId, WallInstant};
+use parking_lot::Mutex;
 
 use crate::{AuditError, Entry, LogEvent, RecordKind, read, record};
 
@@ -23,7 +24,7 @@ pub(crate) enum Mark {
 }
 
 impl Mark {
-    fn of(entry: &Entry) -> Option<Self> {
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let session = entry.session?;
         match entry.event {
             RecordKind::Event(EventKind::SessionOpened) | RecordKind::Log(LogEvent::Carried) => {
@@ -57,17 +58,44 @@ impl Line {
     }
 }
 
-/// The record that tells of each open session.
+/// The record that tells of each open session; none while it waits for the disk.
 #[derive(Debug, Default)]
-pub(crate) struct OpenSessions(HashMap<SessionId, u64>);
+pub(crate) struct OpenSessions(Mutex<HashMap<SessionId, Option<u64>>>);
 
 impl OpenSessions {
-    /// Takes in the record `seq`.
-    pub(crate) fn take(&mut self, seq: u64, mark: Option<Mark>) {
-        match mark {
-            Some(Mark::Open(session)) => drop(self.0.insert(session, seq)),
-            Some(Mark::Ended(session)) => drop(self.0.remove(&session)),
-            None => {}
+    /// Takes in what an earlier process left on record.
+    pub(crate) fn told(&self, session: SessionId, seq: u64) {
+        self.0.lock().insert(session, Some(seq));
+    }
+
+    /// Takes in what will be on record.
+    pub(crate) fn accepted(&self, mark: Option<Mark>) {
+        if let Some(Mark::Open(session)) = mark {
+            self.0.lock().insert(session, None);
+        }
+    }
+
+    /// Takes in what will never be on record: of an end that is lost it is known all the same.
+    pub(crate) fn lost(&self, mark: Option<Mark>) {
+        if let Some(Mark::Ended(session)) = mark {
+            self.0.lock().remove(&session);
+        }
+    }
+
+    /// Takes in what is on disk, from the record `seq` on.
+    pub(crate) fn written(&self, seq: u64, marks: impl Iterator<Item = Option<Mark>>) {
+        let mut open = self.0.lock();
+        for (seq, mark) in (seq..).zip(marks) {
+            match mark {
+                // One that has ended meanwhile stays ended.
+                Some(Mark::Open(session)) => {
+                    if let Some(told) = open.get_mut(&session) {
+                        *told = Some(seq);
+                    }
+                }
+                Some(Mark::Ended(session)) => drop(open.remove(&session)),
+                None => {}
+            }
         }
     }
 
@@ -79,8 +107,11 @@ impl OpenSessions {
         records: RangeInclusive<u64>,
         now: WallInstant,
     ) -> Result<Option<Vec<Entry>>, AuditError> {
-        let told = self.0.values().copied();
-        let wanted: BTreeSet<u64> = told.filter(|seq| records.contains(seq)).collect();
+        let wanted: BTreeSet<u64> = {
+            let open = self.0.lock();
+            let told = open.values().copied().flatten();
+            told.filter(|seq| records.contains(seq)).collect()
+        };
         let mut carried = Vec::with_capacity(wanted.len());
         if wanted.is_empty() {
             return Ok(Some(carried));

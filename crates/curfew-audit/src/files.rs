@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use crate::{
     AuditError, Digest, Entry, Head, LogEvent, Options, Record,
     carried::{Line, OpenSessions},
     head::{self, Purpose},
-    record::{self, LineError},
+    record::{self, FRAME, LineError},
     segment,
 };
 
@@ -40,7 +41,7 @@ pub(crate) struct Files {
     at: WallInstant,
     /// The log's own records, for the next batch.
     own: Vec<Line>,
-    open: OpenSessions,
+    open: Arc<OpenSessions>,
     /// Holds the lock for as long as the log is open.
     _lock: File,
 }
@@ -84,7 +85,7 @@ impl Files {
             hash: Digest::GENESIS,
             at: now,
             own: Vec::new(),
-            open: OpenSessions::default(),
+            open: Arc::default(),
             _lock: lock,
         };
         files.recover()?;
@@ -208,6 +209,11 @@ impl Files {
         self.key.clone()
     }
 
+    /// The sessions that it tells of as open.
+    pub(crate) fn open_sessions(&self) -> Arc<OpenSessions> {
+        Arc::clone(&self.open)
+    }
+
     /// Whether records of the log's own wait for a batch.
     pub(crate) fn has_own(&self) -> bool {
         !self.own.is_empty()
@@ -248,12 +254,8 @@ impl Files {
             .map_err(AuditError::io("write", path))?;
         self.dirty = false;
         self.len += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if self.options.forgets() {
-            let lines = self.own.iter().chain(batch);
-            for (seq, line) in (self.seq + 1..).zip(lines) {
-                self.open.take(seq, line.mark);
-            }
-        }
+        let lines = self.own.iter().chain(batch);
+        self.open.written(self.seq + 1, lines.map(|line| line.mark));
         (self.seq, self.hash, self.at) = (seq, hash, at);
         self.own.clear();
         Ok(())
@@ -342,7 +344,7 @@ impl Files {
             let carried = self.open.carried(path, *first..=record.seq, self.at)?;
             let Some(carried) = carried else { break };
             let lines: Vec<Line> = carried.iter().filter_map(Line::of).collect();
-            let bytes: usize = lines.iter().map(|line| line.json.len()).sum();
+            let bytes: usize = lines.iter().map(|line| line.json.len() + FRAME).sum();
             let Some(left) = room.checked_sub(bytes) else {
                 break;
             };

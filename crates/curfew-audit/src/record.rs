@@ -221,6 +221,8 @@ pub struct Record {
 }
 
 const HASH_FIELD: &str = ",\"hash\":\"";
+/// Bytes that a line has beside its entry, at most: `seq`, and two hashes with their names.
+pub(crate) const FRAME: usize = 192;
 
 /// Writes the line (with its newline) of a record whose entry is already JSON, and gives its hash.
 pub(crate) fn write_line(out: &mut Vec<u8>, seq: u64, entry_json: &str, prev: Digest) -> Digest {

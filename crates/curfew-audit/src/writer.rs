@@ -11,13 +11,15 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::WallInstant;
+use curfew_model::{SessionId, WallInstant};
 use ed25519_dalek::SigningKey;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
     AppendError, AuditError, Digest, DurableError, Entry, Head, LogEvent, MAX_RECORD,
-    carried::Line, files::Files, head::Purpose,
+    carried::{Line, Mark, OpenSessions},
+    files::Files,
+    head::Purpose,
 };
 
 /// Records written with one fdatasync, at most.
@@ -53,11 +55,6 @@ impl Options {
             keep_segments: None,
             keep_for: None,
         }
-    }
-
-    /// Whether records are removed with time.
-    pub(crate) fn forgets(&self) -> bool {
-        self.keep_segments.is_some() || self.keep_for.is_some()
     }
 }
 
@@ -132,13 +129,14 @@ struct Shared {
     capacity: usize,
     work: Condvar,
     done: Condvar,
+    open: Arc<OpenSessions>,
 }
 
-/// An open log. Dropping it writes what waits, signs a last head and ends the thread.
+/// An open log. Dropping it closes it.
 pub struct Log {
     shared: Arc<Shared>,
     key: SigningKey,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Log {
@@ -168,6 +166,7 @@ impl Log {
             capacity,
             work: Condvar::new(),
             done: Condvar::new(),
+            open: files.open_sessions(),
         });
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
@@ -179,7 +178,7 @@ impl Log {
         Ok(Self {
             shared,
             key,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
         })
     }
 
@@ -199,6 +198,7 @@ impl Log {
         match (refused, line) {
             (None, Some(line)) => {
                 state.queued_bytes += line.json.len();
+                self.shared.open.accepted(line.mark);
                 state.queue.push_back(line);
                 state.accepted += 1;
                 state.tell(self.shared.capacity);
@@ -206,6 +206,7 @@ impl Log {
                 Ok(Ticket(state.accepted))
             }
             (refused, _) => {
+                self.shared.open.lost(Mark::of(entry));
                 state.lost += 1;
                 let gap = state.gap.map_or(0, |(lost, _)| lost);
                 state.gap = Some((gap + 1, entry.at));
@@ -213,6 +214,12 @@ impl Log {
                 Err(refused.unwrap_or(AppendError::TooLong))
             }
         }
+    }
+
+    /// Takes note that the record `seq`, of an earlier process, tells of a session whose end is not on record: until it is,
+    /// retention does not lose sight of it.
+    pub fn tells_of(&self, session: SessionId, seq: u64) {
+        self.shared.open.told(session, seq);
     }
 
     /// Waits until a record is on disk, at most for `timeout`.
@@ -288,6 +295,16 @@ impl Log {
         }
     }
 
+    /// Writes what waits, signs a last head and ends the thread; from here on no record is taken.
+    pub fn close(&self) {
+        self.shared.state.lock().closing = true;
+        self.shared.work.notify_all();
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic of the writer shows as `closed`; there is nobody to hand it to here.
+            let _ = thread.join();
+        }
+    }
+
     /// Signs the place reached on disk, to print or export.
     #[must_use]
     pub fn head(&self, at: WallInstant) -> Head {
@@ -305,12 +322,7 @@ fn is_full(state: &State, capacity: usize) -> bool {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.shared.state.lock().closing = true;
-        self.shared.work.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the writer shows as `closed`; there is nobody to hand it to here.
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 

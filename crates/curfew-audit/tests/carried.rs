@@ -5,7 +5,9 @@ mod support;
 
 use std::{num::NonZeroUsize, path::Path};
 
-use curfew_audit::{Entry, Log, LogEvent, Options, Record, RecordKind, export, verify};
+use curfew_audit::{
+    AppendError, Entry, Log, LogEvent, Options, Record, RecordKind, export, verify,
+};
 use curfew_model::{Event, EventKind, Identity, Issuer, Kind, Proof, SessionId};
 use support::{LONG, NOW, entry};
 
@@ -99,6 +101,44 @@ fn an_open_session_is_told_of_for_as_long_as_it_is_open() {
     drop(log);
     let report = verify(dir.path(), None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
+}
+
+#[test]
+fn a_session_whose_end_was_lost_is_not_told_of_as_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        queue: NonZeroUsize::MIN,
+        ..options(dir.path())
+    };
+    let log = Log::open(options, NOW).unwrap();
+    let id = session(1);
+    write(&log, [told(EventKind::SessionOpened, id)]);
+    // Too long for the log, so it is lost.
+    let end = told(EventKind::SessionEnded, id).with("more", "x".repeat(70_000));
+    assert_eq!(log.append(&end), Err(AppendError::TooLong));
+    write(&log, (0..60).map(entry));
+    assert_eq!(of(dir.path(), id), []);
+}
+
+#[test]
+fn what_an_earlier_process_left_open_is_kept_until_its_end_is_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (long, unknown) = (session(1), session(2));
+    let log = Log::open(options(dir.path()), NOW).unwrap();
+    write(
+        &log,
+        [long, unknown].map(|id| told(EventKind::SessionOpened, id)),
+    );
+    drop(log);
+    let log = Log::open(options(dir.path()), NOW).unwrap();
+    log.tells_of(long, 1);
+    write(&log, (0..60).map(entry));
+    assert_eq!(of(dir.path(), unknown), []);
+    let carried = of(dir.path(), long).pop().unwrap().entry;
+    assert_eq!(carried.detail["opened_seq"].as_number(), Some(1));
+    write(&log, [told(EventKind::SessionEnded, long)]);
+    write(&log, (0..60).map(entry));
+    assert_eq!(of(dir.path(), long), []);
 }
 
 #[test]

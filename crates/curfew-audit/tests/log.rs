@@ -13,7 +13,7 @@ use std::{
 
 use curfew_audit::{
     AppendError, AuditError, Head, Log, Options, Problem, Record, RecordKind, Truncation, export,
-    tail, verify,
+    newest_head, tail, verify,
 };
 use curfew_model::EventKind;
 use proptest::prelude::*;
@@ -171,6 +171,19 @@ fn heads_of_another_key_are_found() {
         Log::open(Options::new(dir.path()), NOW),
         Err(AuditError::NoKey { .. })
     ));
+}
+
+#[test]
+fn a_closed_log_is_signed_to_its_end_whoever_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(Options::new(dir.path()), NOW).unwrap();
+    log.append(&entry(1)).unwrap();
+    log.close();
+    let head = newest_head(dir.path()).unwrap().unwrap();
+    assert_eq!(head.seq, 1);
+    assert_eq!(log.append(&entry(2)), Err(AppendError::Closed));
+    // Closing it twice is no error.
+    drop(log);
 }
 
 #[test]

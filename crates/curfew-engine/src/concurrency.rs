@@ -1,5 +1,6 @@
 //! How many sessions one subject may have open into one segment (rule 9): counted as they come and go, walked only
-//! where a limit is passed. Every session into the segment that some limit covers counts.
+//! where a limit is passed. Every session into the segment that some limit covers counts, but one that segments in audit
+//! mode would have kept out or ended for these.
 
 use std::collections::BTreeSet;
 
@@ -32,9 +33,11 @@ impl Engine {
         if limited(class).next().is_none() {
             return Vec::new();
         }
+        let gone = self.gone.contains(&slot);
+        let counts = limited(class).filter(|segment| !gone || segment.mode == Mode::Enforce);
         let subject = self.who_of(slot).map(|who| who.subject_text());
         let place = |segment: &MatchedSegment| Some((subject.clone()?, segment.name.clone()));
-        limited(class).filter_map(place).collect()
+        counts.filter_map(place).collect()
     }
 
     /// Counts a session that entered its lists.
@@ -103,30 +106,41 @@ impl Engine {
             let Some(segment) = segment else {
                 continue;
             };
+            if segment.mode == Mode::Audit && self.gone.contains(&slot) {
+                continue;
+            }
             let max = segment.max_concurrent.as_ref().map_or(0, |(max, _)| *max);
-            let fate = match segment.mode {
-                // For this segment it has ended already.
-                Mode::Audit if self.is_told(slot) => Fate::WouldEnd,
-                _ if kept < max => Fate::Lives,
-                mode => self.end_of_excess(slot, cause(&segment), mode),
-            };
-            match fate {
+            if kept < max {
+                kept += 1;
+                continue;
+            }
+            match self.end_of_excess(slot, cause(&segment), segment.mode) {
                 Fate::Closes => report.closed += 1,
-                Fate::Lives => kept += 1,
-                Fate::WouldEnd => {}
+                Fate::WouldEnd => report.audit_only += 1,
+                Fate::Lives => {}
             }
         }
     }
 
-    /// Ends a session for a segment of this mode, or puts on record that it would have ended it.
+    /// Ends a session for a segment of this mode. Where the segment is in audit mode and others act, that it would is on
+    /// record alone.
     fn end_of_excess(&mut self, slot: u32, cause: String, mode: Mode) -> Fate {
         let reason = EndReason::ConcurrencyExceeded;
-        let is_enforced = self.class(slot).is_some_and(|class| !class.is_audit());
-        if mode == Mode::Audit && is_enforced {
+        let acts = self.class(slot).is_some_and(|class| !class.is_audit());
+        if mode == Mode::Audit && acts {
             self.tell_once(slot, reason, cause);
-            return Fate::WouldEnd;
+            return Fate::Lives;
         }
         self.end(slot, reason, cause, None)
+    }
+
+    /// Notes that the segments in audit mode would have refused a session or ended it: none of them counts it any more.
+    pub(crate) fn is_gone_for_audit(&mut self, slot: u32) {
+        if !self.gone.contains(&slot) {
+            self.uncount(slot);
+            self.gone.insert(slot);
+            self.count(slot);
+        }
     }
 
     /// The living sessions of a subject, the oldest first.

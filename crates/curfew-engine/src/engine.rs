@@ -99,6 +99,8 @@ pub struct Engine {
     pub(crate) renewed: HashSet<u32>,
     /// What segments in audit mode hold sessions to that enforced ones let live.
     pub(crate) shadows: HashMap<u32, Shadow>,
+    /// Sessions that segments in audit mode would have refused or ended.
+    pub(crate) gone: HashSet<u32>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) out: VecDeque<Action>,
     /// Records so far.
@@ -140,6 +142,7 @@ impl Engine {
             probed: HashMap::new(),
             renewed: HashSet::new(),
             shadows: HashMap::new(),
+            gone: HashSet::new(),
             scratch: Vec::new(),
             out: VecDeque::new(),
             records: 0,
@@ -312,6 +315,7 @@ impl Engine {
         self.probed.remove(&slot);
         self.renewed.remove(&slot);
         self.shadows.remove(&slot);
+        self.gone.remove(&slot);
         if let Some(age) = self.table.get(slot).map(|record| record.opened_rev) {
             self.forget_age(age);
         }
@@ -377,6 +381,7 @@ impl Engine {
                 record.probing = false;
                 record.wake = NEVER;
             }
+            self.is_gone_for_audit(slot);
             if first {
                 self.record_on(
                     on,

@@ -10,7 +10,7 @@ use crate::{
     Engine,
     change::Why,
     class::{Class, all_audit},
-    record::{Record, WouldEnd},
+    record::WouldEnd,
     timing::cause_of,
 };
 
@@ -111,16 +111,10 @@ impl Engine {
         shadow.is_some_and(|shadow| !std::mem::replace(&mut shadow.told, true))
     }
 
-    /// Whether it is on record that a segment in audit mode would have ended a session.
-    pub(crate) fn is_told(&self, slot: u32) -> bool {
-        let would = |record: &Record| record.would_end != WouldEnd::No;
-        let told = self.shadows.get(&slot).is_some_and(|shadow| shadow.told);
-        told || self.table.get(slot).is_some_and(would)
-    }
-
     /// Puts on record that they would have ended a session, unless that is known already.
     pub(crate) fn tell_once(&mut self, slot: u32, reason: EndReason, cause: String) {
         if self.mark_told(slot) {
+            self.is_gone_for_audit(slot);
             let (event, on) = (EventKind::SessionWouldEnd, self.decided_on(slot));
             self.record_on(on, slot, event, Some(reason), Some(cause));
         }

@@ -298,43 +298,52 @@ fn closes_of(engine: &mut Engine) -> Vec<EndReason> {
         .collect()
 }
 
+/// Alice's next session, and what it is told of it: in audit mode it is let in.
+fn opens(engine: &mut Engine, n: u8) -> Vec<(EventKind, EndReason)> {
+    let later = open(n.into(), "alice", "db", at(n.into()));
+    engine.open(later, at(n.into())).unwrap();
+    let told = told(engine).into_iter();
+    told.map(|(event, reason, _)| (event, reason)).collect()
+}
+
 #[test]
 fn of_whom_a_lowered_limit_of_a_segment_in_audit_mode_would_end_it_is_told_once() {
     let limit = |max: u32| format!("maxLifetime: 1h, maxConcurrent: {max}");
-    // In audit mode alone, and beside an enforced one.
-    for beside in ["audit", "enforce"] {
+    let (would_end, would_refuse) = (EventKind::SessionWouldEnd, EventKind::SessionWouldRefuse);
+    let excess = EndReason::ConcurrencyExceeded;
+    // In audit mode alone, and beside an enforced one, where it is on record only.
+    for (beside, counted) in [("audit", 1), ("enforce", 0)] {
         let set = |revision, max| {
-            modes(
-                revision,
-                (beside, "maxLifetime: 1h"),
-                ("audit", &limit(max)),
-            )
+            let audited = limit(max);
+            modes(revision, (beside, "maxLifetime: 1h"), ("audit", &audited))
         };
         let mut engine = engine_of(set(1, 3));
         for n in 2..=3 {
-            let later = open(n, "alice", "db", at(n.into()));
-            engine.open(later, at(n.into())).unwrap();
+            assert_eq!(opens(&mut engine, n), []);
         }
-        drain(&mut engine);
-        let mut would_end = |input, now| {
-            let report = engine.handle(input, at(now)).unwrap();
-            assert_eq!(report.closed, 0);
-            let told = drain(&mut engine)
-                .into_iter()
-                .filter_map(|action| match action {
-                    Action::Record(record) if record.event == EventKind::SessionWouldEnd => {
-                        Some((record.session?, record.reason?))
-                    }
-                    _ => None,
-                });
-            told.collect::<Vec<_>>()
+        assert_eq!(opens(&mut engine, 4), [(would_refuse, excess)]);
+        let lower = |engine: &mut Engine, revision, max| {
+            let now = at(10 * revision);
+            let report = engine.handle(applies(set(revision, max)), now).unwrap();
+            assert_eq!((report.closed, engine.len()), (0, 4));
+            let told = drain(engine).into_iter().filter_map(|action| match action {
+                Action::Record(record) if record.event == would_end => {
+                    Some((record.session?, record.reason?))
+                }
+                _ => None,
+            });
+            (told.collect::<Vec<_>>(), report.audit_only)
         };
-        let excess = EndReason::ConcurrencyExceeded;
-        let newest = [(id(3), excess)];
-        assert_eq!(would_end(applies(set(2, 2)), 10), newest, "{beside}");
-        // The newest is gone for it.
-        assert_eq!(would_end(applies(set(3, 2)), 20), []);
-        assert_eq!(would_end(applies(set(4, 1)), 30), [(id(2), excess)]);
-        assert_eq!(engine.len(), 3);
+        // The fourth would never have come in, the third is the newest.
+        assert_eq!(lower(&mut engine, 2, 3), (vec![], 0), "{beside}");
+        assert_eq!(lower(&mut engine, 3, 2), (vec![(id(3), excess)], counted));
+        assert_eq!(lower(&mut engine, 4, 2), (vec![], 0));
+        assert_eq!(lower(&mut engine, 5, 1), (vec![(id(2), excess)], counted));
+        // Where the first has left, there is room for one.
+        let gone = Input::ended(id(1), EndReason::ClosedByClient);
+        engine.handle(gone, at(60)).unwrap();
+        drain(&mut engine);
+        assert_eq!(opens(&mut engine, 61), [], "{beside}");
+        assert_eq!(opens(&mut engine, 62), [(would_refuse, excess)]);
     }
 }

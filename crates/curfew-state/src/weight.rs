@@ -5,19 +5,22 @@ use curfew_model::{Binding, BindingKey, Issuer};
 
 use crate::{CommitError, Subject};
 
-/// Bytes of text that all entries of one kind hold, at most: more than a kilobyte for each of the most there may be.
-const LIMIT: usize = 128 * 1024 * 1024;
+/// Bytes that all entries of one kind take, at most: more than two kilobytes for each of the most there may be.
+const LIMIT: usize = 256 * 1024 * 1024;
+/// Bytes that an entry takes beside its texts, and a text beside its characters, about.
+const ENTRY: usize = 512;
+const TEXT: usize = 64;
 
-/// What holds text of others.
+/// What takes memory by what others write into it.
 pub(crate) trait Weighed {
     /// As it is named in an error.
     const WHAT: &'static str;
-    /// Bytes of its text.
+    /// Bytes that it takes, about.
     fn bytes(&self) -> usize;
 }
 
-fn texts<'a>(texts: impl IntoIterator<Item = &'a String>) -> usize {
-    texts.into_iter().map(String::len).sum()
+fn weight<'a>(texts: impl Iterator<Item = &'a String>) -> usize {
+    ENTRY + texts.map(|text| TEXT + text.len()).sum::<usize>()
 }
 
 impl Weighed for Binding {
@@ -29,7 +32,7 @@ impl Weighed for Binding {
             BindingKey::Address(_) | BindingKey::Uid(_) => None,
         };
         let own = [issuer, &self.identity.id].into_iter().chain(path);
-        texts(own.chain(&self.identity.display).chain(&self.groups))
+        weight(own.chain(&self.identity.display).chain(&self.groups))
     }
 }
 
@@ -38,11 +41,12 @@ impl Weighed for Subject {
     fn bytes(&self) -> usize {
         let Issuer(issuer) = &self.key.issuer;
         let (names, values) = (self.attributes.keys(), self.attributes.values());
-        texts([issuer, &self.key.id]) + texts(&self.groups) + texts(names.chain(values))
+        let own = [issuer, &self.key.id].into_iter();
+        weight(own.chain(&self.groups).chain(names).chain(values))
     }
 }
 
-/// Bytes of text that all entries of one kind hold.
+/// Bytes that all entries of one kind take, about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight(usize);
 
@@ -78,7 +82,7 @@ mod tests {
     use crate::SubjectKey;
 
     #[test]
-    fn every_text_counts() {
+    fn every_text_and_the_room_that_it_takes_count() {
         let binding = Binding {
             key: BindingKey::Cgroup("/four".to_owned()),
             identity: Identity {
@@ -92,13 +96,13 @@ mod tests {
             until: None,
             refreshed_at: None,
         };
-        assert_eq!(binding.bytes(), 5 + 2 + 5 + 8 + 3 + 7);
+        assert_eq!(binding.bytes(), ENTRY + 6 * TEXT + 5 + 2 + 5 + 8 + 3 + 7);
         let subject = Subject {
             key: SubjectKey::from(&binding.identity),
             groups: binding.groups.clone(),
             attributes: BTreeMap::from([("risk".to_owned(), "low".to_owned())]),
         };
-        assert_eq!(subject.bytes(), 2 + 5 + 3 + 7 + 4 + 3);
+        assert_eq!(subject.bytes(), ENTRY + 6 * TEXT + 2 + 5 + 3 + 7 + 4 + 3);
         let none = None::<&Binding>;
         let held = Weight::default().with(none, Some(&binding)).unwrap();
         assert_eq!(held, Weight::of([&binding].into_iter()));

@@ -238,6 +238,14 @@ mod tests {
         "gateway: {services: [{name: db, listen: '127.0.0.1:0', upstream: 'localhost:5432'}]}\n";
 
     #[test]
+    fn only_names_may_lead_elsewhere() {
+        let tcp = |text: &str| Upstream::Tcp(text.to_owned()).is_name();
+        assert!(tcp("localhost:5432") && tcp("db.example.org:5432"));
+        assert!(!tcp("10.0.0.1:5432") && !tcp("[::1]:5432"));
+        assert!(!Upstream::Unix("/run/db".into()).is_name());
+    }
+
+    #[test]
     fn a_short_configuration_is_enough() {
         let config = checked(&format!(
             "data_dir: data\npolicy: {{path: policy}}\n{SERVICE}bindings: [{{address: 127.0.0.1, user: alice, groups: [dba]}}]\n"

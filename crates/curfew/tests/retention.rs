@@ -70,6 +70,27 @@ fn a_killed_session_whose_opening_was_removed_is_recorded_as_ended() {
 }
 
 #[test]
+fn a_log_is_signed_to_its_end_when_the_process_stops() {
+    let mut site = Site::start("");
+    // Behind a name, which is looked up by a thread that nobody waits for.
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let named = config.replace("upstream: '127.0.0.1:", "upstream: 'localhost:");
+    assert_ne!(config, named);
+    std::fs::write(site.path("curfew.yaml"), named).unwrap();
+    site.restart();
+    drop(site.open("127.0.0.1"));
+    site.signal("TERM");
+    assert_eq!(site.ended(), Some(0));
+    let audit = site.path("data/audit");
+    let audit = audit.to_str().unwrap();
+    let exported = Ran::of(&mut curfew(&["audit", "export", audit])).out;
+    let last: Value = serde_json::from_str(exported.lines().last().unwrap()).unwrap();
+    assert_eq!(last["event"], "enforcer.stopped");
+    let head = Ran::of(&mut curfew(&["audit", "head", audit, "--output", "json"]));
+    assert_eq!(head.json()["seq"], last["seq"]);
+}
+
+#[test]
 fn a_log_that_takes_no_records_keeps_new_sessions_out_until_it_does() {
     let site = Site::start_with("", "audit: {segment_size: 64KiB}\n");
     let (audit, away) = (site.path("data/audit"), site.path("data/away"));

@@ -29,6 +29,7 @@ use curfew_gateway::{
     service::{Gateway, Service, ServiceConfig, TurnedAway},
 };
 use curfew_model::{Clock, EndReason, Event, EventKind, ServiceName, SessionId, UpstreamAddress};
+use curfew_policy::Decide;
 use curfew_testkit::{BootClock, Limited};
 use parking_lot::Mutex;
 
@@ -103,7 +104,7 @@ impl Lab {
     /// The same, with a change to the service.
     pub fn with(
         upstream: UpstreamAddress,
-        limits: Limited,
+        limits: impl Decide + 'static,
         change: impl FnOnce(&mut ServiceConfig),
     ) -> Self {
         let door = Arc::new(GatewayDoor::default());

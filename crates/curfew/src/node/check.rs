@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    compiler::{self, target},
+    compiler::{self, Cover},
     in_force, private, unbound,
 };
 
@@ -157,7 +157,7 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
     for placed in &draft.services {
         let service = match &purpose {
             Purpose::Start => resolved(&placed.service),
-            // What runs leads where it led at the start. Another one comes with a restart.
+            // What runs leads where its name leads it. Another one comes with a restart.
             Purpose::Reload(running) => {
                 match running
                     .services
@@ -171,10 +171,10 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
         };
         match service {
             Ok(service) => {
-                if let Some(set) = &set
-                    && !set.covers(&target(&service))
-                {
-                    more.push(no_segment(placed));
+                match set.as_ref().map(|set| Cover::of(set, &service)) {
+                    Some(Cover::Nothing) => more.push(no_segment(placed)),
+                    Some(Cover::Left) => more.push(left_its_segment(placed)),
+                    Some(Cover::Whole) | None => {}
                 }
                 services.push(service);
             }
@@ -239,6 +239,14 @@ fn no_segment(placed: &PlacedService) -> Problem {
     let text = format!("the service {name} (upstream {upstream}) is in no segment");
     Problem::error(&placed.name, text)
         .or_else("everybody would be refused")
+        .help("add it to a segment's members")
+}
+
+fn left_its_segment(placed: &PlacedService) -> Problem {
+    let (name, upstream) = (&placed.service.name, &placed.service.upstream);
+    let text = format!("the service {name} is in no segment where {upstream} leads now");
+    Problem::warning(&placed.name, text)
+        .or_else("new sessions are refused")
         .help("add it to a segment's members")
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use curfew_control::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, unpack};
 use curfew_gateway::service::ServiceConfig;
-use curfew_model::{Revision, ServiceName, Target};
+use curfew_model::{Revision, Target};
 use curfew_policy::{Given, Place, PolicySet, Problem, SegmentSummary, Severity, check_statement};
 use curfew_state::Owner;
 
@@ -32,6 +32,34 @@ pub fn target(service: &ServiceConfig) -> Target {
     Target {
         service: Some(service.name.clone()),
         upstreams: service.upstreams.now(),
+    }
+}
+
+/// What a set has for a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Cover {
+    /// A segment contains it.
+    Whole,
+    /// Only where it led at the start: its name has moved it out of every segment. That is no fault of the documents, and
+    /// whoever answers for a name may keep no others out of force.
+    Left,
+    /// No segment contains it.
+    Nothing,
+}
+
+impl Cover {
+    /// What this set has for this service.
+    pub fn of(set: &PolicySet, service: &ServiceConfig) -> Self {
+        let now = target(service);
+        let first = Target {
+            upstreams: service.upstreams.first(),
+            ..now.clone()
+        };
+        match (set.covers(&now), set.covers(&first)) {
+            (true, _) => Self::Whole,
+            (false, true) => Self::Left,
+            (false, false) => Self::Nothing,
+        }
     }
 }
 
@@ -62,11 +90,15 @@ impl Compile for Compiler {
             Some(set) => {
                 let unseen = set.unseen(doors::sees(), &Given::default());
                 findings.extend(unseen.into_iter().map(finding));
+                findings.extend(self.those_with(Cover::Left, &set).map(left));
                 Ok(Valid {
                     segments: set.segments().map(segment).collect(),
                     policies: set.policies().cloned().collect(),
                     warnings: findings,
-                    uncovered: self.uncovered(&set),
+                    uncovered: self
+                        .those_with(Cover::Nothing, &set)
+                        .map(uncovered)
+                        .collect(),
                 })
             }
         }
@@ -83,22 +115,41 @@ impl Compile for Compiler {
 }
 
 impl Compiler {
-    fn uncovered(&self, set: &PolicySet) -> Vec<Finding> {
+    /// The services that a set has this for.
+    fn those_with<'a>(
+        &'a self,
+        cover: Cover,
+        set: &'a PolicySet,
+    ) -> impl Iterator<Item = &'a ServiceConfig> {
         let services = self.services.iter();
-        let uncovered = services.filter(|service| !set.covers(&target(service)));
-        let names = uncovered.map(|service| &service.name);
-        let of = |name: &ServiceName| Finding {
-            level: Level::Error,
-            path: String::new(),
-            line: 0,
-            column: 0,
-            message: format!("the service {name} would be in no segment"),
-            excerpt: None,
-            consequence: Some("everybody would be refused, and its sessions would end".to_owned()),
-            help: Some("add it to a segment's members".to_owned()),
-            taken: false,
-        };
-        names.map(of).collect()
+        services.filter(move |service| Cover::of(set, service) == cover)
+    }
+}
+
+fn uncovered(service: &ServiceConfig) -> Finding {
+    let name = &service.name;
+    let message = format!("the service {name} would be in no segment");
+    let consequence = "everybody would be refused, and its sessions would end";
+    of_service(Level::Error, message, consequence)
+}
+
+fn left(service: &ServiceConfig) -> Finding {
+    let name = &service.name;
+    let message = format!("the service {name} is in no segment where its name leads now");
+    of_service(Level::Warning, message, "new sessions are refused")
+}
+
+fn of_service(level: Level, message: String, consequence: &str) -> Finding {
+    Finding {
+        level,
+        path: String::new(),
+        line: 0,
+        column: 0,
+        message,
+        excerpt: None,
+        consequence: Some(consequence.to_owned()),
+        help: Some("add it to a segment's members".to_owned()),
+        taken: false,
     }
 }
 
@@ -176,4 +227,37 @@ pub fn union(owners: &BTreeMap<Owner, Arc<str>>, revision: Revision) -> Result<P
             .collect::<Vec<_>>()
             .join("\n")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use curfew_gateway::protocol::Protocol;
+    use curfew_model::UpstreamAddress;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_leaves_its_segment_keeps_no_documents_out_of_force() {
+        let set = |member: &str| {
+            let text = format!(
+                "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {{name: db}}\n\
+                 spec: {{sensitivity: low, access: open, members: [{{{member}}}]}}\n"
+            );
+            compiled(&[("p.yaml".to_owned(), text)], Revision(1))
+                .0
+                .unwrap()
+        };
+        let at = |text: &str| UpstreamAddress::Tcp(text.parse().unwrap());
+        let name = "db".parse().unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let service = ServiceConfig::new(name, listen, vec![at("10.0.0.1:5432")], Protocol::Tcp);
+        let (near, far) = (set("cidr: 10.0.0.0/24"), set("cidr: 10.0.9.0/24"));
+        assert!(Cover::of(&near, &service) == Cover::Whole);
+        assert!(Cover::of(&far, &service) == Cover::Nothing);
+        service.upstreams.replace(&[at("10.0.9.1:5432")]);
+        assert!(Cover::of(&near, &service) == Cover::Left);
+        assert!(Cover::of(&far, &service) == Cover::Whole);
+        assert!(Cover::of(&set("service: db"), &service) == Cover::Whole);
+        assert!(Cover::of(&set("service: other"), &service) == Cover::Nothing);
+    }
 }

@@ -354,6 +354,8 @@ impl Node {
         self.recorder
             .note(EventKind::EnforcerStopped, self.desired.revision(), None);
         self.recorder.flush();
+        // Here, whatever thread lets go of it last: the head that it is signed with is the last act.
+        self.recorder.log.close();
     }
 }
 

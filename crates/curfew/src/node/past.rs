@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use curfew_audit::{AuditError, Entry, LogEvent, Record, RecordKind};
+use curfew_audit::{AuditError, LogEvent, Record, RecordKind};
 use curfew_model::{EventKind, SessionId};
 
 /// In the data directory: the number of the first record of the process that ran last.
@@ -15,8 +15,8 @@ const SINCE: &str = "audit-since";
 
 /// What the processes before this one left behind.
 pub struct Past {
-    /// The openings of sessions without an end.
-    pub unfinished: Vec<Entry>,
+    /// The openings of sessions without an end, as they are told of last.
+    pub unfinished: Vec<Record>,
     /// The number that this process's first record has.
     pub next: u64,
 }
@@ -32,19 +32,19 @@ impl Past {
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(1);
-        let mut open: BTreeMap<SessionId, Entry> = BTreeMap::new();
+        let mut open: BTreeMap<SessionId, Record> = BTreeMap::new();
         for line in curfew_audit::export(&data_dir.join(super::AUDIT), since)? {
             // What is no record is for `audit verify` to say.
-            let Ok(Record { entry, .. }) = serde_json::from_str(&line?) else {
+            let Ok(record) = serde_json::from_str::<Record>(&line?) else {
                 continue;
             };
-            let Some(session) = entry.session else {
+            let Some(session) = record.entry.session else {
                 continue;
             };
-            match entry.event {
+            match record.entry.event {
                 RecordKind::Event(EventKind::SessionOpened)
                 | RecordKind::Log(LogEvent::Carried) => {
-                    drop(open.insert(session, entry));
+                    drop(open.insert(session, record));
                 }
                 RecordKind::Event(EventKind::SessionEnded) => drop(open.remove(&session)),
                 _ => {}

@@ -76,15 +76,21 @@ impl Recorder {
         event.with("service", service)
     }
 
-    /// Ends the sessions of a process that died, on record.
-    pub fn end_the_dead(&self, openings: Vec<Entry>, revision: Revision) {
+    /// Ends the sessions of a process that died, on record. Until that is done, their openings stay.
+    pub fn end_the_dead(&self, openings: Vec<curfew_audit::Record>, revision: Revision) {
         if !openings.is_empty() {
             warn!(
                 sessions = openings.len(),
                 "the process before this one died; its sessions ended with it"
             );
         }
+        for opening in &openings {
+            if let Some(session) = opening.entry.session {
+                self.log.tells_of(session, opening.seq);
+            }
+        }
         for opening in openings {
+            let opening = opening.entry;
             let event = Event {
                 session: opening.session,
                 subject: opening.subject,

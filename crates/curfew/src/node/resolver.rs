@@ -2,6 +2,7 @@
 //! address means is decided at each opening, and live sessions stay where they are.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
         Arc,
@@ -12,19 +13,29 @@ use std::{
 };
 
 use curfew_gateway::service::ServiceConfig;
-use curfew_model::UpstreamAddress;
+use curfew_model::{Target, UpstreamAddress};
 use tracing::{error, info, warn};
 
 use super::{compiler::target, desired::Desired};
 use crate::config::{Service, Upstream};
 
-/// How often a name is looked up.
+/// How long after the answer for a name it is looked up again.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// The running thread. Dropping it stops it, and does not wait: a resolver takes as long as it likes to fail.
+/// What a thread asks.
+struct Sources<L, C> {
+    /// The addresses of a name.
+    lookup: L,
+    /// Whether a segment contains a target.
+    covers: C,
+}
+
+/// The running threads, one for each name: one that nobody answers for holds up no other. Dropping it stops them, and does
+/// not wait: a resolver takes as long as it likes to fail.
+#[derive(Default)]
 pub struct Resolver {
     stopping: Arc<AtomicBool>,
-    thread: Option<Thread>,
+    threads: Vec<Thread>,
 }
 
 impl Resolver {
@@ -37,44 +48,66 @@ impl Resolver {
         running: &[ServiceConfig],
         desired: &Arc<Desired>,
     ) -> io::Result<Self> {
-        let mut names: Vec<Name> = configured
-            .iter()
-            .zip(running)
-            .filter(|(configured, _)| configured.upstream.is_name())
-            .map(|(configured, running)| Name::new(&configured.upstream, running))
-            .collect();
-        let mut resolver = Self {
-            stopping: Arc::default(),
-            thread: None,
-        };
-        if names.is_empty() {
-            return Ok(resolver);
+        let services = configured.iter().zip(running);
+        let named = services.filter(|(configured, _)| configured.upstream.is_name());
+        let mut names: BTreeMap<String, Vec<Name>> = BTreeMap::new();
+        for (configured, running) in named {
+            let name = Name::new(&configured.upstream, running);
+            let same = names.entry(name.upstream.to_string()).or_default();
+            same.push(name);
         }
-        let (stopping, desired) = (Arc::clone(&resolver.stopping), Arc::clone(desired));
+        let mut resolver = Self::default();
+        for same in names.into_values() {
+            let desired = Arc::downgrade(desired);
+            let covers = move |target: &Target| {
+                let desired = desired.upgrade();
+                desired.is_none_or(|desired| desired.covers(target))
+            };
+            let lookup = Upstream::resolve;
+            resolver.watch(same, EVERY, Sources { lookup, covers })?;
+        }
+        Ok(resolver)
+    }
+
+    /// Looks up one name for all the services that lead there.
+    fn watch<L, C>(
+        &mut self,
+        mut same: Vec<Name>,
+        every: Duration,
+        ask: Sources<L, C>,
+    ) -> io::Result<()>
+    where
+        L: Fn(&Upstream) -> io::Result<Vec<UpstreamAddress>> + Send + 'static,
+        C: Fn(&Target) -> bool + Send + 'static,
+    {
+        let Some(upstream) = same.first().map(|name| name.upstream.clone()) else {
+            return Ok(());
+        };
+        let stopping = Arc::clone(&self.stopping);
         let thread = std::thread::Builder::new().name("resolver".to_owned());
         let running = thread.spawn(move || {
-            while !stopping.load(Ordering::Acquire) {
-                std::thread::park_timeout(EVERY);
-                for name in &mut names {
-                    if stopping.load(Ordering::Acquire) {
-                        return;
-                    }
-                    let found = name.upstream.resolve();
-                    if let Some(told) = name.take(found) {
-                        name.say(&told, &desired);
+            loop {
+                std::thread::park_timeout(every);
+                if stopping.load(Ordering::Acquire) {
+                    return;
+                }
+                let found = (ask.lookup)(&upstream).map_err(|error| error.to_string());
+                for name in &mut same {
+                    if let Some(told) = name.take(&found) {
+                        name.say(&told, &ask.covers);
                     }
                 }
             }
         })?;
-        resolver.thread = Some(running.thread().clone());
-        Ok(resolver)
+        self.threads.push(running.thread().clone());
+        Ok(())
     }
 }
 
 impl Drop for Resolver {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        self.thread.iter().for_each(Thread::unpark);
+        self.threads.iter().for_each(Thread::unpark);
     }
 }
 
@@ -107,22 +140,23 @@ impl Name {
     }
 
     /// Takes what the resolver said. A name without an address is one that cannot be looked up.
-    fn take(&mut self, found: io::Result<Vec<UpstreamAddress>>) -> Option<Told> {
-        let found = found.and_then(|found| match found.is_empty() {
-            true => Err(io::Error::other("the name has no address")),
-            false => Ok(found),
-        });
+    fn take(&mut self, found: &Result<Vec<UpstreamAddress>, String>) -> Option<Told> {
+        let found = match found {
+            Ok(found) if found.is_empty() => Err("it has no address"),
+            Ok(found) => Ok(found),
+            Err(error) => Err(error.as_str()),
+        };
         let was_failing = std::mem::replace(&mut self.failing, found.is_err());
         match found {
-            Ok(found) => match self.service.upstreams.replace(&found) {
+            Ok(found) => match self.service.upstreams.replace(found) {
                 true => Some(Told::Moved),
                 false => was_failing.then_some(Told::Recovered),
             },
-            Err(error) => (!was_failing).then(|| Told::Fails(error.to_string())),
+            Err(error) => (!was_failing).then(|| Told::Fails(error.to_owned())),
         }
     }
 
-    fn say(&self, told: &Told, desired: &Desired) {
+    fn say(&self, told: &Told, covers: impl Fn(&Target) -> bool) {
         let (service, upstream) = (&self.service.name, &self.upstream);
         match told {
             Told::Moved => {
@@ -130,9 +164,9 @@ impl Name {
                 let addresses = target.upstreams.iter().map(ToString::to_string);
                 let addresses = addresses.collect::<Vec<_>>().join(" ");
                 info!(%service, %upstream, addresses, "the upstream has other addresses: new sessions lead there");
-                if !desired.covers(&target) {
-                    error!(%service, %upstream, addresses, "the service is in no segment now, and everybody is refused: \
-                        add it to a segment's members");
+                if !covers(&target) {
+                    error!(%service, %upstream, addresses, "the service is in no segment where its name leads \
+                        now, and new sessions are refused: add it to a segment's members");
                 }
             }
             Told::Fails(why) => {
@@ -145,32 +179,70 @@ impl Name {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use curfew_gateway::protocol::Protocol;
 
     use super::*;
 
-    #[test]
-    fn a_name_that_leads_elsewhere_and_one_that_is_lost_are_said_once() {
-        let at = |text: &str| UpstreamAddress::Tcp(text.parse().unwrap());
-        let (old, new) = (at("10.0.0.1:5432"), at("10.0.0.2:5432"));
+    fn at(text: &str) -> UpstreamAddress {
+        UpstreamAddress::Tcp(text.parse().unwrap())
+    }
+
+    /// A service that leads to 10.0.0.1, and its name.
+    fn named() -> (ServiceConfig, Name) {
         let service = ServiceConfig::new(
             "db".parse().unwrap(),
             "127.0.0.1:0".parse().unwrap(),
-            vec![old.clone()],
+            vec![at("10.0.0.1:5432")],
             Protocol::Tcp,
         );
-        let mut name = Name::new(&Upstream::Tcp("db.test:5432".to_owned()), &service);
-        let lost = || Err(io::Error::other("no such name"));
+        let upstream = Upstream::Tcp("db.test:5432".to_owned());
+        let name = Name::new(&upstream, &service);
+        (service, name)
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_and_one_that_is_lost_are_said_once() {
+        let (old, new) = (at("10.0.0.1:5432"), at("10.0.0.2:5432"));
+        let (service, mut name) = named();
+        let lost = Err("no such name".to_owned());
         let fails = Some(Told::Fails("no such name".to_owned()));
-        assert_eq!(name.take(Ok(vec![old.clone()])), None);
-        assert_eq!(name.take(lost()), fails);
-        assert_eq!(name.take(lost()), None);
-        assert_eq!(name.take(Ok(Vec::new())), None);
+        assert_eq!(name.take(&Ok(vec![old.clone()])), None);
+        assert_eq!(name.take(&lost), fails);
+        assert_eq!(name.take(&lost), None);
+        assert_eq!(name.take(&Ok(Vec::new())), None);
         assert!(service.upstreams.now().contains(&old));
-        assert_eq!(name.take(Ok(vec![old])), Some(Told::Recovered));
-        assert_eq!(name.take(lost()), fails);
+        assert_eq!(name.take(&Ok(vec![old])), Some(Told::Recovered));
+        assert_eq!(name.take(&lost), fails);
         // The running service leads there.
-        assert_eq!(name.take(Ok(vec![new.clone()])), Some(Told::Moved));
+        assert_eq!(name.take(&Ok(vec![new.clone()])), Some(Told::Moved));
         assert_eq!(*service.upstreams.now(), [new]);
+    }
+
+    #[test]
+    fn names_are_looked_up_until_it_is_dropped() {
+        let ((one, name), (other, same)) = (named(), named());
+        let (asked, asks) = mpsc::sync_channel(0);
+        let lookup = move |upstream: &Upstream| {
+            // It waits for the test, as a slow resolver would.
+            let _ = asked.send(upstream.to_string());
+            Ok(vec![at("10.0.0.2:5432")])
+        };
+        let covers = |_: &Target| true;
+        let mut resolver = Resolver::default();
+        let sources = Sources { lookup, covers };
+        resolver
+            .watch(vec![name, same], Duration::ZERO, sources)
+            .unwrap();
+        for _ in 0..2 {
+            assert_eq!(asks.recv().unwrap(), "db.test:5432");
+        }
+        // The first answer was taken before the second was asked for.
+        for service in [one, other] {
+            assert_eq!(*service.upstreams.now(), [at("10.0.0.2:5432")]);
+        }
+        drop(resolver);
+        assert!((0..1_000).any(|_| asks.recv().is_err()), "it goes on");
     }
 }
