@@ -121,6 +121,7 @@ impl Engine {
         self.leave_class_list(slot);
         self.join_class(slot, class);
         self.release_class(old_class);
+        self.comes_back(slot);
         self.count(slot);
     }
 

@@ -143,6 +143,15 @@ impl Engine {
         }
     }
 
+    /// Takes that back once all its segments act, and let it live. It is not counted at this moment.
+    pub(crate) fn comes_back(&mut self, slot: u32) {
+        let acts = |segment: &MatchedSegment| segment.mode == Mode::Enforce;
+        let all = |class: &Class| class.segments.iter().all(acts);
+        if self.class(slot).is_some_and(all) {
+            self.gone.remove(&slot);
+        }
+    }
+
     /// The living sessions of a subject, the oldest first.
     fn peers(&self, who: &Who) -> Vec<u32> {
         let subject = who.subject_text();

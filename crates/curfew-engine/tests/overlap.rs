@@ -347,3 +347,24 @@ fn of_whom_a_lowered_limit_of_a_segment_in_audit_mode_would_end_it_is_told_once(
         assert_eq!(opens(&mut engine, 62), [(would_refuse, excess)]);
     }
 }
+
+#[test]
+fn whom_all_segments_act_on_and_let_live_counts_again() {
+    let set = |revision, mode: &str, max: u32| {
+        let limit = format!("maxLifetime: 1h, maxConcurrent: {max}");
+        modes(revision, ("enforce", "maxLifetime: 1h"), (mode, &limit))
+    };
+    let excess = [(
+        EventKind::SessionWouldRefuse,
+        EndReason::ConcurrencyExceeded,
+    )];
+    let mut engine = engine_of(set(1, "audit", 1));
+    assert_eq!(opens(&mut engine, 2), excess);
+    for (revision, mode) in [(2, "enforce"), (3, "audit")] {
+        engine
+            .handle(applies(set(revision, mode, 2)), at(10))
+            .unwrap();
+    }
+    drain(&mut engine);
+    assert_eq!(opens(&mut engine, 11), excess);
+}

@@ -13,7 +13,7 @@ use curfew_gateway::{protocol::Protocol, service::Upstreams};
 use curfew_model::{Facts, Now, Revision, UpstreamAddress};
 use curfew_policy::{Decide, Decision};
 use curfew_testkit::Limited;
-use support::{Lab, PATIENCE};
+use support::{Lab, PATIENCE, eventually};
 
 fn at(server: &TcpListener) -> UpstreamAddress {
     UpstreamAddress::Tcp(server.local_addr().unwrap())
@@ -26,7 +26,15 @@ fn servers() -> [TcpListener; 2] {
 /// A client, and its connection at this server.
 fn open(lab: &Lab, server: &TcpListener) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(lab.address()).unwrap();
-    (client, server.accept().unwrap().0)
+    server.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    eventually("the session leads there", PATIENCE, || {
+        accepted = server.accept().ok();
+        accepted.is_some()
+    });
+    let (socket, _) = accepted.unwrap();
+    socket.set_nonblocking(false).unwrap();
+    (client, socket)
 }
 
 #[test]

@@ -70,9 +70,30 @@ fn a_killed_session_whose_opening_was_removed_is_recorded_as_ended() {
 }
 
 #[test]
+fn every_killed_session_is_recorded_as_ended_though_the_log_takes_one_record_at_a_time() {
+    let mut site = Site::start("");
+    let open: Vec<_> = (0..5).map(|_| site.open("127.0.0.1")).collect();
+    let audit = site.path("data/audit");
+    let count = |event: &str| {
+        let exported = Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()]));
+        exported
+            .out
+            .lines()
+            .filter(|line| line.contains(event))
+            .count()
+    };
+    assert!((0..TRIES).any(|_| count("session.opened") == open.len()));
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let config = format!("{config}audit: {{queue: 1}}\n");
+    std::fs::write(site.path("curfew.yaml"), config).unwrap();
+    site.restart();
+    assert_eq!(count("enforcer_lost"), open.len());
+}
+
+#[test]
 fn a_log_is_signed_to_its_end_when_the_process_stops() {
     let mut site = Site::start("");
-    // Behind a name, which is looked up by a thread that nobody waits for.
+    // Behind a name: the thread that looks it up is not waited for.
     let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
     let named = config.replace("upstream: '127.0.0.1:", "upstream: 'localhost:");
     assert_ne!(config, named);

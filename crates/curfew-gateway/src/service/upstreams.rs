@@ -7,36 +7,25 @@ use parking_lot::RwLock;
 
 /// The addresses of one service, in the order to try. Copies are the same service's.
 #[derive(Clone, Debug)]
-pub struct Upstreams {
-    first: Arc<[UpstreamAddress]>,
-    now: Arc<RwLock<Arc<[UpstreamAddress]>>>,
-}
+pub struct Upstreams(Arc<RwLock<Arc<[UpstreamAddress]>>>);
 
 impl Upstreams {
     /// A service that leads to these.
     #[must_use]
     pub fn new(addresses: impl Into<Arc<[UpstreamAddress]>>) -> Self {
-        let first = addresses.into();
-        let now = Arc::new(RwLock::new(Arc::clone(&first)));
-        Self { first, now }
-    }
-
-    /// As they were when the service was made.
-    #[must_use]
-    pub fn first(&self) -> Arc<[UpstreamAddress]> {
-        Arc::clone(&self.first)
+        Self(Arc::new(RwLock::new(addresses.into())))
     }
 
     /// As they are now. Sessions that begin while they stay the same share them.
     #[must_use]
     pub fn now(&self) -> Arc<[UpstreamAddress]> {
-        Arc::clone(&self.now.read())
+        Arc::clone(&self.0.read())
     }
 
     /// From now on new sessions lead to these, unless they are the same in another order; live sessions stay where they
     /// are. Whether they are others.
     pub fn replace(&self, addresses: &[UpstreamAddress]) -> bool {
-        let mut known = self.now.write();
+        let mut known = self.0.write();
         let before: HashSet<_> = known.iter().collect();
         let changes = before != addresses.iter().collect();
         if changes {
@@ -60,6 +49,5 @@ mod tests {
         assert!(Arc::ptr_eq(&before, &service.now()));
         assert!(upstreams.replace(std::slice::from_ref(&other)));
         assert_eq!(*service.now(), [other]);
-        assert!(Arc::ptr_eq(&before, &service.first()));
     }
 }

@@ -11,7 +11,7 @@ use curfew_audit::AuditError;
 use curfew_control::{Source, StartError, pack};
 use curfew_enforcer::EngineError;
 use curfew_gateway::service::{ServiceConfig, ServiceError};
-use curfew_model::{InvalidName, Revision};
+use curfew_model::{InvalidName, Revision, ServiceName, Target};
 use curfew_policy::{PolicySet, Problem};
 use curfew_state::{CommitError, EmbeddedStore, Owner, StoreError};
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    compiler::{self, Cover},
+    compiler::{self, Uncovered},
     in_force, private, unbound,
 };
 
@@ -117,11 +117,23 @@ pub enum Purpose {
     Reload(Running),
 }
 
+impl Purpose {
+    /// Whether a segment in force contains a service; one that is only to start is to be in one.
+    fn covers(&self, service: &ServiceConfig) -> bool {
+        match self {
+            Self::Start => true,
+            Self::Reload(running) => !running.uncovered.contains(&service.name),
+        }
+    }
+}
+
 /// What stays as it is in a process that takes a configuration: its services, beside certificate and data directory, and
 /// the policy of other owners.
 #[derive(Clone, Debug)]
 pub struct Running {
     pub services: Arc<[ServiceConfig]>,
+    /// Those that are in no segment of the policy in force.
+    pub uncovered: Vec<ServiceName>,
     pub policies: BTreeMap<Owner, Arc<str>>,
 }
 
@@ -171,10 +183,12 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
         };
         match service {
             Ok(service) => {
-                match set.as_ref().map(|set| Cover::of(set, &service)) {
-                    Some(Cover::Nothing) => more.push(no_segment(placed)),
-                    Some(Cover::Left) => more.push(left_its_segment(placed)),
-                    Some(Cover::Whole) | None => {}
+                let in_force = |_: &Target| purpose.covers(&service);
+                let uncovered = set.as_ref();
+                match uncovered.and_then(|set| Uncovered::of(set, &service, in_force)) {
+                    Some(Uncovered::ByTheSet) => more.push(no_segment(placed)),
+                    Some(Uncovered::Already) => more.push(still_in_no_segment(placed)),
+                    None => {}
                 }
                 services.push(service);
             }
@@ -242,11 +256,11 @@ fn no_segment(placed: &PlacedService) -> Problem {
         .help("add it to a segment's members")
 }
 
-fn left_its_segment(placed: &PlacedService) -> Problem {
+fn still_in_no_segment(placed: &PlacedService) -> Problem {
     let (name, upstream) = (&placed.service.name, &placed.service.upstream);
-    let text = format!("the service {name} is in no segment where {upstream} leads now");
+    let text = format!("the service {name} (upstream {upstream}) is in no segment, as before");
     Problem::warning(&placed.name, text)
-        .or_else("new sessions are refused")
+        .or_else("its new sessions are refused")
         .help("add it to a segment's members")
 }
 

@@ -14,15 +14,17 @@ use curfew_state::Owner;
 use crate::{doors, policy::compiled};
 
 /// Compiles for the API of a node with these services.
-#[derive(Clone, Debug)]
-pub struct Compiler {
+pub struct Compiler<F> {
     services: Vec<ServiceConfig>,
+    /// Whether a segment in force contains a target.
+    in_force: F,
 }
 
-impl Compiler {
-    pub fn new(services: &[ServiceConfig]) -> Self {
+impl<F> Compiler<F> {
+    pub fn new(services: &[ServiceConfig], in_force: F) -> Self {
         Self {
             services: services.to_vec(),
+            in_force,
         }
     }
 }
@@ -35,35 +37,33 @@ pub fn target(service: &ServiceConfig) -> Target {
     }
 }
 
-/// What a set has for a service.
+/// Whether a set may be taken that has a service in no segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Cover {
-    /// A segment contains it.
-    Whole,
-    /// Only where it led at the start: its name has moved it out of every segment. That is no fault of the documents, and
-    /// whoever answers for a name may keep no others out of force.
-    Left,
-    /// No segment contains it.
-    Nothing,
+pub enum Uncovered {
+    /// No: it is this set that leaves it out, and its sessions would end.
+    ByTheSet,
+    /// Yes: it is in no segment of the set in force either, as when its name leads elsewhere. That is no fault of these
+    /// documents, and whoever answers for a name may keep none out of force.
+    Already,
 }
 
-impl Cover {
-    /// What this set has for this service.
-    pub fn of(set: &PolicySet, service: &ServiceConfig) -> Self {
-        let now = target(service);
-        let first = Target {
-            upstreams: service.upstreams.first(),
-            ..now.clone()
-        };
-        match (set.covers(&now), set.covers(&first)) {
-            (true, _) => Self::Whole,
-            (false, true) => Self::Left,
-            (false, false) => Self::Nothing,
+impl Uncovered {
+    /// None where a segment of the set contains the service. `in_force` says whether one does now.
+    pub fn of(
+        set: &PolicySet,
+        service: &ServiceConfig,
+        in_force: impl Fn(&Target) -> bool,
+    ) -> Option<Self> {
+        let target = target(service);
+        match set.covers(&target) {
+            true => None,
+            false if in_force(&target) => Some(Self::ByTheSet),
+            false => Some(Self::Already),
         }
     }
 }
 
-impl Compile for Compiler {
+impl<F: Fn(&Target) -> bool + Send + Sync> Compile for Compiler<F> {
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
         let (owners, named): (Vec<Owner>, Vec<(String, String)>) = sources
             .iter()
@@ -90,14 +90,14 @@ impl Compile for Compiler {
             Some(set) => {
                 let unseen = set.unseen(doors::sees(), &Given::default());
                 findings.extend(unseen.into_iter().map(finding));
-                findings.extend(self.those_with(Cover::Left, &set).map(left));
+                findings.extend(self.uncovered(&set, Uncovered::Already).map(left));
                 Ok(Valid {
                     segments: set.segments().map(segment).collect(),
                     policies: set.policies().cloned().collect(),
                     warnings: findings,
                     uncovered: self
-                        .those_with(Cover::Nothing, &set)
-                        .map(uncovered)
+                        .uncovered(&set, Uncovered::ByTheSet)
+                        .map(left_out)
                         .collect(),
                 })
             }
@@ -114,19 +114,20 @@ impl Compile for Compiler {
     }
 }
 
-impl Compiler {
-    /// The services that a set has this for.
-    fn those_with<'a>(
+impl<F: Fn(&Target) -> bool> Compiler<F> {
+    /// The services that a set has in no segment, for this reason.
+    fn uncovered<'a>(
         &'a self,
-        cover: Cover,
         set: &'a PolicySet,
+        why: Uncovered,
     ) -> impl Iterator<Item = &'a ServiceConfig> {
+        let of = move |service: &ServiceConfig| Uncovered::of(set, service, &self.in_force);
         let services = self.services.iter();
-        services.filter(move |service| Cover::of(set, service) == cover)
+        services.filter(move |service| of(service) == Some(why))
     }
 }
 
-fn uncovered(service: &ServiceConfig) -> Finding {
+fn left_out(service: &ServiceConfig) -> Finding {
     let name = &service.name;
     let message = format!("the service {name} would be in no segment");
     let consequence = "everybody would be refused, and its sessions would end";
@@ -135,8 +136,8 @@ fn uncovered(service: &ServiceConfig) -> Finding {
 
 fn left(service: &ServiceConfig) -> Finding {
     let name = &service.name;
-    let message = format!("the service {name} is in no segment where its name leads now");
-    of_service(Level::Warning, message, "new sessions are refused")
+    let message = format!("the service {name} is in no segment, as before");
+    of_service(Level::Warning, message, "its new sessions are refused")
 }
 
 fn of_service(level: Level, message: String, consequence: &str) -> Finding {
@@ -252,12 +253,17 @@ mod tests {
         let listen = "127.0.0.1:0".parse().unwrap();
         let service = ServiceConfig::new(name, listen, vec![at("10.0.0.1:5432")], Protocol::Tcp);
         let (near, far) = (set("cidr: 10.0.0.0/24"), set("cidr: 10.0.9.0/24"));
-        assert!(Cover::of(&near, &service) == Cover::Whole);
-        assert!(Cover::of(&far, &service) == Cover::Nothing);
+        let by = |new: &PolicySet, in_force: &PolicySet| {
+            Uncovered::of(new, &service, |target| in_force.covers(target))
+        };
+        assert!(by(&near, &near).is_none());
+        assert!(by(&far, &near) == Some(Uncovered::ByTheSet));
+        // It moves into the other, and then out of both.
         service.upstreams.replace(&[at("10.0.9.1:5432")]);
-        assert!(Cover::of(&near, &service) == Cover::Left);
-        assert!(Cover::of(&far, &service) == Cover::Whole);
-        assert!(Cover::of(&set("service: db"), &service) == Cover::Whole);
-        assert!(Cover::of(&set("service: other"), &service) == Cover::Nothing);
+        assert!(by(&far, &near).is_none());
+        assert!(by(&near, &far) == Some(Uncovered::ByTheSet));
+        service.upstreams.replace(&[at("10.0.5.1:5432")]);
+        assert!(by(&near, &far) == Some(Uncovered::Already));
+        assert!(by(&set("service: db"), &far).is_none());
     }
 }

@@ -37,8 +37,9 @@ use curfew_gateway::{
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig},
 };
-use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId};
+use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId, Target};
 use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store};
+use tracing::warn;
 
 use crate::config::Config;
 use configured::Configured;
@@ -128,12 +129,13 @@ impl Node {
             crowd: parking_lot::Mutex::default(),
         });
         let past = past::Past::read(&config.data_dir, log.health().seq)?;
+        past.tell(&log);
         let before = store.read().revision;
         recorder.note(EventKind::EnforcerStarted, before, None);
-        recorder.end_the_dead(past.unfinished, before);
         // Only when their ends are on disk may the next start leave them out.
-        recorder.flush();
-        past::begin(&config.data_dir, past.next).map_err(data_dir)?;
+        if recorder.end_the_dead(past.unfinished, before) {
+            past::begin(&config.data_dir, past.next).map_err(data_dir)?;
+        }
 
         if let Some(commit) = keep_policy(&*store, &policy, &config, clock.now().wall)? {
             recorder.note(
@@ -183,12 +185,16 @@ impl Node {
             clock: Arc::clone(&clock),
             scribe: Arc::clone(&scribe),
         };
+        let in_force = {
+            let desired = Arc::clone(&desired);
+            move |target: &Target| desired.covers(target)
+        };
         let parts = Parts {
             store: Arc::clone(&store),
             journal: log,
             bus: as_bus,
             fleet: Arc::new(fleet),
-            compile: Arc::new(compiler::Compiler::new(&services)),
+            compile: Arc::new(compiler::Compiler::new(&services, in_force)),
             clock: Arc::clone(&clock),
             metrics,
         };
@@ -292,8 +298,11 @@ impl Node {
     /// What a configuration is checked for that is to be taken while this runs.
     #[must_use]
     pub fn reloading(&self) -> Purpose {
+        let services = self.running.iter();
+        let uncovered = services.filter(|service| !self.desired.covers(&compiler::target(service)));
         Purpose::Reload(Running {
             services: Arc::clone(&self.running),
+            uncovered: uncovered.map(|service| service.name.clone()).collect(),
             policies: in_force::owners(&self.store.read().policies),
         })
     }
@@ -349,7 +358,9 @@ impl Node {
         self.relay.shutdown(FAREWELL);
         self.services.clear();
         self.stop_control();
-        self.scribe.settle(FINISH);
+        if !self.scribe.settle(FINISH) {
+            warn!("the last ends came too late for the audit log: the next start records them");
+        }
         self.recorder.count_the_crowd(BootInstant::NEVER);
         self.recorder
             .note(EventKind::EnforcerStopped, self.desired.revision(), None);

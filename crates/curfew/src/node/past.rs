@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use curfew_audit::{AuditError, LogEvent, Record, RecordKind};
+use curfew_audit::{AuditError, Log, LogEvent, Record, RecordKind};
 use curfew_model::{EventKind, SessionId};
 
 /// In the data directory: the number of the first record of the process that ran last.
@@ -54,6 +54,17 @@ impl Past {
             unfinished: open.into_values().collect(),
             next: seq + 1,
         })
+    }
+}
+
+impl Past {
+    /// Has the log keep the openings until their ends are on record. Before its first record, so that none is removed.
+    pub fn tell(&self, log: &Log) {
+        for opening in &self.unfinished {
+            if let Some(session) = opening.entry.session {
+                log.tells_of(session, opening.seq);
+            }
+        }
     }
 }
 

@@ -76,20 +76,19 @@ impl Recorder {
         event.with("service", service)
     }
 
-    /// Ends the sessions of a process that died, on record. Until that is done, their openings stay.
-    pub fn end_the_dead(&self, openings: Vec<curfew_audit::Record>, revision: Revision) {
+    /// Ends the sessions of a process that died, on record, and waits for the disk; false if it does not take them all.
+    #[must_use]
+    pub fn end_the_dead(&self, openings: Vec<curfew_audit::Record>, revision: Revision) -> bool {
         if !openings.is_empty() {
             warn!(
                 sessions = openings.len(),
                 "the process before this one died; its sessions ended with it"
             );
         }
-        for opening in &openings {
-            if let Some(session) = opening.entry.session {
-                self.log.tells_of(session, opening.seq);
-            }
-        }
         for opening in openings {
+            if self.log.health().full && !self.is_on_disk() {
+                return false;
+            }
             let opening = opening.entry;
             let event = Event {
                 session: opening.session,
@@ -102,14 +101,22 @@ impl Recorder {
             self.count(&event);
             self.put(event);
         }
+        self.is_on_disk()
     }
 
-    /// Waits until what was recorded is on disk, and the log for operators is written; says so when records are not.
-    pub fn flush(&self) {
+    /// Waits until what was recorded is on disk, and says so when it is not.
+    fn is_on_disk(&self) -> bool {
         let last = self.counted.lock().last;
-        if let Some(Err(error)) = last.map(|last| self.log.durable(last, FLUSH)) {
+        let waited = last.map_or(Ok(()), |last| self.log.durable(last, FLUSH));
+        if let Err(error) = &waited {
             warn!(%error, "audit records are not on disk");
         }
+        waited.is_ok()
+    }
+
+    /// The same, and until the log for operators is written.
+    pub fn flush(&self) {
+        self.is_on_disk();
         self.teller.flush(FLUSH);
     }
 

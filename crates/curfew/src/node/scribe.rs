@@ -62,12 +62,10 @@ impl Scribe {
         Ok(Arc::new(Self(hand)))
     }
 
-    /// Waits until what was handed over is on record, at most for `patience`.
-    pub fn settle(&self, patience: Duration) {
+    /// Waits until what was handed over is on record, at most for `patience`; false if it is not.
+    pub fn settle(&self, patience: Duration) -> bool {
         let (tell, told) = mpsc::sync_channel(1);
-        if self.0.send(Handed::Settle(tell)).is_ok() {
-            let _ = told.recv_timeout(patience);
-        }
+        self.0.send(Handed::Settle(tell)).is_ok() && told.recv_timeout(patience).is_ok()
     }
 }
 
