@@ -121,7 +121,7 @@ impl Engine {
         self.leave_class_list(slot);
         self.join_class(slot, class);
         self.release_class(old_class);
-        self.comes_back(slot);
+        self.unmark_gone(slot);
         self.count(slot);
     }
 

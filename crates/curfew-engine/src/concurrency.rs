@@ -135,7 +135,7 @@ impl Engine {
     }
 
     /// Notes that the segments in audit mode would have refused a session or ended it: none of them counts it any more.
-    pub(crate) fn is_gone_for_audit(&mut self, slot: u32) {
+    pub(crate) fn mark_gone(&mut self, slot: u32) {
         if !self.gone.contains(&slot) {
             self.uncount(slot);
             self.gone.insert(slot);
@@ -143,8 +143,8 @@ impl Engine {
         }
     }
 
-    /// Takes that back once all its segments act, and let it live. It is not counted at this moment.
-    pub(crate) fn comes_back(&mut self, slot: u32) {
+    /// Takes [`Engine::mark_gone`] back once all its segments act, and let it live. It is not counted at this moment.
+    pub(crate) fn unmark_gone(&mut self, slot: u32) {
         let acts = |segment: &MatchedSegment| segment.mode == Mode::Enforce;
         let all = |class: &Class| class.segments.iter().all(acts);
         if self.class(slot).is_some_and(all) {

@@ -381,7 +381,7 @@ impl Engine {
                 record.probing = false;
                 record.wake = NEVER;
             }
-            self.is_gone_for_audit(slot);
+            self.mark_gone(slot);
             if first {
                 self.record_on(
                     on,

@@ -161,7 +161,7 @@ impl Engine {
         if let Some((reason, cause, _)) = objections.into_iter().next() {
             let kind = EventKind::SessionWouldRefuse;
             self.record(slot, kind, Some(reason), Some(cause));
-            self.is_gone_for_audit(slot);
+            self.mark_gone(slot);
             if overdue == Some(reason) {
                 // It would end for what it would be refused for: that is told.
                 self.mark_told(slot);

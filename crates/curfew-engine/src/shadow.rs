@@ -114,7 +114,7 @@ impl Engine {
     /// Puts on record that they would have ended a session, unless that is known already.
     pub(crate) fn tell_once(&mut self, slot: u32, reason: EndReason, cause: String) {
         if self.mark_told(slot) {
-            self.is_gone_for_audit(slot);
+            self.mark_gone(slot);
             let (event, on) = (EventKind::SessionWouldEnd, self.decided_on(slot));
             self.record_on(on, slot, event, Some(reason), Some(cause));
         }
