@@ -11,7 +11,7 @@ use curfew_audit::AuditError;
 use curfew_control::{Source, StartError, pack};
 use curfew_enforcer::EngineError;
 use curfew_gateway::service::{ServiceConfig, ServiceError};
-use curfew_model::{InvalidName, Revision, ServiceName, Target};
+use curfew_model::{InvalidName, Revision, Target};
 use curfew_policy::{PolicySet, Problem};
 use curfew_state::{CommitError, EmbeddedStore, Owner, StoreError};
 
@@ -24,6 +24,7 @@ use crate::{
 
 use super::{
     compiler::{self, Uncovered},
+    desired::Desired,
     in_force, private, unbound,
 };
 
@@ -109,7 +110,6 @@ impl Checked {
 }
 
 /// What a configuration is to be usable for.
-#[derive(Clone, Debug)]
 pub enum Purpose {
     /// To start with it.
     Start,
@@ -118,22 +118,21 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Whether a segment in force contains a service; one that is only to start is to be in one.
-    fn covers(&self, service: &ServiceConfig) -> bool {
+    /// Whether a segment in force contains a target: of a start, that of a service, which has to be in one.
+    fn covers(&self, target: &Target) -> bool {
         match self {
             Self::Start => true,
-            Self::Reload(running) => !running.uncovered.contains(&service.name),
+            Self::Reload(running) => running.desired.covers(target),
         }
     }
 }
 
 /// What stays as it is in a process that takes a configuration: its services, beside certificate and data directory, and
 /// the policy of other owners.
-#[derive(Clone, Debug)]
 pub struct Running {
     pub services: Arc<[ServiceConfig]>,
-    /// Those that are in no segment of the policy in force.
-    pub uncovered: Vec<ServiceName>,
+    /// For the policy in force.
+    pub desired: Arc<Desired>,
     pub policies: BTreeMap<Owner, Arc<str>>,
 }
 
@@ -183,13 +182,10 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
         };
         match service {
             Ok(service) => {
-                let in_force = |_: &Target| purpose.covers(&service);
+                let in_force = |target: &Target| purpose.covers(target);
                 let uncovered = set.as_ref();
-                match uncovered.and_then(|set| Uncovered::of(set, &service, in_force)) {
-                    Some(Uncovered::ByTheSet) => more.push(no_segment(placed)),
-                    Some(Uncovered::Already) => more.push(still_in_no_segment(placed)),
-                    None => {}
-                }
+                let uncovered = uncovered.and_then(|set| Uncovered::of(set, &service, in_force));
+                more.extend(uncovered.map(|why| in_no_segment(placed, why)));
                 services.push(service);
             }
             Err(error) => {
@@ -248,20 +244,17 @@ fn unusable(draft: &Draft) -> impl Iterator<Item = Problem> {
     certificate.into_iter().chain(data_dir)
 }
 
-fn no_segment(placed: &PlacedService) -> Problem {
+fn in_no_segment(placed: &PlacedService, why: Uncovered) -> Problem {
     let (name, upstream) = (&placed.service.name, &placed.service.upstream);
     let text = format!("the service {name} (upstream {upstream}) is in no segment");
-    Problem::error(&placed.name, text)
-        .or_else("everybody would be refused")
-        .help("add it to a segment's members")
-}
-
-fn still_in_no_segment(placed: &PlacedService) -> Problem {
-    let (name, upstream) = (&placed.service.name, &placed.service.upstream);
-    let text = format!("the service {name} (upstream {upstream}) is in no segment, as before");
-    Problem::warning(&placed.name, text)
-        .or_else("its new sessions are refused")
-        .help("add it to a segment's members")
+    let problem = match why {
+        Uncovered::ByTheSet => {
+            Problem::error(&placed.name, text).or_else("everybody would be refused")
+        }
+        Uncovered::Already => Problem::warning(&placed.name, format!("{text}, as before"))
+            .or_else("its new sessions are refused"),
+    };
+    problem.help("add it to a segment's members")
 }
 
 /// The policy's files as the store keeps them.

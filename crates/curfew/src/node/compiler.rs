@@ -11,20 +11,20 @@ use curfew_model::{Revision, Target};
 use curfew_policy::{Given, Place, PolicySet, Problem, SegmentSummary, Severity, check_statement};
 use curfew_state::Owner;
 
+use super::desired::Desired;
 use crate::{doors, policy::compiled};
 
 /// Compiles for the API of a node with these services.
-pub struct Compiler<F> {
+pub struct Compiler {
     services: Vec<ServiceConfig>,
-    /// Whether a segment in force contains a target.
-    in_force: F,
+    desired: Arc<Desired>,
 }
 
-impl<F> Compiler<F> {
-    pub fn new(services: &[ServiceConfig], in_force: F) -> Self {
+impl Compiler {
+    pub fn new(services: &[ServiceConfig], desired: Arc<Desired>) -> Self {
         Self {
             services: services.to_vec(),
-            in_force,
+            desired,
         }
     }
 }
@@ -63,7 +63,7 @@ impl Uncovered {
     }
 }
 
-impl<F: Fn(&Target) -> bool + Send + Sync> Compile for Compiler<F> {
+impl Compile for Compiler {
     fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
         let (owners, named): (Vec<Owner>, Vec<(String, String)>) = sources
             .iter()
@@ -90,15 +90,14 @@ impl<F: Fn(&Target) -> bool + Send + Sync> Compile for Compiler<F> {
             Some(set) => {
                 let unseen = set.unseen(doors::sees(), &Given::default());
                 findings.extend(unseen.into_iter().map(finding));
-                findings.extend(self.uncovered(&set, Uncovered::Already).map(left));
+                let (uncovered, before): (Vec<Finding>, Vec<Finding>) =
+                    (self.uncovered(&set)).partition(|finding| finding.level == Level::Error);
+                findings.extend(before);
                 Ok(Valid {
                     segments: set.segments().map(segment).collect(),
                     policies: set.policies().cloned().collect(),
                     warnings: findings,
-                    uncovered: self
-                        .uncovered(&set, Uncovered::ByTheSet)
-                        .map(left_out)
-                        .collect(),
+                    uncovered,
                 })
             }
         }
@@ -114,33 +113,30 @@ impl<F: Fn(&Target) -> bool + Send + Sync> Compile for Compiler<F> {
     }
 }
 
-impl<F: Fn(&Target) -> bool> Compiler<F> {
-    /// The services that a set has in no segment, for this reason.
-    fn uncovered<'a>(
-        &'a self,
-        set: &'a PolicySet,
-        why: Uncovered,
-    ) -> impl Iterator<Item = &'a ServiceConfig> {
-        let of = move |service: &ServiceConfig| Uncovered::of(set, service, &self.in_force);
-        let services = self.services.iter();
-        services.filter(move |service| of(service) == Some(why))
+impl Compiler {
+    /// A finding for each service that a set has in no segment.
+    fn uncovered(&self, set: &PolicySet) -> impl Iterator<Item = Finding> {
+        self.services.iter().filter_map(|service| {
+            let why = Uncovered::of(set, service, |target| self.desired.covers(target))?;
+            Some(in_no_segment(service, why))
+        })
     }
 }
 
-fn left_out(service: &ServiceConfig) -> Finding {
+fn in_no_segment(service: &ServiceConfig, why: Uncovered) -> Finding {
     let name = &service.name;
-    let message = format!("the service {name} would be in no segment");
-    let consequence = "everybody would be refused, and its sessions would end";
-    of_service(Level::Error, message, consequence)
-}
-
-fn left(service: &ServiceConfig) -> Finding {
-    let name = &service.name;
-    let message = format!("the service {name} is in no segment, as before");
-    of_service(Level::Warning, message, "its new sessions are refused")
-}
-
-fn of_service(level: Level, message: String, consequence: &str) -> Finding {
+    let (level, message, consequence) = match why {
+        Uncovered::ByTheSet => (
+            Level::Error,
+            format!("the service {name} would be in no segment"),
+            "everybody would be refused, and its sessions would end",
+        ),
+        Uncovered::Already => (
+            Level::Warning,
+            format!("the service {name} is in no segment, as before"),
+            "its new sessions are refused",
+        ),
+    };
     Finding {
         level,
         path: String::new(),

@@ -37,7 +37,7 @@ use curfew_gateway::{
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig},
 };
-use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId, Target};
+use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId};
 use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store};
 use tracing::warn;
 
@@ -185,16 +185,12 @@ impl Node {
             clock: Arc::clone(&clock),
             scribe: Arc::clone(&scribe),
         };
-        let in_force = {
-            let desired = Arc::clone(&desired);
-            move |target: &Target| desired.covers(target)
-        };
         let parts = Parts {
             store: Arc::clone(&store),
             journal: log,
             bus: as_bus,
             fleet: Arc::new(fleet),
-            compile: Arc::new(compiler::Compiler::new(&services, in_force)),
+            compile: Arc::new(compiler::Compiler::new(&services, Arc::clone(&desired))),
             clock: Arc::clone(&clock),
             metrics,
         };
@@ -298,11 +294,9 @@ impl Node {
     /// What a configuration is checked for that is to be taken while this runs.
     #[must_use]
     pub fn reloading(&self) -> Purpose {
-        let services = self.running.iter();
-        let uncovered = services.filter(|service| !self.desired.covers(&compiler::target(service)));
         Purpose::Reload(Running {
             services: Arc::clone(&self.running),
-            uncovered: uncovered.map(|service| service.name.clone()).collect(),
+            desired: Arc::clone(&self.desired),
             policies: in_force::owners(&self.store.read().policies),
         })
     }
@@ -405,4 +399,38 @@ fn keep_policy(
     }];
     let revision = store.commit(Expected::Nothing, &changes)?;
     Ok(Some(Commit { revision, changes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use curfew_audit::newest_head;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn the_log_is_signed_to_its_end_whoever_still_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        file(
+            "p.yaml",
+            "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
+             spec: {sensitivity: low, members: [{service: db}]}\n",
+        );
+        let config = file(
+            "curfew.yaml",
+            "data_dir: data\ncontrol: {listen: '127.0.0.1:0'}\npolicy: {path: p.yaml}\n\
+             gateway: {services: [{name: db, listen: '127.0.0.1:0', upstream: 'localhost:9'}]}\n",
+        );
+        let checked = check(&config, Purpose::Start).unwrap();
+        let node = Node::start(checked, Arc::new(SystemClock)).unwrap();
+        let log = Arc::clone(&node.recorder.log);
+        node.stop(Duration::ZERO);
+        let head = newest_head(&folder.path().join("data").join(AUDIT)).unwrap();
+        assert_eq!(head.map(|head| head.seq), Some(log.health().seq));
+    }
 }

@@ -55,9 +55,7 @@ impl Past {
             next: seq + 1,
         })
     }
-}
 
-impl Past {
     /// Has the log keep the openings until their ends are on record. Before its first record, so that none is removed.
     pub fn tell(&self, log: &Log) {
         for opening in &self.unfinished {

@@ -22,14 +22,6 @@ use crate::config::{Service, Upstream};
 /// How long after the answer for a name it is looked up again.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// What a thread asks.
-struct Sources<L, C> {
-    /// The addresses of a name.
-    lookup: L,
-    /// Whether a segment contains a target.
-    covers: C,
-}
-
 /// The running threads, one for each name: one that nobody answers for holds up no other. Dropping it stops them, and does
 /// not wait: a resolver takes as long as it likes to fail.
 #[derive(Default)]
@@ -63,23 +55,19 @@ impl Resolver {
                 let desired = desired.upgrade();
                 desired.is_none_or(|desired| desired.covers(target))
             };
-            let lookup = Upstream::resolve;
-            resolver.watch(same, EVERY, Sources { lookup, covers })?;
+            resolver.watch(same, EVERY, Upstream::resolve, covers)?;
         }
         Ok(resolver)
     }
 
-    /// Looks up one name for all the services that lead there.
-    fn watch<L, C>(
+    /// Looks up one name for all the services that lead there. `covers` says whether a segment contains a target.
+    fn watch(
         &mut self,
         mut same: Vec<Name>,
         every: Duration,
-        ask: Sources<L, C>,
-    ) -> io::Result<()>
-    where
-        L: Fn(&Upstream) -> io::Result<Vec<UpstreamAddress>> + Send + 'static,
-        C: Fn(&Target) -> bool + Send + 'static,
-    {
+        lookup: impl Fn(&Upstream) -> io::Result<Vec<UpstreamAddress>> + Send + 'static,
+        covers: impl Fn(&Target) -> bool + Send + 'static,
+    ) -> io::Result<()> {
         let Some(upstream) = same.first().map(|name| name.upstream.clone()) else {
             return Ok(());
         };
@@ -91,10 +79,10 @@ impl Resolver {
                 if stopping.load(Ordering::Acquire) {
                     return;
                 }
-                let found = (ask.lookup)(&upstream).map_err(|error| error.to_string());
+                let found = lookup(&upstream).map_err(|error| error.to_string());
                 for name in &mut same {
                     if let Some(told) = name.take(&found) {
-                        name.say(&told, &ask.covers);
+                        name.say(&told, &covers);
                     }
                 }
             }
@@ -231,11 +219,9 @@ mod tests {
             let _ = asked.send(upstream.to_string());
             Ok(vec![at("10.0.0.2:5432")])
         };
-        let covers = |_: &Target| true;
         let mut resolver = Resolver::default();
-        let sources = Sources { lookup, covers };
         resolver
-            .watch(vec![name, same], Duration::ZERO, sources)
+            .watch(vec![name, same], Duration::ZERO, lookup, |_| true)
             .unwrap();
         for _ in 0..2 {
             assert_eq!(asks.recv_timeout(PATIENCE).unwrap(), "db.test:5432");
