@@ -6,7 +6,7 @@
 //!
 //! | call | gateway | kernel | Envoy |
 //! |---|---|---|---|
-//! | `apply(Close)` | sets the flow's flag, resets both sockets | writes the lease, destroys the socket by cookie | resets the stream by message |
+//! | `apply(Close)` | sets the flow's flag, resets the client, and the upstream as soon as no other client waits | writes the lease, destroys the socket by cookie | resets the stream by message |
 //! | `apply(SetLease)` | sets the flow's own deadline, after which it writes nothing | writes the deadline into the socket's storage | replaces the stream's time limit |
 //! | `apply(Warn)` | where the protocol knows how | [`Outcome::Unsupported`] | [`Outcome::Unsupported`] |
 //! | `activity` | an atomic of the flow | a field of the socket's storage | the last access-log entry |

@@ -177,6 +177,25 @@ fn cancelling_one_session_leaves_the_other_alone() {
 }
 
 #[test]
+fn many_that_end_at_once_are_reset_at_both_ends() {
+    let lab = Lab::new(Duration::from_secs(3600));
+    let sessions: Vec<_> = (0..300).map(|number| lab.carry(number)).collect();
+    let reason = EndReason::SessionCancelled;
+    let close = |&(_, _, session): &_| Order::Close { session, reason };
+    let orders: Vec<Order> = sessions.iter().map(close).collect();
+    let mut closed = Vec::new();
+    lab.door.apply(&orders, &mut |index, outcome| {
+        assert!(matches!(outcome, Outcome::Closed(_)), "{index} {outcome:?}");
+        closed.push(index);
+    });
+    assert!(closed.into_iter().eq(0..300));
+    for (mut client, mut service, session) in sessions {
+        assert!(was_reset(&mut client), "the client of {session}");
+        assert!(was_reset(&mut service), "the service of {session}");
+    }
+}
+
+#[test]
 fn i1_a_session_whose_end_comes_late_moves_nothing_meanwhile() {
     let clock = Arc::new(LateClock::default());
     let lab = Lab::by(clock.clone(), Arc::new(Lifetime(Duration::from_secs(3600))));

@@ -4,7 +4,8 @@
 //! `cargo run --release -p curfew-gateway --example lateness -- [idle|busy] [ROUNDS]`
 //!
 //! Prints, in microseconds after the deadline: `closed`, the door's own figure; `end`, when the client saw the reset
-//! (time to be scheduled included); `byte`, when it read its last byte, 0 for before the deadline.
+//! (time to be scheduled included); `byte`, when it read its last byte, 0 for before the deadline; `upstream`, when the
+//! service saw its reset, of one session in ten.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -175,6 +176,7 @@ fn round(mode: &str) {
     }
     let mut ends = Vec::new();
     let mut bytes = Vec::new();
+    let mut upstreams = Vec::new();
     let mut how: BTreeMap<String, usize> = BTreeMap::new();
     // Streams that keep the relay busy are decided about among them: several loops accept.
     let deadlines = deadlines.lock();
@@ -185,14 +187,16 @@ fn round(mode: &str) {
         assert!(seen.end >= *deadline, "a session ended before its deadline");
         ends.push(seen.end.since(*deadline));
         bytes.push(seen.last_byte.since(*deadline));
+        upstreams.extend(seen.upstream_end.map(|end| end.since(*deadline)));
         *how.entry(seen.how.clone()).or_default() += 1;
     }
     assert_eq!(ends.len(), SESSIONS, "a client that saw no end");
     println!(
-        "{mode} {how:?} closed {} end {} byte {} deadline thread {}",
+        "{mode} {how:?} closed {} end {} byte {} upstream {} deadline thread {}",
         summary(own),
         summary(ends),
         summary(bytes),
+        summary(upstreams),
         keeper.scheduling(),
     );
 }

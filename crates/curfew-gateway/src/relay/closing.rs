@@ -1,14 +1,15 @@
-//! Ending many flows at once: a helper resets sockets beside the caller. Which flows end, and why, may not
+//! Ending many flows at once: helpers reset sockets beside the caller. Which flows end, and why, may not
 //! live here.
 //!
-//! A reset costs the kernel about 5 µs, so a thousand flows whose deadlines fall within 10 ms are more than one
-//! thread can end in time. The helper runs ahead of ordinary threads where it may, and takes whatever the caller has
-//! not got to: an order that comes by the API is as quick as a deadline. It is never waited for to begin.
+//! A reset costs the kernel 5 to 10 µs, so a thousand flows whose deadlines fall within 10 ms are more than one
+//! thread can end in time. Clients come first: where many end, their upstreams are left to the helpers, which turn to them
+//! when no client waits. Helpers run ahead of ordinary threads where they may, and take whatever clients the caller has
+//! not got to: an order that comes by the API is as quick as a deadline. They are never waited for to begin.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use curfew_enforcer::ask_for_real_time;
@@ -18,9 +19,9 @@ use parking_lot::{Condvar, Mutex};
 use super::flow::{Bytes, Ending, Flow, Shared, Sockets, reset};
 use super::mailbox::Mailbox;
 
-/// From so many flows on, waking the helper costs less than it saves.
+/// From so many flows on, waking a helper costs less than it saves.
 const WORTH_A_HELPER: usize = 4;
-/// Flows that are reset together; the next ones wait for them, so that a deadline gets its turn on one processor.
+/// Flows that are ended together; the next ones wait for them, so that a deadline gets its turn on one processor.
 const TOGETHER: usize = 256;
 
 /// A flow that was ended by its owner, on its way to its loop.
@@ -49,11 +50,12 @@ pub(crate) struct Over {
 }
 
 /// Ends flows as [`Flow::end_saying`] does, each with its goodbye, and calls `done` with the index of each as soon as
-/// both its peers have been told, in order. Their loops are told once.
+/// its client has been told, in order. Their loops are told once. Of few, the upstreams have been reset too when this
+/// returns; of many, a helper is about to.
 ///
 /// Every flow is flagged before the first is reset: from here on the relay begins no write of theirs. One to the
-/// upstream that raced past the flag meets a disconnected socket; one to the client of a framed flow holds the wire, and
-/// none follows it.
+/// upstream that raced past the flag meets a disconnected socket, or is discarded with what the kernel has queued; one to
+/// the client of a framed flow holds the wire, and none follows it.
 pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, Over)) {
     let mailbox = |(flow, _): &(Flow, Vec<u8>)| Arc::clone(&flow.mailbox);
     let mailboxes: Vec<Arc<Mailbox>> = flows.iter().map(mailbox).collect();
@@ -63,12 +65,16 @@ pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, O
     for mailboxes in mailboxes.chunks(TOGETHER) {
         let later = lasts.split_off(mailboxes.len().min(lasts.len()));
         let job = Arc::new(Job::new(std::mem::replace(&mut lasts, later)));
-        if let Some(mailbox) = mailboxes.first()
-            && mailboxes.len() >= WORTH_A_HELPER
-        {
-            mailbox.helper().hand(Arc::clone(&job));
+        let helpers = mailboxes.first().map(|mailbox| mailbox.helpers());
+        let helpers = helpers.filter(|_| mailboxes.len() >= WORTH_A_HELPER);
+        if let Some(helpers) = helpers {
+            helpers.share(Arc::clone(&job));
         }
         job.run(|index, over| done(from + index, over));
+        match helpers {
+            Some(helpers) => helpers.leave(job.sockets().cloned()),
+            None => job.sockets().for_each(|sockets| reset(&sockets.upstream)),
+        }
         from += mailboxes.len();
         for (mailbox, last) in mailboxes.iter().zip(&job.lasts) {
             let Some(ended) = last.letter() else { continue };
@@ -93,8 +99,8 @@ struct Last {
     sockets: Option<Arc<Sockets>>,
     goodbye: Vec<u8>,
     said_goodbye: AtomicBool,
-    /// Peers that are still to be told.
-    untold: AtomicU8,
+    /// Its client has been told.
+    told: AtomicBool,
 }
 
 impl Last {
@@ -107,26 +113,21 @@ impl Last {
             sockets: sockets.filter(|_| !was_over),
             goodbye,
             said_goodbye: AtomicBool::new(false),
-            untold: AtomicU8::new(2),
+            told: AtomicBool::new(false),
         }
     }
 
-    fn tell(&self, peer: Peer) {
+    fn tell_client(&self) {
         if let Some(sockets) = &self.sockets {
-            match peer {
-                Peer::Client => {
-                    let said = self.shared.end_client(sockets, &self.goodbye);
-                    self.said_goodbye.store(said, Ordering::Relaxed);
-                }
-                Peer::Upstream => reset(&sockets.upstream),
-            }
+            let said = self.shared.end_client(sockets, &self.goodbye);
+            self.said_goodbye.store(said, Ordering::Relaxed);
         }
-        self.untold.fetch_sub(1, Ordering::AcqRel);
+        self.told.store(true, Ordering::Release);
     }
 
-    /// How it ended, once both peers have been told.
+    /// How it ended, once its client has been told.
     fn ending(&self) -> Option<Ending> {
-        if self.untold.load(Ordering::Acquire) > 0 {
+        if !self.told.load(Ordering::Acquire) {
             return None;
         }
         Some(match &self.sockets {
@@ -155,19 +156,12 @@ impl Last {
     }
 }
 
-/// One end of a flow.
-#[derive(Clone, Copy)]
-enum Peer {
-    Client,
-    Upstream,
-}
-
 /// Flows that are being ended together, by whoever has time.
 struct Job {
     lasts: Vec<Last>,
-    /// The next peer that nobody has taken: first the clients, then the upstreams.
+    /// The next whose client nobody has taken.
     next: AtomicUsize,
-    /// Peers that have been told.
+    /// Clients that have been told.
     told: AtomicUsize,
     all: Mutex<()>,
     all_told: Condvar,
@@ -184,7 +178,12 @@ impl Job {
         }
     }
 
-    /// The caller's part.
+    /// The sockets of those that end by this job.
+    fn sockets(&self) -> impl Iterator<Item = &Arc<Sockets>> {
+        self.lasts.iter().filter_map(|last| last.sockets.as_ref())
+    }
+
+    /// The caller's part: every client has been told when it returns.
     fn run(&self, mut done: impl FnMut(usize, Over)) {
         let mut lasts = self.lasts.iter().enumerate().peekable();
         let mut report = || {
@@ -199,25 +198,25 @@ impl Job {
             report();
         }
         let mut all = self.all.lock();
-        while self.told.load(Ordering::Acquire) < 2 * self.lasts.len() {
+        while self.told.load(Ordering::Acquire) < self.lasts.len() {
             self.all_told.wait(&mut all);
         }
         report();
     }
 
-    /// Tells one peer that nobody has taken, a client before any upstream; false if none is left.
+    /// Whether there is a client that nobody has taken.
+    fn has_more(&self) -> bool {
+        self.next.load(Ordering::Acquire) < self.lasts.len()
+    }
+
+    /// Tells one client that nobody has taken; false if none is left.
     fn tell_one(&self) -> bool {
         let next = self.next.fetch_add(1, Ordering::AcqRel);
-        let client = self.lasts.get(next).map(|last| (last, Peer::Client));
-        let upstream = || {
-            let last = self.lasts.get(next.checked_sub(self.lasts.len())?)?;
-            Some((last, Peer::Upstream))
-        };
-        let Some((last, peer)) = client.or_else(upstream) else {
+        let Some(last) = self.lasts.get(next) else {
             return false;
         };
-        last.tell(peer);
-        if self.told.fetch_add(1, Ordering::AcqRel) + 1 == 2 * self.lasts.len() {
+        last.tell_client();
+        if self.told.fetch_add(1, Ordering::AcqRel) + 1 == self.lasts.len() {
             // Under the lock: the caller either sees the count or waits already.
             drop(self.all.lock());
             self.all_told.notify_one();
@@ -226,55 +225,94 @@ impl Job {
     }
 }
 
-/// Jobs for the helper; none to tell it to stop.
+/// What the helpers have to do.
 #[derive(Default)]
-struct Jobs {
-    waiting: Mutex<VecDeque<Option<Arc<Job>>>>,
+struct Queue {
+    /// Jobs whose callers wait.
+    jobs: VecDeque<Arc<Job>>,
+    /// Flows whose upstreams are to be reset; nobody waits for these.
+    upstreams: VecDeque<Arc<Sockets>>,
+    stopping: bool,
+}
+
+/// A part of it.
+enum Work {
+    Clients(Arc<Job>),
+    Upstream(Arc<Sockets>),
+}
+
+#[derive(Default)]
+struct Desk {
+    queue: Mutex<Queue>,
     come: Condvar,
 }
 
-/// The way to the helper.
+/// The way to the helpers.
 #[derive(Clone, Default)]
-pub(super) struct Helper(Arc<Jobs>);
+pub(super) struct Helpers(Arc<Desk>);
 
-impl Helper {
-    fn hand(&self, job: Arc<Job>) {
-        self.0.waiting.lock().push_back(Some(job));
+impl Helpers {
+    /// Has one take clients of a job too.
+    fn share(&self, job: Arc<Job>) {
+        self.0.queue.lock().jobs.push_back(job);
         self.0.come.notify_one();
     }
 
-    /// Starts the thread. It asks for SCHED_FIFO; without it the callers find more left to do themselves.
+    /// Leaves them the upstreams of flows whose clients have been told.
+    fn leave(&self, sockets: impl Iterator<Item = Arc<Sockets>>) {
+        self.0.queue.lock().upstreams.extend(sockets);
+        self.0.come.notify_all();
+    }
+
+    /// Starts one more. It asks for SCHED_FIFO; without it the callers find more left to do themselves.
     ///
     /// # Errors
     /// The kernel's, when it has no thread left.
     pub(super) fn start(&self) -> io::Result<JoinHandle<()>> {
-        let jobs = Arc::clone(&self.0);
+        let desk = Arc::clone(&self.0);
         std::thread::Builder::new()
             .name("close".to_owned())
             .spawn(move || {
                 // Whoever measures lateness asks the deadline thread, which has the same right.
                 let _ = ask_for_real_time();
-                while let Some(job) = jobs.take() {
-                    while job.tell_one() {}
+                while let Some(work) = desk.next() {
+                    match work {
+                        Work::Clients(job) => while job.tell_one() {},
+                        Work::Upstream(sockets) => {
+                            reset(&sockets.upstream);
+                            // A deadline that has come meanwhile gets its turn on one processor.
+                            std::thread::yield_now();
+                        }
+                    }
                 }
             })
     }
 
-    /// Tells the thread to stop after the jobs that it has.
+    /// Tells all to stop after what they have to do.
     pub(super) fn stop(&self) {
-        self.0.waiting.lock().push_back(None);
-        self.0.come.notify_one();
+        self.0.queue.lock().stopping = true;
+        self.0.come.notify_all();
     }
 }
 
-impl Jobs {
-    fn take(&self) -> Option<Arc<Job>> {
-        let mut waiting = self.waiting.lock();
+impl Desk {
+    /// What comes next, clients first; none when the threads are to stop.
+    fn next(&self) -> Option<Work> {
+        let mut queue = self.queue.lock();
         loop {
-            if let Some(job) = waiting.pop_front() {
-                return job;
+            while let Some(job) = queue.jobs.front() {
+                if job.has_more() {
+                    return Some(Work::Clients(Arc::clone(job)));
+                }
+                queue.jobs.pop_front();
             }
-            self.come.wait(&mut waiting);
+            if let Some(sockets) = queue.upstreams.pop_front() {
+                return Some(Work::Upstream(sockets));
+            }
+            if queue.stopping {
+                return None;
+            }
+            self.come.wait(&mut queue);
         }
     }
 }

@@ -196,9 +196,9 @@ pub struct Bytes {
 pub enum Ending {
     /// The flow had ended before.
     WasOver,
-    /// Both peers were reset; the client was told nothing.
+    /// The client was reset, and told nothing.
     Reset,
-    /// The upstream was reset; the client was sent the goodbye, then its end of stream, and is reset soon.
+    /// The client was sent the goodbye, then its end of stream, and is reset soon.
     SaidGoodbye,
 }
 
