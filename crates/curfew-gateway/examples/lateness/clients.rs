@@ -1,6 +1,7 @@
 //! The other process: the clients, and the service behind the gateway.
 
 use std::{
+    collections::HashMap,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
@@ -81,17 +82,17 @@ pub(crate) fn run(busy: bool) {
     }
     let (upstreams, numbers): (Vec<TcpStream>, Vec<usize>) = told.recv().unwrap();
     clients.extend(upstreams);
-    let mut upstream_ends = vec![None; SESSIONS];
-    let mut all = Vec::new();
-    for seen in watch(&clients) {
-        match seen.number.checked_sub(SESSIONS) {
-            Some(upstream) => upstream_ends[numbers[upstream]] = Some(seen.end.0),
-            None => all.push(seen),
-        }
-    }
-    for seen in all {
+    let (of_clients, of_upstreams): (Vec<_>, Vec<_>) = watch(&clients)
+        .into_iter()
+        .partition(|seen| seen.number < SESSIONS);
+    let upstream_ends: HashMap<usize, u64> = of_upstreams
+        .iter()
+        .map(|seen| (*numbers.get(seen.number - SESSIONS).unwrap(), seen.end.0))
+        .collect();
+    for seen in of_clients {
         let client = addresses.get(seen.number).unwrap();
-        let upstream = upstream_ends[seen.number].map_or("-".to_owned(), |end| end.to_string());
+        let upstream = upstream_ends.get(&seen.number);
+        let upstream = upstream.map_or_else(|| "-".to_owned(), u64::to_string);
         println!(
             "{client} {} {} {} {upstream}",
             seen.last_byte.0, seen.end.0, seen.how
