@@ -184,7 +184,8 @@ impl Engine {
         self.uncount(slot);
         self.leave_who_list(slot);
         let old = self.table.get(slot)?.who;
-        self.join_who(slot, &bytes);
+        let sought = self.seek_who(&bytes);
+        self.join_who(slot, &bytes, sought);
         self.scratch = bytes;
         self.release_who(old);
         self.count(slot);

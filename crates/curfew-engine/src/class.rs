@@ -33,6 +33,8 @@ pub(crate) struct Class {
     pub(crate) warn_before: Option<Duration>,
     /// What will set the end that is [`Ties::ahead`].
     ahead: Option<Arc<Provenance>>,
+    audit: bool,
+    limited: bool,
 }
 
 impl Hash for Class {
@@ -54,6 +56,10 @@ impl Class {
     ) -> Self {
         let source = |bound: &Option<Bound>| bound.as_ref().map(|b| (b.reason, b.by.clone()));
         Self {
+            audit: all_audit(&segments),
+            limited: segments
+                .iter()
+                .any(|segment| segment.max_concurrent.is_some()),
             segments,
             policies,
             expires: source(&lease.expires_at),
@@ -75,7 +81,12 @@ impl Class {
 
     /// Whether what is decided is only recorded.
     pub(crate) fn is_audit(&self) -> bool {
-        all_audit(&self.segments)
+        self.audit
+    }
+
+    /// Whether some segment limits how many sessions a subject may have.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limited
     }
 
     /// Every key that the index finds it by.

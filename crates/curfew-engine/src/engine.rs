@@ -21,7 +21,7 @@ use crate::{
     intern::Interner,
     past::PastSessions,
     postings::Postings,
-    record::{List, NEVER, Table, WouldEnd},
+    record::{List, NEVER, NIL, Table, WouldEnd},
     revoke::Orders,
     shadow::Shadow,
     subject::Subjects,
@@ -74,6 +74,8 @@ pub struct Engine {
     pub(crate) whos: Interner<Encoded>,
     pub(crate) classes: Interner<Arc<Kept>>,
     pub(crate) targets: Interner<Target>,
+    /// By target, the class that the last session into it was put under: it may be gone, or another by now.
+    usual: Vec<u32>,
     pub(crate) ties: Interner<Ties>,
     pub(crate) index: Postings,
     /// Identity sets by client address.
@@ -123,6 +125,7 @@ impl Engine {
             whos: Interner::default(),
             classes: Interner::default(),
             targets: Interner::default(),
+            usual: Vec::new(),
             ties: Interner::default(),
             index: Postings::default(),
             addresses: BTreeSet::new(),
@@ -273,20 +276,42 @@ impl Engine {
 
     /// Puts a session under a class of decisions.
     pub(crate) fn join_class(&mut self, slot: u32, class: Class) {
+        let key = self.class_key(slot, class);
+        let head = self.table.link(List::Class, self.classes.head(key), slot);
+        self.classes.set_head(key, head);
+        if let Some(record) = self.table.get_mut(slot) {
+            record.class = key;
+        }
+    }
+
+    /// The key of a class for a session. Most sessions into one target are decided alike.
+    fn class_key(&mut self, slot: u32, class: Class) -> u32 {
+        let target = self.table.get(slot).map_or(NIL, |record| record.target);
+        let usual = self.usual.get(target as usize).copied().unwrap_or(NIL);
+        if self.classes.is(usual, |kept| kept.class == class) {
+            self.classes.count(usual);
+            return usual;
+        }
         let hash = self.classes.hash(&class);
-        let key = match self.classes.find(hash, |kept| kept.class == class) {
-            Some(key) => key,
+        let sought = self.classes.seek(hash, |kept| kept.class == class);
+        let key = match sought.key {
+            Some(key) => {
+                self.classes.count(key);
+                key
+            }
             None => {
                 let key = self.classes.insert(hash, Arc::new(Kept::new(class)));
                 self.index_class(key);
                 key
             }
         };
-        let head = self.table.link(List::Class, self.classes.head(key), slot);
-        self.classes.set_head(key, head);
-        if let Some(record) = self.table.get_mut(slot) {
-            record.class = key;
+        if self.usual.len() <= target as usize && target != NIL {
+            self.usual.resize(target as usize + 1, NIL);
         }
+        if let Some(usual) = self.usual.get_mut(target as usize) {
+            *usual = key;
+        }
+        key
     }
 
     pub(crate) fn leave_class_list(&mut self, slot: u32) {

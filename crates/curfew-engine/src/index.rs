@@ -5,6 +5,7 @@ use curfew_model::{DeviceId, Kind, PolicyName, Scope, SegmentName, SessionId};
 
 use crate::{
     Engine,
+    intern::Sought,
     record::{List, NIL},
     who::{self, Who},
 };
@@ -77,13 +78,20 @@ impl Engine {
         self.classes.set_posts(key, posts);
     }
 
-    /// Puts a session under an identity set; the list keeps the newest first.
-    pub(crate) fn join_who(&mut self, slot: u32, bytes: &[u8]) {
-        let hash = self.whos.hash(bytes);
-        let key = match self.whos.find(hash, |who| **who == *bytes) {
-            Some(key) => key,
+    /// Looks for an identity set.
+    pub(crate) fn seek_who(&self, bytes: &[u8]) -> Sought {
+        self.whos.seek(self.whos.hash(bytes), |who| **who == *bytes)
+    }
+
+    /// Puts a session under an identity set that was looked for; the list keeps the newest first.
+    pub(crate) fn join_who(&mut self, slot: u32, bytes: &[u8], sought: Sought) {
+        let key = match sought.key {
+            Some(key) => {
+                self.whos.count(key);
+                key
+            }
             None => {
-                let key = self.whos.insert(hash, bytes.into());
+                let key = self.whos.insert(sought.hash, bytes.into());
                 self.index_who(key, bytes);
                 key
             }

@@ -27,6 +27,13 @@ struct Entry<T> {
     posts: u32,
 }
 
+/// Where a value is kept, if it is: good until one comes or goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sought {
+    pub(crate) hash: u32,
+    pub(crate) key: Option<u32>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Interner<T> {
     entries: Vec<Option<Entry<T>>>,
@@ -92,16 +99,29 @@ impl<T> Interner<T> {
         short_hash(&self.hasher, value)
     }
 
-    /// The key of the value of this hash that `same` recognises; counts one use.
-    pub(crate) fn find(&mut self, hash: u32, same: impl Fn(&T) -> bool) -> Option<u32> {
+    /// Looks for the value of this hash that `same` recognises.
+    pub(crate) fn seek(&self, hash: u32, same: impl Fn(&T) -> bool) -> Sought {
         let is = |&(other, key): &(u32, u32)| other == hash && self.get(key).is_some_and(&same);
-        let &(_, key) = self.table.find(spread(hash), is)?;
-        let entry = self.entry_mut(key)?;
-        entry.uses = entry.uses.saturating_add(1);
-        Some(key)
+        let found = self.table.find(spread(hash), is);
+        Sought {
+            hash,
+            key: found.map(|&(_, key)| key),
+        }
     }
 
-    /// The key of a value that [`Interner::find`] did not find; counts one use.
+    /// Whether the value of this key, if there is one, is what `same` recognises.
+    pub(crate) fn is(&self, key: u32, same: impl Fn(&T) -> bool) -> bool {
+        self.get(key).is_some_and(same)
+    }
+
+    /// Counts one use.
+    pub(crate) fn count(&mut self, key: u32) {
+        if let Some(entry) = self.entry_mut(key) {
+            entry.uses = entry.uses.saturating_add(1);
+        }
+    }
+
+    /// The key of a value that [`Interner::seek`] did not find; counts one use.
     pub(crate) fn insert(&mut self, hash: u32, value: T) -> u32 {
         let entry = Some(Entry {
             value,
@@ -147,12 +167,25 @@ impl<T> Interner<T> {
 }
 
 impl<T: Hash + Eq> Interner<T> {
+    /// Looks for an equal value.
+    pub(crate) fn seek_equal(&self, value: &T) -> Sought {
+        self.seek(self.hash(value), |other| other == value)
+    }
+
+    /// The key of a value that was looked for, while nothing has come or gone; counts one use.
+    pub(crate) fn take(&mut self, sought: Sought, value: T) -> u32 {
+        match sought.key {
+            Some(key) => {
+                self.count(key);
+                key
+            }
+            None => self.insert(sought.hash, value),
+        }
+    }
+
     /// The key of an equal value; counts one use.
     pub(crate) fn acquire(&mut self, value: T) -> u32 {
-        let hash = self.hash(&value);
-        match self.find(hash, |other| *other == value) {
-            Some(key) => key,
-            None => self.insert(hash, value),
-        }
+        let sought = self.seek_equal(&value);
+        self.take(sought, value)
     }
 }

@@ -5,7 +5,7 @@ use curfew_policy::{Decision, Refusal, Verdict};
 
 use crate::{
     Action, Admitted, AuditLog, Engine, Open, Refused,
-    class::{Class, all_audit},
+    class::Class,
     record::Record,
     shadow::Shadow,
     timing::{cause_of, is_ahead},
@@ -50,14 +50,19 @@ impl Engine {
             peer,
             decided_at,
         } = open;
-        if let Some(slot) = self.table.find(id) {
-            return self.again(slot);
-        }
         facts.client.set_ip(facts.client.ip().to_canonical());
         facts.identities.sort_unstable();
         let (bound, proof) = self.known(&facts.identities, facts.client.ip(), &peer);
         let mut bytes = std::mem::take(&mut self.scratch);
         who::encode(&mut bytes, &facts, &bound, &peer);
+        // What is looked up lies far apart: looked up together, it comes from memory together.
+        let same = self.table.find(id);
+        let who = self.seek_who(&bytes);
+        let target = self.targets.seek_equal(&facts.target);
+        if let Some(slot) = same {
+            self.scratch = bytes;
+            return self.again(slot);
+        }
         who::merge(&mut facts, &bound);
         let mut ties = self.tie(&mut facts, proof);
         let Decision {
@@ -79,7 +84,7 @@ impl Engine {
         let class = Class::new(segments, policies, &lease, coming.as_ref());
         let opened_rev = decided_at.unwrap_or(self.revision).0;
 
-        let whole = if all_audit(&class.segments) {
+        let whole = if class.is_audit() {
             Mode::Audit
         } else {
             Mode::Enforce
@@ -121,10 +126,10 @@ impl Engine {
         record.opened_rev = opened_rev;
         record.last = self.now.boot.max(facts.opened_at).0;
         record.set_bounds(&lease);
-        record.target = self.targets.acquire(facts.target);
+        record.target = self.targets.take(target, facts.target);
         record.ties = self.ties.acquire(ties);
         let slot = self.table.insert(record);
-        self.join_who(slot, &bytes);
+        self.join_who(slot, &bytes, who);
         self.scratch = bytes;
         self.join_class(slot, class);
         let shadow = shadow.map(Shadow::new);

@@ -145,7 +145,7 @@ fn put_bound(out: &mut Vec<u8>, identities: &[Identity], groups: &[String], ambi
     put_count(out, identities.len());
     for identity in identities {
         out.push(((identity.proof as u8) << 4) | identity.kind as u8);
-        let issuer = identity.issuer.0.as_str();
+        let issuer = identity.issuer.0.as_ref();
         // Absent is the issuer of almost everyone.
         put_option(out, (issuer != LOCAL).then_some(issuer));
         put_text(out, &identity.id);
@@ -257,7 +257,7 @@ impl Reader<'_> {
                 3 => Kind::Role,
                 _ => Kind::Address,
             },
-            issuer: self.option()?.map_or_else(Issuer::local, Issuer),
+            issuer: self.option()?.map_or_else(Issuer::local, Issuer::from),
             id: self.text()?,
             display: self.option()?,
         })
@@ -281,7 +281,7 @@ mod tests {
         let identity = |kind, proof, issuer: &str, display| Identity {
             proof,
             kind,
-            issuer: Issuer(issuer.to_owned()),
+            issuer: Issuer::from(issuer.to_owned()),
             id: "x".repeat(300),
             display,
         };

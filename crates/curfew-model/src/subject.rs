@@ -1,6 +1,6 @@
 //! Who holds a session: identities, how well they are proven, and the bindings that tie addresses to them.
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -62,13 +62,19 @@ pub enum Proof {
 /// Who vouches for an identity: an issuer URL, or `local` for this installation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Issuer(pub String);
+pub struct Issuer(pub Cow<'static, str>);
+
+impl From<String> for Issuer {
+    fn from(issuer: String) -> Self {
+        Self(issuer.into())
+    }
+}
 
 impl Issuer {
     /// The issuer of bindings and bare names.
     #[must_use]
     pub fn local() -> Self {
-        Self("local".to_owned())
+        Self(Cow::Borrowed("local"))
     }
 
     /// Who vouches in a name that people write, `[ISSUER#]ID`, and the id. An issuer has no fragment (OpenID Connect
@@ -76,7 +82,7 @@ impl Issuer {
     #[must_use]
     pub fn of_name(name: &str) -> (Self, &str) {
         match name.split_once('#') {
-            Some((issuer, id)) => (Self(issuer.to_owned()), id),
+            Some((issuer, id)) => (Self::from(issuer.to_owned()), id),
             None => (Self::local(), name),
         }
     }

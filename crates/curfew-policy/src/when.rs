@@ -217,7 +217,7 @@ fn attribute(facts: &Facts, root: &str, field: &str, kind: Type) -> Option<Value
     let text = |text: String| Some(Value::from(text));
     match (root, field) {
         ("subject", "kind") => text(subject?.kind.to_string()),
-        ("subject", "issuer") => text(subject?.issuer.0.clone()),
+        ("subject", "issuer") => text(subject?.issuer.0.to_string()),
         ("subject", "id") => text(subject?.id.clone()),
         ("subject", "proof") => text(format!("{:?}", subject?.proof).to_lowercase()),
         ("subject", "groups") => Some(Value::from(

@@ -19,7 +19,7 @@ pub(crate) trait Weighed {
     fn bytes(&self) -> usize;
 }
 
-fn weight<'a>(texts: impl Iterator<Item = &'a String>) -> usize {
+fn weight<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
     ENTRY + texts.map(|text| TEXT + text.len()).sum::<usize>()
 }
 
@@ -31,8 +31,9 @@ impl Weighed for Binding {
             BindingKey::Cgroup(path) => Some(path),
             BindingKey::Address(_) | BindingKey::Uid(_) => None,
         };
-        let own = [issuer, &self.identity.id].into_iter().chain(path);
-        weight(own.chain(&self.identity.display).chain(&self.groups))
+        let own = path.into_iter().chain([&self.identity.id]);
+        let texts = own.chain(&self.identity.display).chain(&self.groups);
+        weight(texts.map(String::as_str).chain([issuer.as_ref()]))
     }
 }
 
@@ -41,8 +42,9 @@ impl Weighed for Subject {
     fn bytes(&self) -> usize {
         let Issuer(issuer) = &self.key.issuer;
         let (names, values) = (self.attributes.keys(), self.attributes.values());
-        let own = [issuer, &self.key.id].into_iter();
-        weight(own.chain(&self.groups).chain(names).chain(values))
+        let own = [&self.key.id].into_iter().chain(&self.groups);
+        let texts = own.chain(names).chain(values).map(String::as_str);
+        weight(texts.chain([issuer.as_ref()]))
     }
 }
 
@@ -88,7 +90,7 @@ mod tests {
             identity: Identity {
                 proof: Proof::Bound,
                 kind: Kind::User,
-                issuer: Issuer("by".to_owned()),
+                issuer: Issuer("by".into()),
                 id: "alice".to_owned(),
                 display: Some("Alice L.".to_owned()),
             },

@@ -136,7 +136,7 @@ impl Revoke {
         let subject = |kind, named: &Option<String>| {
             let named = named.as_ref()?;
             let (issuer, id) = match named.split_once('#') {
-                Some((issuer, id)) => (Some(Issuer(issuer.to_owned())), id),
+                Some((issuer, id)) => (Some(Issuer::from(issuer.to_owned())), id),
                 None => (None, named.as_str()),
             };
             let id = id.to_owned();

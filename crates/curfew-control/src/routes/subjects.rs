@@ -37,7 +37,7 @@ pub(super) fn groups(mut groups: Vec<String>) -> Answered<Vec<String>> {
 }
 
 fn local() -> String {
-    Issuer::local().0
+    Issuer::local().0.into_owned()
 }
 
 /// What is known of a subject.
@@ -81,7 +81,7 @@ impl Known {
         Ok(Subject {
             key: SubjectKey {
                 kind: self.kind,
-                issuer: Issuer(self.issuer),
+                issuer: Issuer::from(self.issuer),
                 id: self.id,
             },
             groups: groups(self.groups)?,
@@ -95,7 +95,7 @@ impl From<&Subject> for Known {
         let subject = subject.clone();
         Self {
             kind: subject.key.kind,
-            issuer: subject.key.issuer.0,
+            issuer: subject.key.issuer.0.into_owned(),
             id: subject.key.id,
             groups: subject.groups,
             attributes: subject.attributes,
@@ -188,7 +188,7 @@ pub(super) async fn forget(
     let wait = Wait { wait: removal.wait }.read()?;
     let key = SubjectKey {
         kind: removal.kind,
-        issuer: removal.issuer.map_or_else(Issuer::local, Issuer),
+        issuer: removal.issuer.map_or_else(Issuer::local, Issuer::from),
         id: removal.id,
     };
     let cause = format!("{} is known no more", name(&key));

@@ -192,7 +192,7 @@ fn whose(text: &str) -> Option<Whose> {
     let (issuer, id) = name.split_once('#')?;
     Some(Whose::Subject(SubjectKey {
         kind,
-        issuer: Issuer(issuer.to_owned()),
+        issuer: Issuer::from(issuer.to_owned()),
         id: id.to_owned(),
     }))
 }
@@ -231,7 +231,7 @@ mod tests {
     fn a_kept_end_comes_back_as_it_was() {
         let key = Whose::Subject(SubjectKey {
             kind: Kind::User,
-            issuer: Issuer("https://idp".to_owned()),
+            issuer: Issuer("https://idp".into()),
             id: "a#b".to_owned(),
         });
         assert_eq!(whose(&subject_text(&key)), Some(key));
