@@ -29,6 +29,8 @@ pub(crate) struct Files {
     key: SigningKey,
     /// None between a rotation and the next record.
     file: Option<(File, PathBuf)>,
+    /// Segments on disk, when the last began.
+    pub(crate) segments: u64,
     /// Bytes of the open segment that are known to be on disk.
     len: u64,
     /// A write failed: bytes after `len` have to go first.
@@ -79,6 +81,7 @@ impl Files {
             options,
             key,
             file: None,
+            segments: 0,
             len: 0,
             dirty: false,
             seq: 0,
@@ -89,6 +92,7 @@ impl Files {
             _lock: lock,
         };
         files.recover()?;
+        files.segments = segment::count(&dir)?;
         if let Some(head) = last_head
             && head.seq > files.seq
         {
@@ -240,6 +244,7 @@ impl Files {
                     .open(&path)
                     .map_err(AuditError::io("create", &path))?;
                 segment::sync_dir(&self.options.dir)?;
+                self.segments = segment::count(&self.options.dir)?;
                 (self.len, self.dirty) = (0, true);
                 self.file.insert((file, path))
             }

@@ -18,6 +18,11 @@ pub(crate) fn path_of(dir: &Path, seq: u64) -> PathBuf {
     dir.join(format!("{seq:020}.jsonl"))
 }
 
+/// How many segments there are.
+pub(crate) fn count(dir: &Path) -> Result<u64, AuditError> {
+    Ok(u64::try_from(list(dir)?.len()).unwrap_or(u64::MAX))
+}
+
 /// Every segment with its first sequence number, the oldest first.
 pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, AuditError> {
     let mut found = Vec::new();

@@ -75,6 +75,8 @@ pub struct Health {
     pub lost: u64,
     /// The last record on disk.
     pub seq: u64,
+    /// Files on disk: more than retention keeps where they tell of very many open sessions.
+    pub segments: u64,
 }
 
 impl Health {
@@ -100,6 +102,7 @@ struct State {
     error: Option<String>,
     seq: u64,
     hash: Option<Digest>,
+    segments: u64,
     waiting: BTreeMap<u64, Vec<Callback>>,
     closing: bool,
     closed: bool,
@@ -161,6 +164,7 @@ impl Log {
             state: Mutex::new(State {
                 seq: files.seq,
                 hash: Some(files.hash),
+                segments: files.segments,
                 ..State::default()
             }),
             capacity,
@@ -292,6 +296,7 @@ impl Log {
             waiting: state.accepted - state.durable,
             lost: state.lost,
             seq: state.seq,
+            segments: state.segments,
         }
     }
 
@@ -386,6 +391,7 @@ fn write(shared: &Shared, mut files: Files) {
                 let mut state = shared.state.lock();
                 state.durable += std::mem::take(&mut records);
                 (state.seq, state.hash) = (files.seq, Some(files.hash));
+                state.segments = files.segments;
                 let first_later = state.durable + 1;
                 let later = state.waiting.split_off(&first_later);
                 std::mem::replace(&mut state.waiting, later)

@@ -288,6 +288,21 @@ fn a_head_is_no_permission_to_remove_what_is_before_it() {
 }
 
 #[test]
+fn the_files_on_disk_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..2 {
+        let log = Log::open(small(dir.path()), NOW).unwrap();
+        for n in 1..=25 {
+            let ticket = log.append(&entry(n)).unwrap();
+            log.durable(ticket, LONG).unwrap();
+            let files = segments(dir.path()).len();
+            assert_eq!(log.health().segments, u64::try_from(files).unwrap());
+        }
+    }
+    assert!(segments(dir.path()).len() > 4);
+}
+
+#[test]
 fn an_interrupted_removal_verifies_and_is_finished() {
     let dir = tempfile::tempdir().unwrap();
     fill(small(dir.path()), 30);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use curfew_audit::Health;
-use curfew_model::{EndReason, Revision, SegmentName};
+use curfew_model::{EndReason, Revision, SegmentName, ServiceName};
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -41,6 +41,11 @@ struct AtDoor {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct At {
     stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AtService {
+    service: String,
 }
 
 /// How far a revocation has come. Each is timed from the arrival of the request.
@@ -91,7 +96,9 @@ pub struct Metrics {
     waiting: Gauge,
     lost: Gauge,
     last: Gauge,
+    files: Gauge,
     writable: Gauge,
+    resolved: Family<AtService, Gauge>,
 }
 
 impl Default for Metrics {
@@ -119,7 +126,9 @@ impl Metrics {
             waiting: Gauge::default(),
             lost: Gauge::default(),
             last: Gauge::default(),
+            files: Gauge::default(),
             writable: Gauge::default(),
+            resolved: Family::default(),
         };
         metrics.register();
         metrics.reloaded(true);
@@ -179,9 +188,19 @@ impl Metrics {
             self.last.clone(),
         );
         registry.register(
+            "audit_files",
+            "Files of the log on disk",
+            self.files.clone(),
+        );
+        registry.register(
             "audit_writable",
             "1 while the log takes records",
             self.writable.clone(),
+        );
+        registry.register(
+            "upstream_resolved",
+            "1 unless the name of the upstream could not be looked up the last time",
+            self.resolved.clone(),
         );
     }
 
@@ -210,6 +229,14 @@ impl Metrics {
     /// Policy and bindings were taken anew, or refused so that those before stay in force.
     pub fn reloaded(&self, taken: bool) {
         self.reload.set(i64::from(taken));
+    }
+
+    /// The name of a service's upstream was looked up, with or without an answer.
+    pub fn resolved(&self, service: &ServiceName, found: bool) {
+        let label = AtService {
+            service: service.to_string(),
+        };
+        self.resolved.get_or_create(&label).set(i64::from(found));
     }
 
     pub(crate) fn stage(&self, stage: Stage, took: Duration) {
@@ -262,6 +289,7 @@ impl Metrics {
         self.waiting.set(gauge(health.waiting));
         self.lost.set(gauge(health.lost));
         self.last.set(gauge(health.seq));
+        self.files.set(gauge(health.segments));
         self.writable.set(i64::from(health.keeps_records()));
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -294,6 +322,7 @@ mod tests {
             waiting: 0,
             lost: 0,
             seq: 0,
+            segments: 1,
         };
         let text = metrics.write(&[], Revision(7), &health);
         let lines = text

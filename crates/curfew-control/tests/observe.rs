@@ -107,6 +107,7 @@ fn metrics_count_what_happened_and_name_no_subject() {
     world
         .metrics
         .closed(Door::Gateway, Duration::from_micros(300));
+    world.metrics.resolved(&"db".parse().unwrap(), false);
     world.admin().post(
         "/v1/revocations",
         &json!({"scope": "all", "reason": "alice"}),
@@ -131,6 +132,8 @@ fn metrics_count_what_happened_and_name_no_subject() {
         r#"curfew_revocation_stage_seconds_count{stage="acknowledged"} 1"#,
         "curfew_audit_durable_seconds_count 1",
         "curfew_audit_writable 1",
+        "curfew_audit_files 1",
+        r#"curfew_upstream_resolved{service="db"} 0"#,
         "curfew_audit_last_record 2",
         "curfew_state_revision 2",
         "# EOF",

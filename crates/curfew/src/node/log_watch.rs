@@ -75,6 +75,7 @@ mod tests {
             waiting: 0,
             lost,
             seq: 1,
+            segments: 1,
         };
         let mut watch = LogWatch::default();
         assert_eq!(watch.look(&health(None, false, 0)), None);

@@ -210,8 +210,8 @@ impl Node {
             .iter()
             .map(|service| Service::start(service.clone(), gateway.clone()))
             .collect::<Result<Vec<_>, _>>()?;
-        let resolver =
-            Resolver::start(&config.services, &running, &desired).map_err(NodeError::Resources)?;
+        let resolver = Resolver::start(&config.services, &running, &desired, &recorder.metrics)
+            .map_err(NodeError::Resources)?;
         Ok(Self {
             control: Some(control),
             keeper: Some(keeper),

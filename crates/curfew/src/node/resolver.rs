@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use curfew_control::Metrics;
 use curfew_gateway::service::ServiceConfig;
 use curfew_model::{Target, UpstreamAddress};
 use tracing::{error, info, warn};
@@ -39,12 +40,15 @@ impl Resolver {
         configured: &[Service],
         running: &[ServiceConfig],
         desired: &Arc<Desired>,
+        metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let services = configured.iter().zip(running);
         let named = services.filter(|(configured, _)| configured.upstream.is_name());
         let mut names: BTreeMap<String, Vec<Name>> = BTreeMap::new();
         for (configured, running) in named {
             let name = Name::new(&configured.upstream, running);
+            // The start looked it up.
+            metrics.resolved(&running.name, true);
             let same = names.entry(name.upstream.to_string()).or_default();
             same.push(name);
         }
@@ -55,18 +59,22 @@ impl Resolver {
                 let desired = desired.upgrade();
                 desired.is_none_or(|desired| desired.covers(target))
             };
-            resolver.watch(same, EVERY, Upstream::resolve, covers)?;
+            let metrics = Arc::clone(metrics);
+            let looked_up = move |name: &Name| metrics.resolved(&name.service.name, !name.failing);
+            resolver.watch(same, EVERY, Upstream::resolve, covers, looked_up)?;
         }
         Ok(resolver)
     }
 
-    /// Looks up one name for all the services that lead there. `covers` says whether a segment contains a target.
+    /// Looks up one name for all the services that lead there. `covers` says whether a segment contains a target;
+    /// `looked_up` is told after each look.
     fn watch(
         &mut self,
         mut same: Vec<Name>,
         every: Duration,
         lookup: impl Fn(&Upstream) -> io::Result<Vec<UpstreamAddress>> + Send + 'static,
         covers: impl Fn(&Target) -> bool + Send + 'static,
+        looked_up: impl Fn(&Name) + Send + 'static,
     ) -> io::Result<()> {
         let Some(upstream) = same.first().map(|name| name.upstream.clone()) else {
             return Ok(());
@@ -84,6 +92,7 @@ impl Resolver {
                     if let Some(told) = name.take(&found) {
                         name.say(&told, &covers);
                     }
+                    looked_up(name);
                 }
             }
         })?;
@@ -214,17 +223,35 @@ mod tests {
     fn names_are_looked_up_until_it_is_dropped() {
         let ((one, name), (other, same)) = (named(), named());
         let (asked, asks) = mpsc::sync_channel(0);
+        let first = AtomicBool::new(true);
         let lookup = move |upstream: &Upstream| {
             // It waits for the test, as a slow resolver would.
             let _ = asked.send(upstream.to_string());
-            Ok(vec![at("10.0.0.2:5432")])
+            match first.swap(false, Ordering::Relaxed) {
+                true => Err(io::Error::other("no such name")),
+                false => Ok(vec![at("10.0.0.2:5432")]),
+            }
+        };
+        let (tell, told) = mpsc::channel();
+        let looked_up = move |name: &Name| {
+            // It outlives the test by one look.
+            let _ = tell.send(name.failing);
         };
         let mut resolver = Resolver::default();
         resolver
-            .watch(vec![name, same], Duration::ZERO, lookup, |_| true)
+            .watch(
+                vec![name, same],
+                Duration::ZERO,
+                lookup,
+                |_| true,
+                looked_up,
+            )
             .unwrap();
-        for _ in 0..2 {
+        for failing in [true, false] {
             assert_eq!(asks.recv_timeout(PATIENCE).unwrap(), "db.test:5432");
+            for _ in 0..2 {
+                assert_eq!(told.recv_timeout(PATIENCE), Ok(failing));
+            }
         }
         // The first answer was taken before the second was asked for.
         for service in [one, other] {
