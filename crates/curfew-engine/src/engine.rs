@@ -288,23 +288,15 @@ impl Engine {
     fn class_key(&mut self, slot: u32, class: Class) -> u32 {
         let target = self.table.get(slot).map_or(NIL, |record| record.target);
         let usual = self.usual.get(target as usize).copied().unwrap_or(NIL);
-        if self.classes.is(usual, |kept| kept.class == class) {
-            self.classes.count(usual);
+        if self.classes.again(usual, |kept| kept.class == class) {
             return usual;
         }
         let hash = self.classes.hash(&class);
         let sought = self.classes.seek(hash, |kept| kept.class == class);
-        let key = match sought.key {
-            Some(key) => {
-                self.classes.count(key);
-                key
-            }
-            None => {
-                let key = self.classes.insert(hash, Arc::new(Kept::new(class)));
-                self.index_class(key);
-                key
-            }
-        };
+        let (key, is_new) = self.classes.take(sought, || Arc::new(Kept::new(class)));
+        if is_new {
+            self.index_class(key);
+        }
         if self.usual.len() <= target as usize && target != NIL {
             self.usual.resize(target as usize + 1, NIL);
         }

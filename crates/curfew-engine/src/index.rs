@@ -85,17 +85,10 @@ impl Engine {
 
     /// Puts a session under an identity set that was looked for; the list keeps the newest first.
     pub(crate) fn join_who(&mut self, slot: u32, bytes: &[u8], sought: Sought) {
-        let key = match sought.key {
-            Some(key) => {
-                self.whos.count(key);
-                key
-            }
-            None => {
-                let key = self.whos.insert(sought.hash, bytes.into());
-                self.index_who(key, bytes);
-                key
-            }
-        };
+        let (key, is_new) = self.whos.take(sought, || bytes.into());
+        if is_new {
+            self.index_who(key, bytes);
+        }
         let head = self.table.link(List::Who, self.whos.head(key), slot);
         self.whos.set_head(key, head);
         if let Some(record) = self.table.get_mut(slot) {

@@ -30,8 +30,8 @@ struct Entry<T> {
 /// Where a value is kept, if it is: good until one comes or goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sought {
-    pub(crate) hash: u32,
-    pub(crate) key: Option<u32>,
+    hash: u32,
+    key: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -109,20 +109,25 @@ impl<T> Interner<T> {
         }
     }
 
-    /// Whether the value of this key, if there is one, is what `same` recognises.
-    pub(crate) fn is(&self, key: u32, same: impl Fn(&T) -> bool) -> bool {
-        self.get(key).is_some_and(same)
+    /// Counts one use of the value of this key, if it is what `same` recognises; false if not.
+    pub(crate) fn again(&mut self, key: u32, same: impl Fn(&T) -> bool) -> bool {
+        let entry = self.entry_mut(key).filter(|entry| same(&entry.value));
+        let is = entry.is_some();
+        if let Some(entry) = entry {
+            entry.uses = entry.uses.saturating_add(1);
+        }
+        is
     }
 
-    /// Counts one use.
-    pub(crate) fn count(&mut self, key: u32) {
-        if let Some(entry) = self.entry_mut(key) {
-            entry.uses = entry.uses.saturating_add(1);
+    /// The key of a value that was looked for, while none has come or gone, and whether it is new; counts one use.
+    pub(crate) fn take(&mut self, sought: Sought, make: impl FnOnce() -> T) -> (u32, bool) {
+        match sought.key {
+            Some(key) if self.again(key, |_| true) => (key, false),
+            _ => (self.insert(sought.hash, make()), true),
         }
     }
 
-    /// The key of a value that [`Interner::seek`] did not find; counts one use.
-    pub(crate) fn insert(&mut self, hash: u32, value: T) -> u32 {
+    fn insert(&mut self, hash: u32, value: T) -> u32 {
         let entry = Some(Entry {
             value,
             hash,
@@ -172,20 +177,9 @@ impl<T: Hash + Eq> Interner<T> {
         self.seek(self.hash(value), |other| other == value)
     }
 
-    /// The key of a value that was looked for, while nothing has come or gone; counts one use.
-    pub(crate) fn take(&mut self, sought: Sought, value: T) -> u32 {
-        match sought.key {
-            Some(key) => {
-                self.count(key);
-                key
-            }
-            None => self.insert(sought.hash, value),
-        }
-    }
-
     /// The key of an equal value; counts one use.
     pub(crate) fn acquire(&mut self, value: T) -> u32 {
         let sought = self.seek_equal(&value);
-        self.take(sought, value)
+        self.take(sought, || value).0
     }
 }

@@ -1,10 +1,10 @@
-//! Ending many flows at once: helpers reset sockets beside the caller. Which flows end, and why, may not
+//! Ending many flows at once: a helper resets sockets beside the caller. Which flows end, and why, may not
 //! live here.
 //!
 //! A reset costs the kernel 5 to 10 µs, so a thousand flows whose deadlines fall within 10 ms are more than one
-//! thread can end in time. Clients come first: where many end, their upstreams are left to the helpers, which turn to them
-//! when no client waits. Helpers run ahead of ordinary threads where they may, and take whatever clients the caller has
-//! not got to: an order that comes by the API is as quick as a deadline. They are never waited for to begin.
+//! thread can end in time. Clients come first: where many end, their upstreams are left to the helper, which turns to them
+//! when no client waits. It runs ahead of ordinary threads where it may, and takes whatever clients the caller has not got
+//! to: an order that comes by the API is as quick as a deadline. It is never waited for to begin.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,7 +19,7 @@ use parking_lot::{Condvar, Mutex};
 use super::flow::{Bytes, Ending, Flow, Shared, Sockets, reset};
 use super::mailbox::Mailbox;
 
-/// From so many flows on, waking a helper costs less than it saves.
+/// From so many flows on, waking the helper costs less than it saves.
 const WORTH_A_HELPER: usize = 4;
 /// Flows that are ended together; the next ones wait for them, so that a deadline gets its turn on one processor.
 const TOGETHER: usize = 256;
@@ -51,7 +51,7 @@ pub(crate) struct Over {
 
 /// Ends flows as [`Flow::end_saying`] does, each with its goodbye, and calls `done` with the index of each as soon as
 /// its client has been told, in order. Their loops are told once. Of few, the upstreams have been reset too when this
-/// returns; of many, a helper is about to.
+/// returns; of many, the helper is about to.
 ///
 /// Every flow is flagged before the first is reset: from here on the relay begins no write of theirs. One to the
 /// upstream that raced past the flag meets a disconnected socket, or is discarded with what the kernel has queued; one to
@@ -65,14 +65,14 @@ pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, O
     for mailboxes in mailboxes.chunks(TOGETHER) {
         let later = lasts.split_off(mailboxes.len().min(lasts.len()));
         let job = Arc::new(Job::new(std::mem::replace(&mut lasts, later)));
-        let helpers = mailboxes.first().map(|mailbox| mailbox.helpers());
-        let helpers = helpers.filter(|_| mailboxes.len() >= WORTH_A_HELPER);
-        if let Some(helpers) = helpers {
-            helpers.share(Arc::clone(&job));
+        let helper = mailboxes.first().map(|mailbox| mailbox.helper());
+        let helper = helper.filter(|_| mailboxes.len() >= WORTH_A_HELPER);
+        if let Some(helper) = helper {
+            helper.share(Arc::clone(&job));
         }
         job.run(|index, over| done(from + index, over));
-        match helpers {
-            Some(helpers) => helpers.leave(job.sockets().cloned()),
+        match helper {
+            Some(helper) => helper.leave(job.sockets().cloned()),
             None => job.sockets().for_each(|sockets| reset(&sockets.upstream)),
         }
         from += mailboxes.len();
@@ -204,11 +204,6 @@ impl Job {
         report();
     }
 
-    /// Whether there is a client that nobody has taken.
-    fn has_more(&self) -> bool {
-        self.next.load(Ordering::Acquire) < self.lasts.len()
-    }
-
     /// Tells one client that nobody has taken; false if none is left.
     fn tell_one(&self) -> bool {
         let next = self.next.fetch_add(1, Ordering::AcqRel);
@@ -225,7 +220,7 @@ impl Job {
     }
 }
 
-/// What the helpers have to do.
+/// What the helper has to do.
 #[derive(Default)]
 struct Queue {
     /// Jobs whose callers wait.
@@ -247,24 +242,24 @@ struct Desk {
     come: Condvar,
 }
 
-/// The way to the helpers.
+/// The way to the helper.
 #[derive(Clone, Default)]
-pub(super) struct Helpers(Arc<Desk>);
+pub(super) struct Helper(Arc<Desk>);
 
-impl Helpers {
-    /// Has one take clients of a job too.
+impl Helper {
+    /// Has it take clients of a job too.
     fn share(&self, job: Arc<Job>) {
         self.0.queue.lock().jobs.push_back(job);
         self.0.come.notify_one();
     }
 
-    /// Leaves them the upstreams of flows whose clients have been told.
+    /// Leaves it the upstreams of flows whose clients have been told.
     fn leave(&self, sockets: impl Iterator<Item = Arc<Sockets>>) {
         self.0.queue.lock().upstreams.extend(sockets);
-        self.0.come.notify_all();
+        self.0.come.notify_one();
     }
 
-    /// Starts one more. It asks for SCHED_FIFO; without it the callers find more left to do themselves.
+    /// Starts the thread. It asks for SCHED_FIFO; without it the callers find more left to do themselves.
     ///
     /// # Errors
     /// The kernel's, when it has no thread left.
@@ -288,23 +283,20 @@ impl Helpers {
             })
     }
 
-    /// Tells all to stop after what they have to do.
+    /// Tells the thread to stop after what it has to do.
     pub(super) fn stop(&self) {
         self.0.queue.lock().stopping = true;
-        self.0.come.notify_all();
+        self.0.come.notify_one();
     }
 }
 
 impl Desk {
-    /// What comes next, clients first; none when the threads are to stop.
+    /// What comes next, clients first; none when the thread is to stop.
     fn next(&self) -> Option<Work> {
         let mut queue = self.queue.lock();
         loop {
-            while let Some(job) = queue.jobs.front() {
-                if job.has_more() {
-                    return Some(Work::Clients(Arc::clone(job)));
-                }
-                queue.jobs.pop_front();
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(Work::Clients(job));
             }
             if let Some(sockets) = queue.upstreams.pop_front() {
                 return Some(Work::Upstream(sockets));

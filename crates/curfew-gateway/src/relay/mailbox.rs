@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::closing::{Ended, Helpers};
+use super::closing::{Ended, Helper};
 use super::flow::{Shared, Sockets};
 use super::framed::Framed;
 use super::guest::{Guest, Seat};
@@ -31,7 +31,7 @@ pub(super) struct Mailbox {
     letters: Mutex<Vec<Letter>>,
     bell: OwnedFd,
     epoll: Arc<OwnedFd>,
-    helpers: Helpers,
+    helper: Helper,
     /// The loop's, which needs no bell.
     thread: OnceLock<ThreadId>,
     /// Flows that the loop has or is about to get.
@@ -40,12 +40,12 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(super) fn new(helpers: Helpers) -> io::Result<Arc<Self>> {
+    pub(super) fn new(helper: Helper) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             letters: Mutex::new(Vec::new()),
             bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
             epoll: Arc::new(epoll::create(CreateFlags::CLOEXEC)?),
-            helpers,
+            helper,
             thread: OnceLock::new(),
             flows: AtomicUsize::new(0),
             guests: AtomicU64::new(0),
@@ -72,9 +72,9 @@ impl Mailbox {
         &self.epoll
     }
 
-    /// Who help to end flows of this loop.
-    pub(super) fn helpers(&self) -> &Helpers {
-        &self.helpers
+    /// Who helps to end flows of this loop.
+    pub(super) fn helper(&self) -> &Helper {
+        &self.helper
     }
 
     /// How many flows the loop has, about.

@@ -23,7 +23,7 @@ use curfew_model::Clock;
 use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, SockRef};
 
-use closing::Helpers;
+use closing::Helper;
 use event_loop::EventLoop;
 use flow::{Shared, Sockets, Wire};
 use framed::Framed;
@@ -38,9 +38,6 @@ pub(crate) use guest::{Guest, Seat};
 
 /// How long the loops may take to reset what is left when they are stopped.
 const STOPPING: Duration = Duration::from_secs(1);
-
-/// Threads that help to end flows: with two, half of the upstreams that many ends leave behind are reset at the same time.
-const HELPERS: usize = 2;
 
 /// How a relay is set up.
 #[derive(Clone, Debug)]
@@ -198,7 +195,7 @@ impl Drop for Fatal {
 pub struct Relay {
     anywhere: Home,
     threads: Vec<JoinHandle<()>>,
-    helpers: Helpers,
+    helper: Helper,
 }
 
 impl Relay {
@@ -211,9 +208,9 @@ impl Relay {
         clock: Arc<dyn Clock>,
         finished: Arc<dyn Finished>,
     ) -> io::Result<Self> {
-        let helpers = Helpers::default();
+        let helper = Helper::default();
         let mailboxes = (0..config.threads.max(1))
-            .map(|_| Mailbox::new(helpers.clone()))
+            .map(|_| Mailbox::new(helper.clone()))
             .collect::<io::Result<Vec<_>>>()?;
         let population = Arc::new(Population {
             state: Mutex::new((0, false)),
@@ -231,11 +228,9 @@ impl Relay {
                 index: None,
             },
             threads: Vec::new(),
-            helpers,
+            helper,
         };
-        for _ in 0..HELPERS {
-            relay.threads.push(relay.helpers.start()?);
-        }
+        relay.threads.push(relay.helper.start()?);
         for (index, mailbox) in relay.anywhere.loops.mailboxes.iter().enumerate() {
             let event_loop = EventLoop::new(
                 Arc::clone(mailbox),
@@ -459,9 +454,9 @@ impl Prepared {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
-        self.helpers.stop();
+        self.helper.stop();
         for thread in self.threads.drain(..) {
-            // A loop does not panic, and a helper holds nothing.
+            // A loop does not panic, and the helper holds nothing.
             let _ = thread.join();
         }
     }
