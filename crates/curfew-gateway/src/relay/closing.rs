@@ -90,6 +90,8 @@ pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, O
     for (mailbox, ended) in letters {
         mailbox.ended(ended);
     }
+    // A caller ahead of ordinary threads gives way to its equals: while deadlines follow each other closely it never sleeps.
+    std::thread::yield_now();
 }
 
 /// The end of one flow of a job.
