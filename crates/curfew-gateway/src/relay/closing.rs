@@ -72,7 +72,7 @@ pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, O
         }
         job.run(|index, over| done(from + index, over));
         match helper {
-            Some(helper) => helper.leave(job.sockets().cloned()),
+            Some(helper) => helper.leave(job.sockets().cloned().collect()),
             None => job.sockets().for_each(|sockets| reset(&sockets.upstream)),
         }
         from += mailboxes.len();
@@ -256,7 +256,7 @@ impl Helper {
     }
 
     /// Leaves it the upstreams of flows whose clients have been told.
-    fn leave(&self, sockets: impl Iterator<Item = Arc<Sockets>>) {
+    fn leave(&self, sockets: Vec<Arc<Sockets>>) {
         self.0.queue.lock().upstreams.extend(sockets);
         self.0.come.notify_one();
     }
