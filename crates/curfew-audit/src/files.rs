@@ -29,7 +29,7 @@ pub(crate) struct Files {
     key: SigningKey,
     /// None between a rotation and the next record.
     file: Option<(File, PathBuf)>,
-    /// Segments on disk, when the last began.
+    /// Segments on disk.
     pub(crate) segments: u64,
     /// Bytes of the open segment that are known to be on disk.
     len: u64,
@@ -92,7 +92,7 @@ impl Files {
             _lock: lock,
         };
         files.recover()?;
-        files.segments = segment::count(&dir)?;
+        files.count();
         if let Some(head) = last_head
             && head.seq > files.seq
         {
@@ -235,6 +235,7 @@ impl Files {
         }
         self.leave_if_gone()?;
         let path = segment::path_of(&self.options.dir, self.seq + 1);
+        let mut began = false;
         let (file, path) = match &mut self.file {
             Some(open) => open,
             None => {
@@ -244,8 +245,8 @@ impl Files {
                     .open(&path)
                     .map_err(AuditError::io("create", &path))?;
                 segment::sync_dir(&self.options.dir)?;
-                self.segments = segment::count(&self.options.dir)?;
                 (self.len, self.dirty) = (0, true);
+                began = true;
                 self.file.insert((file, path))
             }
         };
@@ -263,7 +264,17 @@ impl Files {
         self.open.written(self.seq + 1, lines.map(|line| line.mark));
         (self.seq, self.hash, self.at) = (seq, hash, at);
         self.own.clear();
+        if began {
+            self.count();
+        }
         Ok(())
+    }
+
+    /// Counts the segments; a log that cannot be listed keeps its records all the same.
+    fn count(&mut self) {
+        if let Ok(count) = segment::count(&self.options.dir) {
+            self.segments = count;
+        }
     }
 
     /// Leaves a segment that somebody removed or moved away: what was written to it would be gone with it, acknowledged. A
@@ -321,7 +332,9 @@ impl Files {
             })
             .collect();
         segment::replace(dir, segment::HEADS, &kept)?;
-        remove_through(dir, record.seq)
+        remove_through(dir, record.seq)?;
+        self.count();
+        Ok(())
     }
 
     /// The last record that retention removes, and what has to be carried over. What would fill more than half of a

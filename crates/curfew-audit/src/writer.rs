@@ -409,6 +409,7 @@ fn write(shared: &Shared, mut files: Files) {
         }
         let mut state = shared.state.lock();
         state.error = result.err().map(|error| describe(&error));
+        state.segments = files.segments;
         state.tell(shared.capacity);
         drop(state);
         if finished {

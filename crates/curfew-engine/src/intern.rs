@@ -119,10 +119,14 @@ impl<T> Interner<T> {
         is
     }
 
+    fn is_of(&self, key: u32, hash: u32) -> bool {
+        self.entry(key).is_some_and(|entry| entry.hash == hash)
+    }
+
     /// The key of a value that was looked for, while none has come or gone, and whether it is new; counts one use.
     pub(crate) fn take(&mut self, sought: Sought, make: impl FnOnce() -> T) -> (u32, bool) {
         match sought.key {
-            Some(key) if self.again(key, |_| true) => (key, false),
+            Some(key) if self.is_of(key, sought.hash) && self.again(key, |_| true) => (key, false),
             _ => (self.insert(sought.hash, make()), true),
         }
     }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use curfew_enforcer::ask_for_real_time;
+use curfew_enforcer::{Scheduling, ask_for_real_time};
 use curfew_model::BootInstant;
 use parking_lot::{Condvar, Mutex};
 
+use super::Fatal;
 use super::flow::{Bytes, Ending, Flow, Shared, Sockets, reset};
 use super::mailbox::Mailbox;
 
@@ -54,8 +55,8 @@ pub(crate) struct Over {
 /// returns; of many, the helper is about to.
 ///
 /// Every flow is flagged before the first is reset: from here on the relay begins no write of theirs. One to the
-/// upstream that raced past the flag meets a disconnected socket, or is discarded with what the kernel has queued; one to
-/// the client of a framed flow holds the wire, and none follows it.
+/// upstream that raced past the flag meets a disconnected socket, or goes out with what the kernel had queued before the
+/// helper came; one to the client of a framed flow holds the wire, and none follows it.
 pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, Over)) {
     let mailbox = |(flow, _): &(Flow, Vec<u8>)| Arc::clone(&flow.mailbox);
     let mailboxes: Vec<Arc<Mailbox>> = flows.iter().map(mailbox).collect();
@@ -90,8 +91,10 @@ pub(crate) fn end_all(flows: Vec<(Flow, Vec<u8>)>, mut done: impl FnMut(usize, O
     for (mailbox, ended) in letters {
         mailbox.ended(ended);
     }
-    // A caller ahead of ordinary threads gives way to its equals: while deadlines follow each other closely it never sleeps.
-    std::thread::yield_now();
+    if from >= WORTH_A_HELPER {
+        // A caller ahead of ordinary threads gives way to its equals: while many end it never sleeps.
+        std::thread::yield_now();
+    }
 }
 
 /// The end of one flow of a job.
@@ -270,15 +273,17 @@ impl Helper {
         std::thread::Builder::new()
             .name("close".to_owned())
             .spawn(move || {
-                // Whoever measures lateness asks the deadline thread, which has the same right.
-                let _ = ask_for_real_time();
+                let _fatal = Fatal;
+                let is_ahead = ask_for_real_time() == Scheduling::RealTime;
                 while let Some(work) = desk.next() {
                     match work {
                         Work::Clients(job) => while job.tell_one() {},
                         Work::Upstream(sockets) => {
                             reset(&sockets.upstream);
-                            // A deadline that has come meanwhile gets its turn on one processor.
-                            std::thread::yield_now();
+                            if is_ahead {
+                                // A deadline that has come meanwhile gets its turn on one processor.
+                                std::thread::yield_now();
+                            }
                         }
                     }
                 }

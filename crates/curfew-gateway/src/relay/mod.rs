@@ -456,7 +456,7 @@ impl Drop for Relay {
         self.shutdown(Duration::ZERO);
         self.helper.stop();
         for thread in self.threads.drain(..) {
-            // A loop does not panic, and the helper holds nothing.
+            // None panics: each ends the process first.
             let _ = thread.join();
         }
     }
