@@ -37,7 +37,7 @@ pub struct Caps {
 /// What the engine wants done at the door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// End it now; nothing of it passes after this is done.
+    /// End it now; after this is done the door passes nothing of it on.
     Close {
         /// Which.
         session: SessionId,
@@ -65,7 +65,7 @@ pub enum Order {
 pub enum Outcome {
     /// Done; of a close, this says what was closed.
     Done,
-    /// Closed: no byte passes any more.
+    /// Closed: the door passes no byte on any more, and its client has been told or cut off.
     Closed(Closed),
     /// On its way; the door reports the end by upcall.
     Started,

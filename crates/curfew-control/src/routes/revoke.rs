@@ -61,7 +61,7 @@ pub(super) struct Done {
     repeated: bool,
     /// What is probably not meant: the scope names what does not exist.
     warnings: Vec<String>,
-    /// From the arrival of the request until the last session was closed; where an enforcer closed none or does not say
+    /// From the arrival of the request until the last client was told or reset; where an enforcer closed none or does not say
     /// when, until it had answered. In milliseconds.
     enforced_after_ms: f64,
     /// From the arrival of the request until the order was on disk, in milliseconds.

@@ -23,8 +23,8 @@ use super::{Finish, Finished, Population};
 const EVENTS: usize = 256;
 /// How long a client may take to read its goodbye before it is reset.
 const LEAVING: Duration = Duration::from_secs(1);
-/// How long flows that were ended wait to be cleared away. They are reset already; whatever ends at about the same
-/// time, and the clients that learn of it, need the processor more.
+/// How long flows that were ended wait to be cleared away. Their clients are reset already; whatever ends at about
+/// the same time, and the clients that learn of it, need the processor more.
 const CLEAR_AFTER: Duration = Duration::from_millis(20);
 /// Ended flows cleared away in one turn.
 const CLEARED: usize = 64;

@@ -15,8 +15,8 @@ use socket2::SockRef;
 use super::closing::end_all;
 use super::mailbox::Mailbox;
 
-/// Both sockets of a flow. The event loop holds them; an ending thread only for a moment, so that
-/// the descriptors are never reused under it.
+/// Both sockets of a flow. The event loop holds them; an ending thread, or its helper, until it has reset
+/// them, so that the descriptors are never reused under it.
 pub(super) struct Sockets {
     pub(super) client: OwnedFd,
     pub(super) upstream: OwnedFd,
