@@ -33,8 +33,6 @@ pub(crate) struct Class {
     pub(crate) warn_before: Option<Duration>,
     /// What will set the end that is [`Ties::ahead`].
     ahead: Option<Arc<Provenance>>,
-    audit: bool,
-    limited: bool,
 }
 
 impl Hash for Class {
@@ -56,10 +54,6 @@ impl Class {
     ) -> Self {
         let source = |bound: &Option<Bound>| bound.as_ref().map(|b| (b.reason, b.by.clone()));
         Self {
-            audit: all_audit(&segments),
-            limited: segments
-                .iter()
-                .any(|segment| segment.max_concurrent.is_some()),
             segments,
             policies,
             expires: source(&lease.expires_at),
@@ -81,12 +75,7 @@ impl Class {
 
     /// Whether what is decided is only recorded.
     pub(crate) fn is_audit(&self) -> bool {
-        self.audit
-    }
-
-    /// Whether some segment limits how many sessions a subject may have.
-    pub(crate) fn is_limited(&self) -> bool {
-        self.limited
+        all_audit(&self.segments)
     }
 
     /// Every key that the index finds it by.

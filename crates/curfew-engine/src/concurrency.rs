@@ -27,9 +27,12 @@ fn limited(class: &Class) -> impl Iterator<Item = &MatchedSegment> {
 impl Engine {
     /// The subject and segments under which a session is counted.
     pub(crate) fn places(&self, slot: u32) -> Vec<Place> {
-        let Some(class) = self.class(slot).filter(|class| class.is_limited()) else {
+        let Some(class) = self.class(slot) else {
             return Vec::new();
         };
+        if limited(class).next().is_none() {
+            return Vec::new();
+        }
         let gone = self.gone.contains(&slot);
         let counts = limited(class).filter(|segment| !gone || segment.mode == Mode::Enforce);
         let subject = self.who_of(slot).map(|who| who.subject_text());
@@ -62,9 +65,8 @@ impl Engine {
 
     /// What refuses a session that was just counted, as the newest; an enforcing segment first.
     pub(crate) fn refuses_by_count(&self, slot: u32) -> Option<(String, Mode)> {
-        let class = self.class(slot).filter(|class| class.is_limited())?;
         let places = self.places(slot);
-        let over = limited(class).filter(|segment| {
+        let over = limited(self.class(slot)?).filter(|segment| {
             let place = places.iter().find(|(_, name)| *name == segment.name);
             let max = segment.max_concurrent.as_ref().map_or(0, |(max, _)| *max);
             place.is_some_and(|place| self.count_at(place) > max)

@@ -5,7 +5,7 @@ use curfew_policy::{Decision, Refusal, Verdict};
 
 use crate::{
     Action, Admitted, AuditLog, Engine, Open, Refused,
-    class::Class,
+    class::{Class, all_audit},
     record::Record,
     shadow::Shadow,
     timing::{cause_of, is_ahead},
@@ -84,7 +84,7 @@ impl Engine {
         let class = Class::new(segments, policies, &lease, coming.as_ref());
         let opened_rev = decided_at.unwrap_or(self.revision).0;
 
-        let whole = if class.is_audit() {
+        let whole = if all_audit(&class.segments) {
             Mode::Audit
         } else {
             Mode::Enforce

@@ -235,7 +235,7 @@ struct Queue {
     stopping: bool,
 }
 
-/// A part of it.
+/// What it does next.
 enum Work {
     Clients(Arc<Job>),
     Upstream(Arc<Sockets>),

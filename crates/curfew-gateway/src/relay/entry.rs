@@ -7,7 +7,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::net::{RecvFlags, recv};
 
 use super::Finish;
-use super::flow::{Shared, Sockets};
+use super::flow::{Shared, Sockets, reset};
 use super::framed::{FRAMED_BUFFER_BYTES, Framed, Hand};
 use super::pipes::Pipes;
 use super::pump::{BUFFER_BYTES, Direction, Lane, Readiness, Step};
@@ -150,8 +150,12 @@ impl Entry {
         }
     }
 
-    /// Tells a framed flow, once, that it is over.
+    /// Tells a framed flow, once, that it is over. One that its owner ended has lost its upstream by then: its protocol may
+    /// have the server cancel what it runs, and nothing that waits behind may run instead.
     pub(super) fn over(&mut self, how: Finish) {
+        if how == Finish::Ended {
+            reset(&self.sockets.upstream);
+        }
         if let Mode::Framed(framed) = &mut self.mode {
             framed.framing().over(how);
         }

@@ -237,10 +237,6 @@ impl EventLoop {
     /// changes nothing about how.
     fn leave(&mut self, id: u64, how: Finish, now: BootInstant) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            if how == Finish::Ended {
-                // Before its protocol learns of it, as in `remove`.
-                reset(&entry.sockets.upstream);
-            }
             entry.leave(how);
             let (key, bytes) = (entry.shared.key, entry.shared.bytes());
             self.finished.finished(key, how, bytes);
@@ -343,10 +339,6 @@ impl EventLoop {
         } else {
             finish
         };
-        if finish == Finish::Ended {
-            // Before its protocol learns of it, which may have the upstream cancel what it runs; the helper may be on its way.
-            reset(&entry.sockets.upstream);
-        }
         entry.over(finish);
         // Whoever ended it has reset the sockets, or is about to and holds them until then; only of a client that
         // was sent its goodbye is the reset still to come.
