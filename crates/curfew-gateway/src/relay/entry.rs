@@ -260,9 +260,10 @@ fn discard(sockets: &Sockets, client: &mut Readiness, buffer: &mut [u8]) -> Step
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{ErrorKind, Read};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
+    use std::sync::mpsc::{Sender, channel};
 
     use curfew_model::BootInstant;
     use curfew_testkit::BootClock;
@@ -270,6 +271,7 @@ mod tests {
     use socket2::SockRef;
 
     use super::super::flow::Wire;
+    use super::super::framing::{Broken, Cut, Framing};
     use super::*;
     use crate::tuning::Tuning;
 
@@ -306,5 +308,54 @@ mod tests {
         let mut received = [0; 201];
         server.read_exact(&mut received).unwrap();
         assert_eq!(received, *[&[1; 100][..], &[2], &[3; 100]].concat());
+    }
+
+    /// Looks, when it learns of the end, at what the server sees.
+    struct Looking(TcpStream, Sender<Option<ErrorKind>>);
+
+    impl Framing for Looking {
+        fn inbound(&mut self, _: &[u8]) -> Result<Cut, Broken> {
+            Err(Broken)
+        }
+        fn outbound(&mut self, _: &[u8]) -> Result<Cut, Broken> {
+            Err(Broken)
+        }
+        fn working(&self) -> bool {
+            true
+        }
+        fn takes_notices(&self) -> bool {
+            false
+        }
+        fn took_leave(&self) -> bool {
+            false
+        }
+        fn last_words(&self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn over(&mut self, _: Finish) {
+            let seen = self.0.read(&mut [0]).map_err(|error| error.kind());
+            self.1.send(seen.err()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_protocol_learns_of_an_ordered_end_when_the_server_has_lost_the_connection() {
+        let seen = |how| {
+            let ((_client, near), (server, far)) = (connected(), connected());
+            server.set_nonblocking(true).unwrap();
+            let (tell, told) = channel();
+            let framed = Framed::new(Box::new(Looking(server, tell)), Vec::new(), &[]).unwrap();
+            let sockets = Sockets {
+                client: near,
+                upstream: far,
+            };
+            let shared = Shared::new(1, BootInstant(0), Wire::Boundary);
+            let (sockets, shared) = (Arc::new(sockets), Arc::new(shared));
+            Entry::new(sockets, shared, Some(Box::new(framed))).over(how);
+            told.recv().unwrap()
+        };
+        assert_eq!(seen(Finish::Ended), Some(ErrorKind::ConnectionReset));
+        // What the client left behind, the server may finish.
+        assert_eq!(seen(Finish::ClosedByClient), Some(ErrorKind::WouldBlock));
     }
 }
