@@ -97,6 +97,8 @@ impl Lab {
         self.clock.set(100);
         ends.server.write_all(b"late").unwrap();
         ends.client.write_all(b"asked late").unwrap();
+        self.pass_the_fence();
+        // Behind what was read by then; before bytes that were not, a notice would go first.
         ends.flow.notice(b"notice".to_vec());
         self.pass_the_fence();
         assert_eq!(ends.flow.bytes().outbound, 7);
