@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_model::{BootInstant, Clock};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -16,7 +19,6 @@ use super::framed::Framed;
 use super::guest::{self, Guest};
 use super::mailbox::{Letter, Mailbox};
 use super::pump::Step;
-use super::wait::Wait;
 use super::{Finish, Finished, Population};
 
 /// Events taken from the kernel in one turn.
@@ -50,7 +52,6 @@ pub(super) struct EventLoop {
     /// When to begin with them, if there are any.
     clear_at: BootInstant,
     stopping: bool,
-    wait: Wait,
 }
 
 impl EventLoop {
@@ -66,7 +67,6 @@ impl EventLoop {
             EventData::new_u64(MAILBOX),
             EventFlags::IN,
         )?;
-        let wait = Wait::new(Arc::clone(&clock));
         let tools = Tools::new(Arc::clone(&clock));
         Ok(Self {
             mailbox,
@@ -83,7 +83,6 @@ impl EventLoop {
             ended: VecDeque::new(),
             clear_at: BootInstant(0),
             stopping: false,
-            wait,
         })
     }
 
@@ -94,7 +93,7 @@ impl EventLoop {
         while !(self.stopping && self.guests.is_empty()) {
             events.clear();
             let timeout = self.timeout();
-            match self.wait.wait(self.mailbox.epoll(), &mut events, timeout) {
+            match wait(self.mailbox.epoll(), &mut events, timeout) {
                 Ok(()) | Err(Errno::INTR) => {}
                 // The epoll descriptor itself is broken: nothing can be relayed any more.
                 Err(_) => break,
@@ -357,4 +356,13 @@ impl EventLoop {
         }
         self.population.leave();
     }
+}
+
+/// Waits until something is ready, or `timeout` from now; for ever without one.
+fn wait(epoll: &OwnedFd, events: &mut Vec<Event>, timeout: Option<Duration>) -> Result<(), Errno> {
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    epoll::wait(epoll, spare_capacity(events), timeout.as_ref()).map(drop)
 }

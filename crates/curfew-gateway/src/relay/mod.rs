@@ -11,7 +11,6 @@ mod guest;
 mod mailbox;
 mod pipes;
 mod pump;
-mod wait;
 
 use std::io;
 use std::os::fd::OwnedFd;
