@@ -143,24 +143,25 @@ impl Run {
     /// Prints what a check found, and gives the exit code that says so.
     fn report(&self, checked: Result<Checked, NodeError>) -> std::io::Result<ExitCode> {
         let path = self.config.display();
-        let (text, found, findings) = match checked {
+        // What is only warned of keeps nobody from starting with it.
+        let (text, found, code) = match checked {
             Ok(checked) => {
-                // Whom nobody is yet is no finding: bindings may come by the API.
                 let unbound = checked.unbound();
                 let warnings: Vec<&String> = checked.warnings.iter().chain(&unbound).collect();
                 let shown: String = warnings.iter().map(|text| format!("{text}\n\n")).collect();
                 let text = format!("{shown}{path}: usable; warnings {}\n", warnings.len());
                 let found = json!({"usable": true, "warnings": warnings, "error": null});
-                (text, found, !checked.warnings.is_empty())
+                (text, found, ExitCode::SUCCESS)
             }
             Err(error) => {
                 let why = chain(&error);
                 let found = json!({"usable": false, "warnings": [], "error": why});
-                (format!("{why}\n{path}: NOT usable\n"), found, true)
+                let text = format!("{why}\n{path}: NOT usable\n");
+                (text, found, ExitCode::from(FINDINGS))
             }
         };
         self.output.show(&found, |_| text)?;
-        Ok(ExitCode::from(if findings { FINDINGS } else { 0 }))
+        Ok(code)
     }
 }
 

@@ -58,6 +58,22 @@ fn wrong_documents_are_findings_in_both_forms() {
 }
 
 #[test]
+fn a_set_that_is_only_warned_about_is_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.yaml");
+    let head = "apiVersion: curfew.dev/v1alpha1\nkind:";
+    let segment =
+        "Segment\nmetadata: {name: s}\nspec: {sensitivity: low, members: [{service: a}]}\n";
+    let policy = "SessionPolicy\nmetadata: {name: p}\nspec: {from: {anyone: true}, to: {segments: [s]}, \
+                  onSignal: [{signal: risk-raised, effect: shorten, to: 60s}]}\n";
+    std::fs::write(&file, format!("{head} {segment}---\n{head} {policy}")).unwrap();
+    let (code, text) = curfew(&["policy", "validate", file.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    let summary = "valid; files 1, errors 0, warnings 1\n";
+    assert!(text.contains("warning:") && text.ends_with(summary), "{text}");
+}
+
+#[test]
 fn explain_names_the_decision() {
     let at = ["--at", "2026-11-28T12:00:00Z"];
     let who = [
