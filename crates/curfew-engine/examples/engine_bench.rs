@@ -223,7 +223,10 @@ fn main() -> ExitCode {
     let grown = resident().saturating_sub(before);
     let inputs = timed(|| (0..sessions).for_each(|n| drop(std::hint::black_box(open(n)))));
     println!("sessions\t{}", engine.len());
-    println!("bytes a session, by growth of RSS\t{:.1}", grown as f64 / count);
+    println!(
+        "bytes a session, by growth of RSS\t{:.1}",
+        grown as f64 / count
+    );
     println!("opens a second\t{:.0}", count / opens);
     let alone = count / (opens - inputs);
     println!("opens a second, without making the inputs\t{alone:.0}");

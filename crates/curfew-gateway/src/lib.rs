@@ -5,6 +5,7 @@ pub mod accept;
 mod carry;
 pub mod connect;
 mod descriptors;
+mod diag;
 pub mod door;
 mod opening;
 pub mod peer;

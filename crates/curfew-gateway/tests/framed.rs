@@ -17,6 +17,8 @@ use curfew_testkit::{BootClock, StillClock, connected};
 use socket2::{Domain, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A counter that does not move for so long stands still.
+const STILL: Duration = Duration::from_millis(500);
 /// Longer than what the relay holds back, and than what sockets take.
 const LONG: usize = 16 << 20;
 
@@ -317,12 +319,12 @@ fn i1_to_a_client_that_does_not_read_there_is_no_goodbye() {
     std::thread::scope(|scope| {
         scope.spawn(|| while (&lab.server).write_all(&message(&[1; 5_000])).is_ok() {});
         // The counter stands still once every buffer on the way is full.
-        let mut last = u64::MAX;
-        let mut still = 0;
-        while still < 200_000 {
+        let (mut last, mut since) = (0, BootClock.now().boot);
+        while last == 0 || BootClock.now().boot.since(since) < STILL {
             let now = lab.flow.bytes().outbound;
-            still = if now > 0 && now == last { still + 1 } else { 0 };
-            last = now;
+            if now != last {
+                (last, since) = (now, BootClock.now().boot);
+            }
             std::thread::yield_now();
         }
         assert_eq!(lab.flow.end_saying(&message(b"goodbye")), Ending::Reset);

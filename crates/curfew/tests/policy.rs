@@ -70,7 +70,10 @@ fn a_set_that_is_only_warned_about_is_valid() {
     let (code, text) = curfew(&["policy", "validate", file.to_str().unwrap()]);
     assert_eq!(code, 0, "{text}");
     let summary = "valid; files 1, errors 0, warnings 1\n";
-    assert!(text.contains("warning:") && text.ends_with(summary), "{text}");
+    assert!(
+        text.contains("warning:") && text.ends_with(summary),
+        "{text}"
+    );
 }
 
 #[test]

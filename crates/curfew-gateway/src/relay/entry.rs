@@ -9,6 +9,7 @@ use rustix::net::{RecvFlags, recv};
 use super::Finish;
 use super::flow::{Shared, Sockets, reset};
 use super::framed::{FRAMED_BUFFER_BYTES, Framed, Hand};
+use super::patience::{Patience, Sink};
 use super::pipes::Pipes;
 use super::pump::{BUFFER_BYTES, Direction, Lane, Readiness, Step};
 
@@ -40,6 +41,10 @@ pub(super) struct Entry {
     mode: Mode,
     first_end: Option<Finish>,
     failed: bool,
+    to_client: Sink,
+    to_upstream: Sink,
+    /// The round of looks at all flows that it was last in.
+    round: u64,
 }
 
 /// What one thread's flows share.
@@ -83,7 +88,25 @@ impl Entry {
             mode: framed.map_or_else(|| Mode::Plain(Plain::default()), Mode::Framed),
             first_end: None,
             failed: false,
+            to_client: Sink::default(),
+            to_upstream: Sink::default(),
+            round: 0,
         }
+    }
+
+    /// Looks, once a round, whether its peers take what they are sent; how often the kernel was asked.
+    pub(super) fn look(&mut self, round: u64, patience: &mut Patience) -> usize {
+        if std::mem::replace(&mut self.round, round) == round || self.is_leaving() {
+            return 0;
+        }
+        let (bytes, sockets) = (self.shared.bytes(), &*self.sockets);
+        let client = self
+            .to_client
+            .look(&sockets.client, bytes.outbound, patience);
+        let upstream = self
+            .to_upstream
+            .look(&sockets.upstream, bytes.inbound, patience);
+        usize::from(client) + usize::from(upstream)
     }
 
     /// Takes in what epoll said of one of the sockets.

@@ -18,6 +18,7 @@ use super::flow::{Ending, Shared, Sockets, reset};
 use super::framed::Framed;
 use super::guest::{self, Guest};
 use super::mailbox::{Letter, Mailbox};
+use super::patience::Patience;
 use super::pump::Step;
 use super::{Finish, Finished, Population};
 
@@ -30,6 +31,9 @@ const LEAVING: Duration = Duration::from_secs(1);
 const CLEAR_AFTER: Duration = Duration::from_millis(20);
 /// Ended flows cleared away in one turn.
 const CLEARED: usize = 64;
+/// Questions to the kernel about peers in one turn, and how long the rest of a round waits then.
+const ASKED: usize = 64;
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// The epoll token of the mailbox; flows count from one.
 const MAILBOX: u64 = 0;
 
@@ -51,6 +55,10 @@ pub(super) struct EventLoop {
     ended: VecDeque<Ended>,
     /// When to begin with them, if there are any.
     clear_at: BootInstant,
+    patience: Patience,
+    /// Which round of looks at peers is next, or under way, and when it goes on.
+    round: u64,
+    look_at: BootInstant,
     stopping: bool,
 }
 
@@ -60,6 +68,7 @@ impl EventLoop {
         clock: Arc<dyn Clock>,
         finished: Arc<dyn Finished>,
         population: Arc<Population>,
+        user_timeout: Duration,
     ) -> io::Result<Self> {
         epoll::add(
             mailbox.epoll(),
@@ -82,6 +91,9 @@ impl EventLoop {
             leaving: VecDeque::new(),
             ended: VecDeque::new(),
             clear_at: BootInstant(0),
+            patience: Patience::new(user_timeout),
+            round: 1,
+            look_at: BootInstant(0),
             stopping: false,
         })
     }
@@ -109,6 +121,9 @@ impl EventLoop {
             }
             self.turn_guests(&events, now);
             self.read_letters();
+            if self.look_at <= now {
+                self.look_at_peers(now);
+            }
             if events.is_empty() || self.clear_at <= now {
                 self.clear();
             }
@@ -156,7 +171,7 @@ impl EventLoop {
     }
 
     /// How long to wait for events: not at all with more to do, else until the next leaving client is overdue, ended
-    /// flows are to be cleared away or something is due for a guest.
+    /// flows are to be cleared away, peers are to be looked at or something is due for a guest.
     fn timeout(&self) -> Option<Duration> {
         if !self.again.is_empty() || !self.mailbox.is_empty() {
             return Some(Duration::ZERO);
@@ -164,7 +179,9 @@ impl EventLoop {
         let overdue = self.leaving.front().map(|(overdue, _)| *overdue);
         let clear_at = (!self.ended.is_empty()).then_some(self.clear_at);
         let due = self.guests.values().filter_map(|guest| guest.due());
-        let next = overdue.into_iter().chain(clear_at).chain(due).min()?;
+        let look_at = (!self.entries.is_empty()).then_some(self.look_at);
+        let times = overdue.into_iter().chain(clear_at).chain(look_at);
+        let next = times.chain(due).min()?;
         Some(next.since(self.clock.boot()))
     }
 
@@ -184,6 +201,20 @@ impl EventLoop {
                 self.remove(id, Finish::Ended);
             }
         }
+    }
+
+    /// Goes on with a round of looks at whether peers take what they are sent.
+    fn look_at_peers(&mut self, now: BootInstant) {
+        let mut asked = 0;
+        for entry in self.entries.values_mut() {
+            asked += entry.look(self.round, &mut self.patience);
+            if asked >= ASKED {
+                self.look_at = now.after(ASK_AGAIN);
+                return;
+            }
+        }
+        self.round += 1;
+        self.look_at = now.after(self.patience.interval());
     }
 
     fn reset_overdue(&mut self, now: BootInstant) {

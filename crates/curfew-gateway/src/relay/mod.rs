@@ -9,6 +9,7 @@ mod framed;
 mod framing;
 mod guest;
 mod mailbox;
+mod patience;
 mod pipes;
 mod pump;
 
@@ -236,6 +237,7 @@ impl Relay {
                 Arc::clone(&relay.anywhere.loops.clock),
                 Arc::clone(&finished),
                 Arc::clone(&relay.anywhere.loops.population),
+                config.tuning.user_timeout,
             )?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))

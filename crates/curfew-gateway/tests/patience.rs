@@ -1,0 +1,134 @@
+//! What becomes of a flow whose peer takes nothing: kept while the peer answers, over when it is gone.
+#![cfg(test)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test helper that cannot go on fails its test"
+)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use curfew_gateway::relay::{Bytes, Finish, Finished, Relay, RelayConfig};
+use curfew_gateway::tuning::Tuning;
+use curfew_testkit::{BootClock, connected};
+use socket2::{SockFilter, SockRef};
+
+/// How long bytes may wait for a peer that does not answer.
+const USER_TIMEOUT: Duration = Duration::from_millis(500);
+/// By then the kernel has ended whatever has that timeout.
+const LONG_AFTER: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// `BPF_RET | BPF_K`: of every packet, so many bytes are taken.
+const TAKE: u16 = 0x06;
+
+struct Report(Sender<Finish>);
+
+impl Finished for Report {
+    fn finished(&self, _key: u64, how: Finish, _bytes: Bytes) {
+        let _ = self.0.send(how);
+    }
+}
+
+struct Lab {
+    client: TcpStream,
+    server: TcpStream,
+    reports: Receiver<Finish>,
+    _relay: Relay,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let config = RelayConfig {
+            threads: 1,
+            tuning: Tuning {
+                user_timeout: USER_TIMEOUT,
+                ..Tuning::default()
+            },
+            ..RelayConfig::default()
+        };
+        let (sender, reports) = channel();
+        let relay = Relay::start(config, Arc::new(BootClock), Arc::new(Report(sender))).unwrap();
+        let ((client, near), (far, server)) = (connected(), connected());
+        relay
+            .adopt(OwnedFd::from(near), OwnedFd::from(far), 1)
+            .unwrap();
+        Self {
+            client,
+            server,
+            reports,
+            _relay: relay,
+        }
+    }
+}
+
+/// Writes until nobody takes any more; what was written.
+fn fill(mut socket: &TcpStream) -> usize {
+    socket.set_nonblocking(true).unwrap();
+    let (mut written, mut full) = (0, 0);
+    while full < 1_000 {
+        match socket.write(&[7; 100_000]) {
+            Ok(bytes) => (written, full) = (written + bytes, 0),
+            Err(_) => full += 1,
+        }
+        std::thread::yield_now();
+    }
+    socket.set_nonblocking(false).unwrap();
+    written
+}
+
+/// A peer that takes nothing for long gets everything when it goes on, and the flow goes on with it.
+fn waits(from: &TcpStream, mut to: &TcpStream, reports: &Receiver<Finish>) {
+    let written = fill(from);
+    // The other way goes on meanwhile.
+    (&mut &*to).write_all(b"alive").unwrap();
+    let over = reports.recv_timeout(LONG_AFTER);
+    assert_eq!(over, Err(RecvTimeoutError::Timeout));
+    let mut taken = vec![0; written];
+    to.read_exact(&mut taken).unwrap();
+    assert!(taken.iter().all(|byte| *byte == 7));
+    (&mut &*from).write_all(b"more").unwrap();
+    to.read_exact(&mut [0; 4]).unwrap();
+}
+
+#[test]
+fn a_client_that_pauses_is_waited_for() {
+    let lab = Lab::new();
+    waits(&lab.server, &lab.client, &lab.reports);
+}
+
+#[test]
+fn a_server_that_pauses_is_waited_for() {
+    let lab = Lab::new();
+    waits(&lab.client, &lab.server, &lab.reports);
+}
+
+/// From here on `socket` takes no packet, not even to answer it: for its peer it is gone.
+fn vanish(socket: &TcpStream) {
+    let nothing = [SockFilter::new(TAKE, 0, 0, 0)];
+    SockRef::from(socket).attach_filter(&nothing).unwrap();
+}
+
+#[test]
+fn a_client_that_is_gone_ends_its_flow() {
+    let lab = Lab::new();
+    vanish(&lab.client);
+    (&lab.server).write_all(b"x").unwrap();
+    let how = lab.reports.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(how, Finish::NetworkError);
+}
+
+#[test]
+fn a_client_that_is_gone_after_a_pause_ends_its_flow() {
+    let lab = Lab::new();
+    fill(&lab.server);
+    // The kernel asks for room at twice the distance each time: after a longer pause it notices later.
+    let over = lab.reports.recv_timeout(USER_TIMEOUT * 2);
+    assert_eq!(over, Err(RecvTimeoutError::Timeout));
+    vanish(&lab.client);
+    let how = lab.reports.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(how, Finish::NetworkError);
+}
