@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use curfew_gateway::relay::{Bytes, Finish, Finished, Relay, RelayConfig};
 use curfew_gateway::tuning::Tuning;
+use curfew_model::Clock;
 use curfew_testkit::{BootClock, connected};
 use socket2::{SockFilter, SockRef};
 
 /// How long bytes may wait for a peer that does not answer.
-const USER_TIMEOUT: Duration = Duration::from_millis(500);
+const USER_TIMEOUT: Duration = Duration::from_secs(1);
 /// By then the kernel has ended whatever has that timeout.
 const LONG_AFTER: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,6 +107,22 @@ fn a_server_that_pauses_is_waited_for() {
     waits(&lab.client, &lab.server, &lab.reports);
 }
 
+#[test]
+fn a_client_that_pauses_while_a_little_comes_is_waited_for() {
+    let lab = Lab::new();
+    // More than the client's kernel takes, and less than makes the relay wait.
+    let mut written = 150_000;
+    (&lab.server).write_all(&vec![7; written]).unwrap();
+    let began = BootClock.now().boot;
+    while BootClock.now().boot.since(began) < LONG_AFTER {
+        (&lab.server).write_all(&[7; 100]).unwrap();
+        written += 100;
+        let over = lab.reports.recv_timeout(Duration::from_millis(20));
+        assert_eq!(over, Err(RecvTimeoutError::Timeout));
+    }
+    (&lab.client).read_exact(&mut vec![0; written]).unwrap();
+}
+
 /// From here on `socket` takes no packet, not even to answer it: for its peer it is gone.
 fn vanish(socket: &TcpStream) {
     let nothing = [SockFilter::new(TAKE, 0, 0, 0)];
@@ -126,7 +143,7 @@ fn a_client_that_is_gone_after_a_pause_ends_its_flow() {
     let lab = Lab::new();
     fill(&lab.server);
     // The kernel asks for room at twice the distance each time: after a longer pause it notices later.
-    let over = lab.reports.recv_timeout(USER_TIMEOUT * 2);
+    let over = lab.reports.recv_timeout(USER_TIMEOUT);
     assert_eq!(over, Err(RecvTimeoutError::Timeout));
     vanish(&lab.client);
     let how = lab.reports.recv_timeout(PATIENCE).unwrap();

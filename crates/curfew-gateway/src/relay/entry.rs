@@ -96,7 +96,8 @@ impl Entry {
 
     /// Looks, once a round, whether its peers take what they are sent; how often the kernel was asked.
     pub(super) fn look(&mut self, round: u64, patience: &mut Patience) -> usize {
-        if std::mem::replace(&mut self.round, round) == round || self.is_leaving() {
+        let done = std::mem::replace(&mut self.round, round) == round;
+        if done || self.is_leaving() || self.shared.is_ended() {
             return 0;
         }
         let (bytes, sockets) = (self.shared.bytes(), &*self.sockets);

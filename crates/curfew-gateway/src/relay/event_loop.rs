@@ -33,7 +33,7 @@ const CLEAR_AFTER: Duration = Duration::from_millis(20);
 const CLEARED: usize = 64;
 /// Questions to the kernel about peers in one turn, and how long the rest of a round waits then.
 const ASKED: usize = 64;
-const ASK_AGAIN: Duration = Duration::from_millis(10);
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 /// The epoll token of the mailbox; flows count from one.
 const MAILBOX: u64 = 0;
 

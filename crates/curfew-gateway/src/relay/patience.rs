@@ -19,8 +19,10 @@ const SENDS_AGAIN: u8 = 1;
 const ASKS_FOR_ROOM: u8 = 4;
 /// Questions for room in a row without an answer from which on the peer counts as gone. One may be under way.
 const UNANSWERED: u8 = 3;
-/// How often sockets are looked at, in parts of the user timeout: bytes that wait are seen twice within it.
-const LOOKS: u32 = 4;
+/// How often sockets are looked at, in parts of the user timeout.
+const LOOKS: u32 = 3;
+/// More bytes than wait in a socket (`TCP_NOTSENT_LOWAT`): of so many, its peer has taken some.
+const TAKES_SOME: u64 = 1 << 20;
 
 /// How a peer stands to the bytes that it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +92,9 @@ pub(super) struct Sink {
 impl Sink {
     /// Looks at a socket that was `given` so many bytes in all; true if the kernel was asked.
     pub(super) fn look(&mut self, socket: &OwnedFd, given: u64, patience: &mut Patience) -> bool {
-        let moves = std::mem::replace(&mut self.given, given) != given;
-        self.waits |= moves;
-        if !self.waits || (moves && !self.patient) {
+        let more = given.saturating_sub(std::mem::replace(&mut self.given, given));
+        self.waits |= more > 0;
+        if !self.waits || (more >= TAKES_SOME && !self.patient) {
             return false;
         }
         let standing = patience.standing(socket).unwrap_or(Standing::Answers);
