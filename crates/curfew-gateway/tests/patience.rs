@@ -22,7 +22,7 @@ use socket2::{SockFilter, SockRef};
 const USER_TIMEOUT: Duration = Duration::from_secs(1);
 /// By then the kernel has ended whatever has that timeout.
 const LONG_AFTER: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// `BPF_RET | BPF_K`: of every packet, so many bytes are taken.
 const TAKE: u16 = 0x06;
 
