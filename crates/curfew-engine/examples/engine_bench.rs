@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Duration};
 
-use curfew_engine::{Action, Activity, Bounds, Engine, Input, Open, Peer};
+use curfew_engine::{Action, Activity, Bounds, Engine, Input, Open, Peer, Report};
 use curfew_model::{
     Block, BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode,
     Now, OnAdopt, PolicyName, Proof, Provenance, Revision, Revocation, RevocationId, Scope,
@@ -252,12 +252,11 @@ fn main() -> ExitCode {
         revision: Revision(2),
         lifted_at: None,
     };
-    let revoking = timed(|| {
-        if let Ok(report) = engine.handle(Input::Revoke(order), now) {
-            println!("sessions of a revoked subject\t{}", report.matched);
-            println!("entries visited to revoke it\t{}", report.visited);
-        }
-    });
+    let mut report = Ok(Report::default());
+    let revoking = timed(|| report = engine.handle(Input::Revoke(order), now));
+    let report = report.unwrap_or_default();
+    println!("sessions of a revoked subject\t{}", report.matched);
+    println!("entries visited to revoke it\t{}", report.visited);
     println!("revoking it, µs\t{:.1}", revoking * 1e6);
     let ends = timed(|| end_all(&mut engine, now));
     println!("ends a second\t{:.0}", count / ends);

@@ -172,8 +172,9 @@ fn read(bytes: &[u8], sequence: u32, local: SocketAddr, peer: SocketAddr) -> Ans
     ) else {
         return invalid;
     };
-    let same = address_at(bytes, family, ANSWER_ID, ANSWER_ID + 4) == Some(local)
-        && address_at(bytes, family, ANSWER_ID + 2, ANSWER_ID + 20) == Some(peer);
+    let is =
+        |port, at, end: SocketAddr| end_at(bytes, family, port, at) == Some((end.ip(), end.port()));
+    let same = is(ANSWER_ID, ANSWER_ID + 4, local) && is(ANSWER_ID + 2, ANSWER_ID + 20, peer);
     if !same || state == LISTENING {
         return Answer::None;
     }
@@ -198,16 +199,16 @@ fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The address whose port and bytes stand at these places. The scope of a link-local address is not compared: the
-/// question has named it.
-fn address_at(bytes: &[u8], family: u8, port: usize, at: usize) -> Option<SocketAddr> {
+/// The address and port that stand at these places. There is no scope of a link-local address among them: the question
+/// has named it.
+fn end_at(bytes: &[u8], family: u8, port: usize, at: usize) -> Option<(IpAddr, u16)> {
     let port = u16::from_be_bytes(*bytes.get(port..)?.first_chunk()?);
     let ip = match family {
         AF_INET => IpAddr::V4(Ipv4Addr::from_octets(*bytes.get(at..)?.first_chunk()?)),
         AF_INET6 => IpAddr::V6(Ipv6Addr::from_octets(*bytes.get(at..)?.first_chunk()?)),
         _ => return None,
     };
-    Some(canonical(SocketAddr::new(ip, port)))
+    Some((ip.to_canonical(), port))
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
@@ -271,5 +272,9 @@ mod tests {
             let cut = read(&good[..length], 5, local, peer);
             assert_eq!(cut, Answer::Refused(Errno::BADMSG), "{length}");
         }
+        let near = |text: &str| SocketAddr::V6(text.parse().unwrap());
+        let (local, peer) = (near("[fe80::1%2]:40000"), near("[fe80::2%2]:5432"));
+        let scoped = answer(local, peer, 5);
+        assert_eq!(read(&scoped, 5, local, peer), Answer::Found(found));
     }
 }

@@ -22,6 +22,8 @@ use socket2::{SockFilter, SockRef};
 const USER_TIMEOUT: Duration = Duration::from_secs(1);
 /// By then the kernel has ended whatever has that timeout.
 const LONG_AFTER: Duration = Duration::from_secs(5);
+/// More flows than a loop asks about in one turn.
+const MANY: u64 = 100;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// `BPF_RET | BPF_K`: of every packet, so many bytes are taken.
 const TAKE: u16 = 0x06;
@@ -38,7 +40,7 @@ struct Lab {
     client: TcpStream,
     server: TcpStream,
     reports: Receiver<Finish>,
-    _relay: Relay,
+    relay: Relay,
 }
 
 impl Lab {
@@ -53,17 +55,25 @@ impl Lab {
         };
         let (sender, reports) = channel();
         let relay = Relay::start(config, Arc::new(BootClock), Arc::new(Report(sender))).unwrap();
-        let ((client, near), (far, server)) = (connected(), connected());
-        relay
-            .adopt(OwnedFd::from(near), OwnedFd::from(far), 1)
-            .unwrap();
+        let (client, server) = carried(&relay, 1);
         Self {
             client,
             server,
             reports,
-            _relay: relay,
+            relay,
         }
     }
+}
+
+/// The outer ends of a new flow. The kernel takes little for its client.
+fn carried(relay: &Relay, key: u64) -> (TcpStream, TcpStream) {
+    let ((client, near), (far, server)) = (connected(), connected());
+    let little = SockRef::from(&client).set_recv_buffer_size(32 * 1024);
+    little.unwrap();
+    relay
+        .adopt(OwnedFd::from(near), OwnedFd::from(far), key)
+        .unwrap();
+    (client, server)
 }
 
 /// Writes until nobody takes any more; what was written.
@@ -123,6 +133,18 @@ fn a_client_that_pauses_while_a_little_comes_is_waited_for() {
     (&lab.client).read_exact(&mut vec![0; written]).unwrap();
 }
 
+#[test]
+fn many_clients_that_pause_are_waited_for() {
+    let lab = Lab::new();
+    let flows: Vec<_> = (2..=MANY).map(|key| carried(&lab.relay, key)).collect();
+    for (mut client, mut server) in flows.iter().map(|(client, server)| (client, server)) {
+        client.write_all(b"x").unwrap();
+        server.write_all(&[7; 150_000]).unwrap();
+    }
+    let over = lab.reports.recv_timeout(LONG_AFTER);
+    assert_eq!(over, Err(RecvTimeoutError::Timeout));
+}
+
 /// From here on `socket` takes no packet, not even to answer it: for its peer it is gone.
 fn vanish(socket: &TcpStream) {
     let nothing = [SockFilter::new(TAKE, 0, 0, 0)];
@@ -143,7 +165,7 @@ fn a_client_that_is_gone_after_a_pause_ends_its_flow() {
     let lab = Lab::new();
     fill(&lab.server);
     // The kernel asks for room at twice the distance each time: after a longer pause it notices later.
-    let over = lab.reports.recv_timeout(USER_TIMEOUT);
+    let over = lab.reports.recv_timeout(USER_TIMEOUT * 2);
     assert_eq!(over, Err(RecvTimeoutError::Timeout));
     vanish(&lab.client);
     let how = lab.reports.recv_timeout(PATIENCE).unwrap();

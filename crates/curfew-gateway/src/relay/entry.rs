@@ -43,8 +43,6 @@ pub(super) struct Entry {
     failed: bool,
     to_client: Sink,
     to_upstream: Sink,
-    /// The round of looks at all flows that it was last in.
-    round: u64,
 }
 
 /// What one thread's flows share.
@@ -90,14 +88,12 @@ impl Entry {
             failed: false,
             to_client: Sink::default(),
             to_upstream: Sink::default(),
-            round: 0,
         }
     }
 
-    /// Looks, once a round, whether its peers take what they are sent; how often the kernel was asked.
-    pub(super) fn look(&mut self, round: u64, patience: &mut Patience) -> usize {
-        let done = std::mem::replace(&mut self.round, round) == round;
-        if done || self.is_leaving() || self.shared.is_ended() {
+    /// Looks whether its peers take what they are sent; how often the kernel was asked.
+    pub(super) fn look(&mut self, patience: &mut Patience) -> usize {
+        if self.is_leaving() || self.shared.is_ended() {
             return 0;
         }
         let (bytes, sockets) = (self.shared.bytes(), &*self.sockets);

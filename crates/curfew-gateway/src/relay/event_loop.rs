@@ -31,9 +31,10 @@ const LEAVING: Duration = Duration::from_secs(1);
 const CLEAR_AFTER: Duration = Duration::from_millis(20);
 /// Ended flows cleared away in one turn.
 const CLEARED: usize = 64;
-/// Questions to the kernel about peers in one turn, and how long the rest of a round waits then.
-const ASKED: usize = 64;
-const ASK_AGAIN: Duration = Duration::from_millis(5);
+/// Flows whose peers are looked at in one turn, questions to the kernel for it, and how long the rest waits then.
+const LOOKED_AT: usize = 512;
+const ASKED: usize = 32;
+const LOOK_ON: Duration = Duration::from_millis(2);
 /// The epoll token of the mailbox; flows count from one.
 const MAILBOX: u64 = 0;
 
@@ -56,9 +57,10 @@ pub(super) struct EventLoop {
     /// When to begin with them, if there are any.
     clear_at: BootInstant,
     patience: Patience,
-    /// Which round of looks at peers is next, or under way, and when it goes on.
-    round: u64,
+    /// Flows whose peers are still to be looked at in this round, when that goes on, and when the next round begins.
+    to_look: Vec<u64>,
     look_at: BootInstant,
+    next_round: BootInstant,
     stopping: bool,
 }
 
@@ -92,8 +94,9 @@ impl EventLoop {
             ended: VecDeque::new(),
             clear_at: BootInstant(0),
             patience: Patience::new(user_timeout),
-            round: 1,
+            to_look: Vec::new(),
             look_at: BootInstant(0),
+            next_round: BootInstant(0),
             stopping: false,
         })
     }
@@ -205,16 +208,25 @@ impl EventLoop {
 
     /// Goes on with a round of looks at whether peers take what they are sent.
     fn look_at_peers(&mut self, now: BootInstant) {
+        if self.to_look.is_empty() {
+            self.to_look.extend(self.entries.keys());
+            self.next_round = now.after(self.patience.interval());
+        }
         let mut asked = 0;
-        for entry in self.entries.values_mut() {
-            asked += entry.look(self.round, &mut self.patience);
-            if asked >= ASKED {
-                self.look_at = now.after(ASK_AGAIN);
-                return;
+        for _ in 0..LOOKED_AT {
+            let Some(id) = self.to_look.pop_if(|_| asked < ASKED) else {
+                break;
+            };
+            if let Some(entry) = self.entries.get_mut(&id) {
+                asked += entry.look(&mut self.patience);
             }
         }
-        self.round += 1;
-        self.look_at = now.after(self.patience.interval());
+        let on = now.after(LOOK_ON);
+        self.look_at = if self.to_look.is_empty() {
+            on.max(self.next_round)
+        } else {
+            on
+        };
     }
 
     fn reset_overdue(&mut self, now: BootInstant) {

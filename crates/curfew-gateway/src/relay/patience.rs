@@ -21,8 +21,6 @@ const ASKS_FOR_ROOM: u8 = 4;
 const UNANSWERED: u8 = 3;
 /// How often sockets are looked at, in parts of the user timeout.
 const LOOKS: u32 = 3;
-/// More bytes than wait in a socket (`TCP_NOTSENT_LOWAT`): of so many, its peer has taken some.
-const TAKES_SOME: u64 = 1 << 20;
 
 /// How a peer stands to the bytes that it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +52,6 @@ pub(super) struct Patience {
 impl Patience {
     pub(super) fn new(user_timeout: Duration) -> Self {
         Self {
-            // Without it, nobody is given up on before the kernel does by itself.
             diag: Diag::open().ok(),
             user_timeout,
         }
@@ -74,7 +71,8 @@ impl Patience {
         };
         let diag = self.diag.as_mut().ok_or(io::ErrorKind::Unsupported)?;
         let found = diag.find(local, peer)?;
-        Ok(found.map_or(Standing::TookAll, Standing::from))
+        // It is there: a kernel that does not find it does not look.
+        Ok(found.ok_or(io::ErrorKind::NotFound)?.into())
     }
 }
 
@@ -92,11 +90,11 @@ pub(super) struct Sink {
 impl Sink {
     /// Looks at a socket that was `given` so many bytes in all; true if the kernel was asked.
     pub(super) fn look(&mut self, socket: &OwnedFd, given: u64, patience: &mut Patience) -> bool {
-        let more = given.saturating_sub(std::mem::replace(&mut self.given, given));
-        self.waits |= more > 0;
-        if !self.waits || (more >= TAKES_SOME && !self.patient) {
+        self.waits |= std::mem::replace(&mut self.given, given) != given;
+        if !self.waits {
             return false;
         }
+        // Where the kernel does not say, nobody is given up on before it does so by itself.
         let standing = patience.standing(socket).unwrap_or(Standing::Answers);
         self.waits = standing != Standing::TookAll;
         let patient = standing == Standing::Answers;
