@@ -18,7 +18,8 @@ const NEAR_BYTES: usize = 512 * 1024;
 /// The options of a TCP socket. Set on a listening socket, they are those of its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// How long sent bytes may stay unacknowledged before the connection counts as broken.
+    /// How long bytes may wait for a peer that does not answer before the connection counts as broken. One that answers
+    /// is waited for once the relay has the socket.
     pub user_timeout: Duration,
     /// Silence after which TCP keepalives probe a peer. They are not activity.
     pub keepalive: Duration,

@@ -1,4 +1,4 @@
-//! Whom a policy names and nobody is yet, against the real thing: the check and each load say so, and fail by none of it.
+//! Whom a policy names and nobody is yet, against the real thing: the check and each load say so, and do not fail.
 #![cfg(test)]
 
 mod support;

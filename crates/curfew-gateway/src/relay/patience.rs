@@ -110,7 +110,31 @@ impl Sink {
 
 #[cfg(test)]
 mod tests {
+    use curfew_testkit::connected;
+
     use super::*;
+
+    #[test]
+    fn where_the_kernel_does_not_say_a_peer_is_waited_for() {
+        let (socket, _peer) = connected();
+        let limit = |socket: &OwnedFd| SockRef::from(socket).tcp_user_timeout().unwrap();
+        let mut patience = Patience {
+            diag: None,
+            user_timeout: Duration::from_secs(30),
+        };
+        SockRef::from(&socket)
+            .set_tcp_user_timeout(Some(patience.user_timeout))
+            .unwrap();
+        let (socket, mut sink) = (OwnedFd::from(socket), Sink::default());
+        assert!(!sink.look(&socket, 0, &mut patience));
+        assert_eq!(limit(&socket), Some(patience.user_timeout));
+        assert!(sink.look(&socket, 1, &mut patience));
+        assert_eq!(limit(&socket), None);
+        // Nothing waits after all: it is limited again.
+        patience.diag = Diag::open().ok();
+        assert!(sink.look(&socket, 1, &mut patience));
+        assert_eq!(limit(&socket), Some(patience.user_timeout));
+    }
 
     #[test]
     fn only_a_peer_that_answers_nothing_is_silent() {
