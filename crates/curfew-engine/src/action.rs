@@ -75,7 +75,7 @@ pub struct Recorded {
 /// More of a session that comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Coming {
-    pub(crate) target: Target,
+    pub(crate) target: Arc<Target>,
     /// The client's port.
     pub(crate) port: u16,
     pub(crate) expires_at: Option<WallInstant>,

@@ -73,7 +73,7 @@ pub struct Engine {
     pub(crate) wheel: Wheel,
     pub(crate) whos: Interner<Encoded>,
     pub(crate) classes: Interner<Arc<Kept>>,
-    pub(crate) targets: Interner<Target>,
+    pub(crate) targets: Interner<Arc<Target>>,
     /// By target, the class that the last session into it was put under: it may be gone, or another by now.
     usual: Vec<u32>,
     pub(crate) ties: Interner<Ties>,

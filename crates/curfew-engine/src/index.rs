@@ -80,7 +80,7 @@ impl Engine {
 
     /// Looks for an identity set.
     pub(crate) fn seek_who(&self, bytes: &[u8]) -> Sought {
-        self.whos.seek(self.whos.hash(bytes), |who| **who == *bytes)
+        self.whos.seek_equal(bytes)
     }
 
     /// Puts a session under an identity set that was looked for; the list keeps the newest first.

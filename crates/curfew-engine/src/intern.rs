@@ -1,7 +1,10 @@
 //! Equal values stored once, counted, each with the head of the list of sessions that share it and of its places in
 //! the index. What the values mean may not live here.
 
-use std::hash::{BuildHasher, Hash};
+use std::{
+    borrow::Borrow,
+    hash::{BuildHasher, Hash},
+};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -175,15 +178,20 @@ impl<T> Interner<T> {
     }
 }
 
-impl<T: Hash + Eq> Interner<T> {
+impl<T> Interner<T> {
     /// Looks for an equal value.
-    pub(crate) fn seek_equal(&self, value: &T) -> Sought {
-        self.seek(self.hash(value), |other| other == value)
+    pub(crate) fn seek_equal<V: Hash + Eq + ?Sized>(&self, value: &V) -> Sought
+    where
+        T: Borrow<V>,
+    {
+        self.seek(self.hash(value), |other| other.borrow() == value)
     }
+}
 
+impl<T: Hash + Eq> Interner<T> {
     /// The key of an equal value; counts one use.
     pub(crate) fn acquire(&mut self, value: T) -> u32 {
-        let sought = self.seek_equal(&value);
+        let sought = self.seek_equal::<T>(&value);
         self.take(sought, || value).0
     }
 }

@@ -126,7 +126,7 @@ impl Engine {
         record.opened_rev = opened_rev;
         record.last = self.now.boot.max(facts.opened_at).0;
         record.set_bounds(&lease);
-        record.target = self.targets.take(target, || facts.target).0;
+        record.target = self.targets.take(target, || facts.target.into()).0;
         record.ties = self.ties.acquire(ties);
         let slot = self.table.insert(record);
         self.join_who(slot, &bytes, who);

@@ -19,7 +19,7 @@ struct Past {
     record: Record,
     kept: Arc<Kept>,
     who: Encoded,
-    target: Target,
+    target: Arc<Target>,
     ties: Ties,
     state: State,
     end: End,
@@ -118,7 +118,7 @@ impl Engine {
             record: parts.record.clone(),
             kept: Arc::clone(parts.kept),
             who: Arc::clone(parts.who),
-            target: parts.target.clone(),
+            target: Arc::clone(parts.target),
             ties: *parts.ties,
             state,
             end: End {

@@ -77,7 +77,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) record: &'a Record,
     pub(crate) kept: &'a Arc<Kept>,
     pub(crate) who: &'a Encoded,
-    pub(crate) target: &'a Target,
+    pub(crate) target: &'a Arc<Target>,
     pub(crate) ties: &'a Ties,
 }
 
@@ -157,7 +157,7 @@ fn facts_of(parts: &Parts<'_>, now: Now) -> Option<Facts> {
         device: who.device,
         attributes: who.own.attributes,
         client: SocketAddr::new(who.client, record.port),
-        target: (*target).clone(),
+        target: Target::clone(target),
         opened_at: BootInstant(record.opened_at),
         proved_at: (ties.proved != NEVER).then_some(BootInstant(ties.proved)),
         credential_until: wall(ties.credential),

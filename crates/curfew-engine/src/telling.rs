@@ -1,5 +1,7 @@
 //! What goes on record, in which order and on which revision. Deciding may not live here.
 
+use std::sync::Arc;
+
 use curfew_model::{BootInstant, EndReason, EventKind, Revision};
 
 use crate::{Action, Engine, Recorded, action::Coming, record::NEVER};
@@ -50,7 +52,7 @@ impl Engine {
             segments: kept.map(|kept| kept.names.clone()),
             coming: target.map(|target| {
                 Box::new(Coming {
-                    target: target.clone(),
+                    target: Arc::clone(target),
                     port: record.port,
                     expires_at: expires_at.map(|at| self.now.wall_at(BootInstant(at))),
                 })
