@@ -14,7 +14,7 @@ use crate::{
     index::Key,
     record::List,
     timing::words,
-    who::{Who, octets},
+    who::{Who, encoded_subject, octets},
 };
 
 type Place = (String, SegmentName);
@@ -35,7 +35,7 @@ impl Engine {
         }
         let gone = self.gone.contains(&slot);
         let counts = limited(class).filter(|segment| !gone || segment.mode == Mode::Enforce);
-        let subject = self.who_of(slot).map(|who| who.subject_text());
+        let subject = self.subject_of(slot);
         let place = |segment: &MatchedSegment| Some((subject.clone()?, segment.name.clone()));
         counts.filter_map(place).collect()
     }
@@ -164,8 +164,8 @@ impl Engine {
             }
         };
         let same = |&group: &u32| {
-            let who = self.who(group);
-            who.is_some_and(|who| who.subject_text() == subject)
+            let who = self.whos.get(group);
+            who.and_then(|who| encoded_subject(who)).as_ref() == Some(&subject)
         };
         self.of_groups(List::Who, groups.into_iter().filter(same).collect())
     }

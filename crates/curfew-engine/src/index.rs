@@ -53,6 +53,11 @@ impl Engine {
         self.who(self.table.get(slot)?.who)
     }
 
+    /// The subject of a session, by which concurrency and reconnecting count.
+    pub(crate) fn subject_of(&self, slot: u32) -> Option<String> {
+        who::encoded_subject(self.whos.get(self.table.get(slot)?.who)?)
+    }
+
     fn index_who(&mut self, key: u32, bytes: &[u8]) {
         let Some(who) = who::decode(bytes) else {
             return;

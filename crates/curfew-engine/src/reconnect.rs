@@ -8,10 +8,9 @@ use crate::{Engine, LastEnd, class::Class, open::Objection, timing::words, who::
 impl Engine {
     /// Remembers that a session ended by its lifetime.
     pub(crate) fn keep_last_end(&mut self, slot: u32) {
-        let (Some(who), Some(record)) = (self.who_of(slot), self.table.get(slot)) else {
+        let (Some(subject), Some(record)) = (self.subject_of(slot), self.table.get(slot)) else {
             return;
         };
-        let subject = who.subject_text();
         let names = self
             .classes
             .get(record.class)

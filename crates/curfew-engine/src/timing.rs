@@ -1,6 +1,6 @@
 //! What becomes due: deadlines, warnings, looks at windows, idle probes, and the answers to them.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use curfew_model::{
     BootInstant, Deadline, EndReason, EventKind, Lease, Now, Provenance, SessionId,
@@ -27,15 +27,18 @@ pub(crate) fn words(by: &Provenance) -> String {
         Provenance::Document {
             document,
             field,
-            place: None,
+            place,
             revision,
-        } => format!("{document} {field}@{revision}"),
-        Provenance::Document {
-            document,
-            field,
-            place: Some(place),
-            revision,
-        } => format!("{document} {field} ({place})@{revision}"),
+        } => {
+            // Where many end at once this is made for each of them: in one piece.
+            let mut words = String::with_capacity(document.len() + field.len() + 64);
+            words.extend([document.as_str(), " ", field.as_str()]);
+            if let Some(place) = place {
+                words.extend([" (", place.as_str(), ")"]);
+            }
+            let _ = write!(words, "@{revision}");
+            words
+        }
         Provenance::Credential => "credential".to_owned(),
         Provenance::Binding => "binding".to_owned(),
         Provenance::Order(order) => order.clone(),

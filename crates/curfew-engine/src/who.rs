@@ -83,7 +83,10 @@ impl Who {
 /// The subject as text, by which concurrency and reconnecting count (rule 7).
 pub(crate) fn subject_text(subject: Option<&Identity>, client: IpAddr) -> String {
     match subject {
-        Some(subject) => format!("{}:{}#{}", subject.kind, subject.issuer.0, subject.id),
+        Some(subject) => {
+            let issuer = subject.issuer.0.as_ref();
+            [subject.kind.as_str(), ":", issuer, "#", &subject.id].concat()
+        }
         None => format!("address:{}", client.to_canonical()),
     }
 }
@@ -203,9 +206,25 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Who> {
     })
 }
 
+/// The subject of what [`encode`] wrote as text, with no more read than that takes.
+pub(crate) fn encoded_subject(bytes: &[u8]) -> Option<String> {
+    let (address, rest) = bytes.split_first_chunk::<16>()?;
+    let mut reader = Reader(rest);
+    reader.byte()?;
+    let mut all: Vec<Identity> = reader.many(Reader::identity)?;
+    // Groups, attributes, and whether what was added is ambiguous.
+    reader.pass_texts(1)?;
+    reader.pass_texts(2)?;
+    reader.byte()?;
+    let bound: Vec<Identity> = reader.many(Reader::identity)?;
+    all.extend(bound);
+    let client = IpAddr::from(Ipv6Addr::from(*address));
+    Some(subject_text(all.iter().min(), client))
+}
+
 struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn byte(&mut self) -> Option<u8> {
         let (&byte, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -224,11 +243,21 @@ impl Reader<'_> {
         }
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn raw(&mut self) -> Option<&'a [u8]> {
         let length = self.count()?;
         let (text, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
-        Some(std::str::from_utf8(text).ok()?.to_owned())
+        Some(text)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        Some(std::str::from_utf8(self.raw()?).ok()?.to_owned())
+    }
+
+    /// Passes over a number of entries of so many texts each.
+    fn pass_texts(&mut self, each: usize) -> Option<()> {
+        let entries = self.count()?;
+        (0..entries).try_for_each(|_| (0..each).try_for_each(|_| self.raw().map(drop)))
     }
 
     fn option(&mut self) -> Option<Option<String>> {
@@ -309,6 +338,28 @@ mod tests {
     }
 
     #[test]
+    fn a_subject_is_read_without_the_rest() {
+        let everything = facts();
+        let identities = everything.identities.clone();
+        let bound = Bound {
+            identities,
+            ..Bound::default()
+        };
+        let unknown = Facts {
+            identities: vec![],
+            ..everything
+        };
+        for (bound, subject) in [
+            (&bound, format!("user:#{}", "x".repeat(300))),
+            (&Bound::default(), "address:10.0.0.5".to_owned()),
+        ] {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &unknown, bound, &Peer::default());
+            assert_eq!(encoded_subject(&bytes), Some(subject));
+        }
+    }
+
+    #[test]
     fn what_is_written_reads_back() {
         let facts = facts();
         let bound = Bound {
@@ -331,6 +382,7 @@ mod tests {
             assert_eq!(who.device, facts.device);
             assert_eq!(who.own.attributes, facts.attributes);
             assert_eq!(who.peer, peer);
+            assert_eq!(encoded_subject(&bytes), Some(who.subject_text()));
             for cut in 0..bytes.len() - 4 {
                 assert_ne!(decode(&bytes[..cut]), Some(who.clone()), "cut at {cut}");
             }

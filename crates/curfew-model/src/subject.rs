@@ -31,19 +31,25 @@ impl Kind {
     pub fn of_word(word: &str) -> Option<Self> {
         Self::OF_IDENTITIES
             .into_iter()
-            .find(|kind| kind.to_string() == word)
+            .find(|kind| kind.as_str() == word)
     }
-}
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::User => "user",
             Self::Workload => "workload",
             Self::Device => "device",
             Self::Role => "role",
             Self::Address => "address",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
