@@ -51,7 +51,6 @@ licences:
 bench: ## measure beside HAProxy, nginx, Envoy and pgbouncer; writes docs/performance.md
 	scripts/bench
 
-dist: ## a release build as a tarball in target/dist
-	$(CARGO) build --release --locked -p curfew
-	mkdir -p target/dist
-	tar -C target/release -czf target/dist/curfew-$$(uname -m)-linux.tar.gz curfew
+dist: ## the build that is shipped, as a tarball in target/dist
+	$(CARGO) build --profile dist --locked -p curfew
+	tar -C target/dist -czf target/dist/curfew-$$(uname -m)-linux.tar.gz curfew
