@@ -177,7 +177,7 @@ fn page(limit: Option<usize>) -> Answered<usize> {
 
 /// A subject to look for, as names are shown. A name without its kind would find nothing, and look like an answer.
 fn subject_filter(text: Option<String>) -> Answered<Option<String>> {
-    let is_kind = |word: &str| word == Kind::Address.to_string() || Kind::of_word(word).is_some();
+    let is_kind = |word: &str| word == Kind::Address.as_str() || Kind::of_word(word).is_some();
     let kind = text.as_deref().map(|text| text.split_once(':'));
     match kind {
         Some(None) => {}
