@@ -11,7 +11,7 @@ use curfew_model::{
     Now, OnAdopt, PolicyName, Proof, Provenance, Revision, Revocation, RevocationId, Scope,
     SegmentName, Sensitivity, SessionId, Target, UpstreamAddress, WallInstant,
 };
-use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
+use curfew_policy::{Decide, Decision, MatchedSegment};
 use rustix::time::{ClockId, clock_gettime};
 
 const SUBJECTS: u64 = 100_000;
@@ -36,11 +36,11 @@ impl Decide for Policies {
             .next()
             .map_or(0, |address| address.port());
         let Some((segment, policies, by)) = self.0.get(usize::from(port)) else {
-            let verdict = Verdict::Admit(Lease::default());
             return Decision {
                 segments: vec![],
                 policies: vec![],
-                verdict,
+                lease: Lease::default(),
+                refusal: None,
                 shadow: None,
                 coming: None,
                 look_again_at: None,
@@ -56,11 +56,12 @@ impl Decide for Policies {
         Decision {
             segments: vec![segment.clone()],
             policies: policies.clone(),
-            verdict: Verdict::Admit(Lease {
+            lease: Lease {
                 expires_at,
                 idle_timeout,
                 ..Lease::default()
-            }),
+            },
+            refusal: None,
             shadow: None,
             coming: None,
             look_again_at: None,
@@ -96,7 +97,13 @@ fn policies() -> Result<Policies, curfew_model::InvalidName> {
     Ok(Policies(rows))
 }
 
-fn open(n: u64) -> Open {
+/// The subjects' names, which a door has from bindings.
+fn names() -> Vec<String> {
+    let name = |subject| format!("user-{subject}@example.org");
+    (0..SUBJECTS).map(name).collect()
+}
+
+fn open(n: u64, names: &[String]) -> Open {
     let subject = n % SUBJECTS;
     let port = u16::try_from(n % u64::from(SEGMENTS)).unwrap_or(0);
     let host = u32::try_from(subject).unwrap_or(0);
@@ -104,7 +111,7 @@ fn open(n: u64) -> Open {
         proof: Proof::Bound,
         kind: Kind::User,
         issuer: Issuer::local(),
-        id: format!("user-{subject}@example.org"),
+        id: names.get(subject as usize).cloned().unwrap_or_default(),
         display: None,
     };
     let facts = Facts {
@@ -212,16 +219,18 @@ fn main() -> ExitCode {
         wall: WallInstant(0),
     };
     let mut engine = Engine::new(Arc::new(policies), Bounds::default(), now);
+    let names = names();
     let before = resident();
     let count = sessions as f64;
     let opens = timed(|| {
         for n in 0..sessions {
-            let _ = engine.open(open(n), now);
+            let _ = engine.open(open(n, &names), now);
             while engine.poll_action().is_some() {}
         }
     });
     let grown = resident().saturating_sub(before);
-    let inputs = timed(|| (0..sessions).for_each(|n| drop(std::hint::black_box(open(n)))));
+    let make = |n| drop(std::hint::black_box(open(n, &names)));
+    let inputs = timed(|| (0..sessions).for_each(make));
     println!("sessions\t{}", engine.len());
     println!(
         "bytes a session, by growth of RSS\t{:.1}",

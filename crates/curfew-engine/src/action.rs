@@ -69,7 +69,7 @@ pub struct Recorded {
     pub cause: Option<String>,
     pub(crate) who: Option<Encoded>,
     pub(crate) segments: Option<Arc<[SegmentName]>>,
-    pub(crate) coming: Option<Box<Coming>>,
+    pub(crate) coming: Option<Coming>,
 }
 
 /// More of a session that comes.

@@ -151,7 +151,8 @@ impl Engine {
         moved.push(slot);
         let facts = self.facts(slot, self.now)?;
         let record = self.table.get(slot)?;
-        let ordered = self.ordered_out(record.id, &facts, self.class(slot)?, record.opened_rev);
+        let keys = self.class(slot)?.keys();
+        let ordered = self.ordered_out(record.id, &facts, keys, record.opened_rev);
         if let Some((reason, cause)) = ordered
             && self.end(slot, reason, cause, None) == Fate::Closes
         {

@@ -10,9 +10,8 @@ use crate::{
     Action, Changes, Engine, EngineError, Report,
     action::{Fate, Tally},
     attribution::Touched,
-    class::{Class, Ties, bound_at, nanos},
+    class::{Decided, Ties, all_audit, bound_at, nanos},
     index::Key,
-    open::split,
     record::{List, WouldEnd},
     timing::{ahead, cause_of, is_ahead},
 };
@@ -103,22 +102,23 @@ impl Engine {
     }
 
     /// Writes what a decision gives into a session's record and indexes.
-    fn place(&mut self, slot: u32, class: Class, old: &Lease, lease: &Lease, ties: Ties) {
+    fn place(&mut self, slot: u32, decided: &Decided<'_>, old: &Lease, ties: Ties) {
         let told = self.warned_end(slot, old);
         self.set_ties(slot, ties);
-        let told = told == self.warned_end(slot, lease);
-        let same = self.class(slot) == Some(&class);
+        let told = told == self.warned_end(slot, decided.lease);
+        let same = self.class(slot).is_some_and(|class| decided.is_of(class));
         let Some(record) = self.table.get_mut(slot) else {
             return;
         };
-        record.set_bounds(lease);
+        record.set_bounds(decided.lease);
         record.warned &= told;
-        let old_class = record.class;
+        let (old_class, target) = (record.class, record.target);
         if same {
             return;
         }
         self.uncount(slot);
         self.leave_class_list(slot);
+        let class = self.take_class(target, decided);
         self.join_class(slot, class);
         self.release_class(old_class);
         self.unmark_gone(slot);
@@ -142,24 +142,29 @@ impl Engine {
         let Decision {
             segments,
             policies,
-            verdict,
+            mut lease,
+            refusal,
             look_again_at,
             shadow,
             coming,
         } = self.set.decide(&facts, now);
-        let (mut lease, refusal) = split(verdict);
         let shadow = self.hold(slot, &mut lease, shadow, &segments, why);
         let coming = coming.filter(|coming| is_ahead(&lease, coming));
         self.tie_lease(&mut ties, &lease, coming.as_ref(), (look_again_at, now));
-        let class = Class::new(segments, policies, &lease, coming.as_ref());
-        let acts = !class.is_audit();
-        self.place(slot, class, &old, &lease, ties);
+        let decided = Decided {
+            segments: &segments,
+            policies: &policies,
+            lease: &lease,
+            coming: coming.as_ref(),
+        };
+        self.place(slot, &decided, &old, ties);
+        let acts = !all_audit(&segments);
         self.cast(slot, shadow);
 
         if would_end == WouldEnd::Ordered
             && acts
             && let Some(class) = self.class(slot)
-            && let Some((reason, cause)) = self.ordered_out(id, &facts, class, opened_rev)
+            && let Some((reason, cause)) = self.ordered_out(id, &facts, class.keys(), opened_rev)
         {
             // Ordered to end while the segment was in audit mode.
             return self.end(slot, reason, cause, None);

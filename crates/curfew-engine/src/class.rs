@@ -20,8 +20,54 @@ use crate::{
 
 type Source = Option<(EndReason, Arc<Provenance>)>;
 
+/// A decision that a class is sought for: nothing of it is copied unless none is kept yet.
+pub(crate) struct Decided<'a> {
+    pub(crate) segments: &'a [MatchedSegment],
+    pub(crate) policies: &'a [PolicyName],
+    pub(crate) lease: &'a Lease,
+    pub(crate) coming: Option<&'a ComingEnd>,
+}
+
+impl Decided<'_> {
+    /// Every key that the index would find it by.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        keys(self.segments, self.policies)
+    }
+
+    /// Whether it is of this class.
+    pub(crate) fn is_of(&self, class: &Class) -> bool {
+        let by = |bound: &Option<Bound>, source: &Source| match (bound, source) {
+            (Some(bound), Some((reason, by))) => bound.reason == *reason && bound.by == *by,
+            (None, None) => true,
+            _ => false,
+        };
+        let lease = self.lease;
+        self.segments == class.segments
+            && self.policies == class.policies
+            && by(&lease.expires_at, &class.expires)
+            && by(&lease.reauth_by, &class.reauth)
+            && by(&lease.credential_until, &class.credential)
+            && by(&lease.binding_until, &class.binding)
+            && lease.idle_timeout == class.idle
+            && lease.warn_before == class.warn_before
+            && self.coming.map(|coming| &coming.end.by) == class.ahead.as_ref()
+    }
+}
+
+/// Equal for all decisions of one class.
+impl Hash for Decided<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for segment in self.segments {
+            segment.name.hash(state);
+        }
+        self.policies.hash(state);
+        let idle = self.lease.idle_timeout.as_ref();
+        idle.map(|(idle, _)| idle).hash(state);
+    }
+}
+
 /// A decision without its instants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Class {
     pub(crate) segments: Vec<MatchedSegment>,
     pub(crate) policies: Vec<PolicyName>,
@@ -33,29 +79,25 @@ pub(crate) struct Class {
     pub(crate) warn_before: Option<Duration>,
     /// What will set the end that is [`Ties::ahead`].
     ahead: Option<Arc<Provenance>>,
-}
-
-impl Hash for Class {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        for segment in &self.segments {
-            segment.name.hash(state);
-        }
-        self.policies.hash(state);
-        self.idle.as_ref().map(|(idle, _)| idle).hash(state);
-    }
+    is_audit: bool,
+    is_limited: bool,
 }
 
 impl Class {
-    pub(crate) fn new(
-        segments: Vec<MatchedSegment>,
-        policies: Vec<PolicyName>,
-        lease: &Lease,
-        coming: Option<&ComingEnd>,
-    ) -> Self {
+    fn new(decided: &Decided<'_>) -> Self {
         let source = |bound: &Option<Bound>| bound.as_ref().map(|b| (b.reason, b.by.clone()));
-        Self {
+        let limited = |segment: &MatchedSegment| segment.max_concurrent.is_some();
+        let &Decided {
             segments,
             policies,
+            lease,
+            coming,
+        } = decided;
+        Self {
+            is_audit: all_audit(segments),
+            is_limited: segments.iter().any(limited),
+            segments: segments.to_vec(),
+            policies: policies.to_vec(),
             expires: source(&lease.expires_at),
             reauth: source(&lease.reauth_by),
             credential: source(&lease.credential_until),
@@ -75,13 +117,17 @@ impl Class {
 
     /// Whether what is decided is only recorded.
     pub(crate) fn is_audit(&self) -> bool {
-        all_audit(&self.segments)
+        self.is_audit
+    }
+
+    /// Whether a segment limits how many sessions one subject has open into it.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.is_limited
     }
 
     /// Every key that the index finds it by.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key<'_>> {
-        let segments = self.segments.iter().map(|s| Key::Segment(&s.name));
-        segments.chain(self.policies.iter().map(Key::Policy))
+        keys(&self.segments, &self.policies)
     }
 
     /// After how long without the control plane its sessions end, or would end where all its segments only record.
@@ -134,10 +180,19 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn new(class: Class) -> Self {
+    pub(crate) fn new(decided: &Decided<'_>) -> Self {
+        let class = Class::new(decided);
         let names = class.segments.iter().map(|s| s.name.clone()).collect();
         Self { class, names }
     }
+}
+
+fn keys<'a>(
+    segments: &'a [MatchedSegment],
+    policies: &'a [PolicyName],
+) -> impl Iterator<Item = Key<'a>> {
+    let segments = segments.iter().map(|s| Key::Segment(&s.name));
+    segments.chain(policies.iter().map(Key::Policy))
 }
 
 pub(crate) fn all_audit(segments: &[MatchedSegment]) -> bool {

@@ -17,7 +17,7 @@ use crate::{
     Action, AuditLog, Changes, EngineError, Input, Report,
     action::Fate,
     binding::Bindings,
-    class::{Class, Kept, Ties},
+    class::{Class, Decided, Kept, Ties},
     intern::Interner,
     past::PastSessions,
     postings::Postings,
@@ -274,9 +274,8 @@ impl Engine {
         };
     }
 
-    /// Puts a session under a class of decisions.
-    pub(crate) fn join_class(&mut self, slot: u32, class: Class) {
-        let key = self.class_key(slot, class);
+    /// Puts a session under a class that was taken for it.
+    pub(crate) fn join_class(&mut self, slot: u32, key: u32) {
         let head = self.table.link(List::Class, self.classes.head(key), slot);
         self.classes.set_head(key, head);
         if let Some(record) = self.table.get_mut(slot) {
@@ -284,16 +283,16 @@ impl Engine {
         }
     }
 
-    /// The key of a class for a session. Most sessions into one target are decided alike.
-    fn class_key(&mut self, slot: u32, class: Class) -> u32 {
-        let target = self.table.get(slot).map_or(NIL, |record| record.target);
+    /// Takes the class of a decision about a session into this target. Most sessions into one are decided alike.
+    pub(crate) fn take_class(&mut self, target: u32, decided: &Decided<'_>) -> u32 {
         let usual = self.usual.get(target as usize).copied().unwrap_or(NIL);
-        if self.classes.again(usual, |kept| kept.class == class) {
+        let is = |kept: &Arc<Kept>| decided.is_of(&kept.class);
+        if self.classes.again(usual, is) {
             return usual;
         }
-        let hash = self.classes.hash(&class);
-        let sought = self.classes.seek(hash, |kept| kept.class == class);
-        let (key, is_new) = self.classes.take(sought, || Arc::new(Kept::new(class)));
+        let sought = self.classes.seek(self.classes.hash(decided), is);
+        let make = || Arc::new(Kept::new(decided));
+        let (key, is_new) = self.classes.take(sought, make);
         if is_new {
             self.index_class(key);
         }

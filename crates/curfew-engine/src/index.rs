@@ -1,7 +1,7 @@
 //! What sessions are found by, and how a group of them enters and leaves the index. What is done with the sessions
 //! found may not live here.
 
-use curfew_model::{DeviceId, Kind, PolicyName, Scope, SegmentName, SessionId};
+use curfew_model::{Kind, PolicyName, Scope, SegmentName, SessionId};
 
 use crate::{
     Engine,
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) enum Key<'a> {
     Everything,
     Identity(Kind, &'a str),
-    Device(&'a DeviceId),
+    Device(&'a str),
     Uid(u32),
     Cgroup(&'a str),
     Segment(&'a SegmentName),
@@ -30,7 +30,7 @@ impl<'a> Key<'a> {
             Scope::Segment(name) => Self::Segment(name),
             Scope::Policy(name) => Self::Policy(name),
             Scope::Subject { kind, id, .. } => Self::Identity(*kind, id),
-            Scope::Device(device) => Self::Device(device),
+            Scope::Device(device) => Self::Device(device.as_str()),
             Scope::Session(id) => Self::Session(*id),
         }
     }
@@ -59,15 +59,14 @@ impl Engine {
     }
 
     fn index_who(&mut self, key: u32, bytes: &[u8]) {
-        let Some(who) = who::decode(bytes) else {
-            return;
-        };
         let mut posts = NIL;
-        for name in who.keys() {
+        for name in who::keys(bytes).unwrap_or_default() {
             posts = self.index.add(self.index.hash(&name), key, posts);
         }
         self.whos.set_posts(key, posts);
-        self.addresses.insert((who::octets(who.client), key));
+        if let Some(address) = bytes.first_chunk() {
+            self.addresses.insert((*address, key));
+        }
     }
 
     pub(crate) fn index_class(&mut self, key: u32) {
@@ -126,8 +125,10 @@ impl Engine {
                 .get(group)
                 .is_some_and(|kept| kept.class.keys().any(|other| other == key)),
             List::Who | List::Wheel => self
-                .who(group)
-                .is_some_and(|who| who.keys().any(|other| other == key)),
+                .whos
+                .get(group)
+                .and_then(|bytes| who::keys(bytes))
+                .is_some_and(|keys| keys.contains(&key)),
         };
         let groups = self.index.groups(self.index.hash(&key));
         let mut groups: Vec<u32> = groups.filter(carries).collect();

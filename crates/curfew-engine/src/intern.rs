@@ -44,6 +44,8 @@ pub(crate) struct Interner<T> {
     /// Hash and key: growing and looking up need not touch the values.
     table: HashTable<(u32, u32)>,
     hasher: DefaultHashBuilder,
+    /// The key of the value that was acquired last: it may be gone, or another by now.
+    last: u32,
 }
 
 impl<T> Default for Interner<T> {
@@ -53,6 +55,7 @@ impl<T> Default for Interner<T> {
             free: Vec::new(),
             table: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            last: NIL,
         }
     }
 }
@@ -189,9 +192,12 @@ impl<T> Interner<T> {
 }
 
 impl<T: Hash + Eq> Interner<T> {
-    /// The key of an equal value; counts one use.
+    /// The key of an equal value, which is often the one that was acquired last; counts one use.
     pub(crate) fn acquire(&mut self, value: T) -> u32 {
-        let sought = self.seek_equal::<T>(&value);
-        self.take(sought, || value).0
+        if !self.again(self.last, |last| *last == value) {
+            let sought = self.seek_equal::<T>(&value);
+            self.last = self.take(sought, || value).0;
+        }
+        self.last
     }
 }

@@ -1,19 +1,66 @@
 //! Opening: register, decide on the engine's own copy, re-check orders, loss, reconnecting and concurrency (I7).
 
-use curfew_model::{EndReason, EventKind, Lease, Mode, Now, OnAdopt, Sensitivity};
-use curfew_policy::{Decision, Refusal, Verdict};
+use std::sync::Arc;
+
+use curfew_model::{
+    BootInstant, EndReason, EventKind, Facts, Lease, Mode, Now, OnAdopt, Revision, SegmentName,
+    Sensitivity, SessionId,
+};
+use curfew_policy::Refusal;
 
 use crate::{
     Action, Admitted, AuditLog, Engine, Open, Refused,
-    class::{Class, all_audit},
-    record::Record,
+    class::{Decided, all_audit},
+    intern::Sought,
+    record::{NIL, Record},
     shadow::Shadow,
     timing::{cause_of, is_ahead},
     who,
 };
 
 /// A reason to refuse, and whether it acts.
-pub(crate) type Objection = (EndReason, String, Mode);
+type Objection = (EndReason, String, Mode);
+
+/// What speaks against a new session.
+#[derive(Default)]
+pub(crate) struct Objections {
+    all: Vec<Objection>,
+    /// When the wait after an end by lifetime is over, if one holds.
+    pub(crate) retry_at: Option<BootInstant>,
+    /// For what segments in audit mode would have ended it by now.
+    overdue: Option<EndReason>,
+}
+
+impl Objections {
+    pub(crate) fn add(&mut self, reason: EndReason, cause: String, mode: Mode) {
+        self.all.push((reason, cause, mode));
+    }
+
+    /// Takes out the one to refuse for: the first of those that act. The others are sorted then.
+    fn acting(&mut self) -> Option<Objection> {
+        self.all
+            .sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let acts = |(_, _, mode): &Objection| *mode == Mode::Enforce;
+        let at = self.all.iter().position(acts)?;
+        Some(self.all.swap_remove(at))
+    }
+}
+
+/// A session that came, and what is decided of it.
+struct Newcomer<'a> {
+    id: SessionId,
+    facts: &'a Facts,
+    decided: Decided<'a>,
+    entry: Entry,
+    decided_at: Option<Revision>,
+}
+
+impl Newcomer<'_> {
+    /// Whether it has a socket that passes, or may.
+    fn was_let_in(&self) -> bool {
+        self.decided_at.is_some() || self.entry == Entry::Found
+    }
+}
 
 /// How a session comes to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +69,6 @@ pub(crate) enum Entry {
     Asked,
     /// Its socket was found, and nobody asked.
     Found,
-}
-
-/// The lease of a verdict, and why it is refused if it is.
-pub(crate) fn split(verdict: Verdict) -> (Lease, Option<Refusal>) {
-    match verdict {
-        Verdict::Admit(lease) => (lease, None),
-        Verdict::Refuse(mut refusal) => (std::mem::take(&mut refusal.lease), Some(refusal)),
-    }
 }
 
 impl Engine {
@@ -65,137 +104,177 @@ impl Engine {
         }
         who::merge(&mut facts, &bound);
         let mut ties = self.tie(&mut facts, proof);
-        let Decision {
-            segments,
-            policies,
-            verdict,
-            look_again_at,
-            shadow,
-            coming,
-        } = self.set.decide(&facts, self.now);
-        let (lease, refusal) = split(verdict);
-        let coming = coming.filter(|coming| is_ahead(&lease, coming));
-        self.tie_lease(
-            &mut ties,
-            &lease,
-            coming.as_ref(),
-            (look_again_at, self.now),
-        );
-        let class = Class::new(segments, policies, &lease, coming.as_ref());
-        let opened_rev = decided_at.unwrap_or(self.revision).0;
-
-        let whole = if all_audit(&class.segments) {
-            Mode::Audit
-        } else {
-            Mode::Enforce
+        let decision = self.set.decide(&facts, self.now);
+        let lease = &decision.lease;
+        let coming = decision.coming.as_ref();
+        let coming = coming.filter(|coming| is_ahead(lease, coming));
+        let look_again = (decision.look_again_at, self.now);
+        self.tie_lease(&mut ties, lease, coming, look_again);
+        let newcomer = Newcomer {
+            id,
+            facts: &facts,
+            decided: Decided {
+                segments: &decision.segments,
+                policies: &decision.policies,
+                lease,
+                coming,
+            },
+            entry,
+            decided_at,
         };
-        let mut objections: Vec<Objection> = Vec::new();
-        if let Some(refusal) = refusal {
-            let mode = if refusal.audit_only {
-                Mode::Audit
-            } else {
-                Mode::Enforce
-            };
-            objections.push((refusal.reason, refusal.cause, mode));
-        }
-        if let Some(end) = lease.deadline(self.now.boot.max(facts.opened_at))
-            && end.at <= self.now.boot
-        {
-            objections.push((end.reason, cause_of(&lease, end), whole));
-        }
-        let mut overdue = None;
-        if let Some(shadow) = &shadow
-            && let Some(end) = shadow.fixed_deadline()
-            && end.at <= self.now.boot
-        {
-            objections.push((end.reason, cause_of(shadow, end), Mode::Audit));
-            overdue = Some(end.reason);
-        }
-        if let Some((reason, cause)) = self.ordered_out(id, &facts, &class, opened_rev) {
-            objections.push((reason, cause, whole));
-        }
-        self.object_by_segment(&class, entry, decided_at.is_none(), &mut objections);
-        let retry_at = self.object_to_reconnecting(&facts, &class, &mut objections);
-        if self.table.len() >= self.bounds.sessions {
-            let cause = format!("{} sessions are open", self.bounds.sessions);
-            objections.push((EndReason::Overloaded, cause, Mode::Enforce));
-        }
+        let (refusal, shadow) = (decision.refusal, decision.shadow);
+        let mut objections = self.objections(&newcomer, refusal, shadow.as_ref());
 
         // Register, so that concurrency counts it, then re-check.
         let mut record = Record::new(id, facts.client.port(), facts.opened_at.0);
-        record.opened_rev = opened_rev;
+        record.opened_rev = decided_at.unwrap_or(self.revision).0;
         record.last = self.now.boot.max(facts.opened_at).0;
-        record.set_bounds(&lease);
-        record.target = self.targets.take(target, || facts.target.into()).0;
+        record.set_bounds(lease);
+        record.target = self.targets.take(target, || facts.target.clone().into()).0;
         record.ties = self.ties.acquire(ties);
-        let slot = self.table.insert(record);
-        self.join_who(slot, &bytes, who);
+        let class = self.take_class(record.target, &newcomer.decided);
+        let slot = self.register(record, class, (&bytes, who), shadow);
         self.scratch = bytes;
-        self.join_class(slot, class);
-        let shadow = shadow.map(Shadow::new);
-        self.shadows.extend(shadow.map(|shadow| (slot, shadow)));
-        self.count(slot);
-        *self.ages.entry(opened_rev).or_default() += 1;
-        if let Some((cause, mode)) = self.refuses_by_count(slot) {
-            objections.push((EndReason::ConcurrencyExceeded, cause, mode));
+        if let Some((cause, mode)) = self.count_new(slot) {
+            objections.add(EndReason::ConcurrencyExceeded, cause, mode);
         }
-        objections.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let refusing = objections
-            .iter()
-            .position(|(_, _, mode)| *mode == Mode::Enforce);
-        if let Some(refusing) = refusing {
-            let (reason, cause, _) = objections.swap_remove(refusing);
-            let told = Some(cause.clone());
-            self.keep_refused(slot, reason, cause.clone());
-            self.record(slot, EventKind::SessionRefused, Some(reason), told);
-            self.forget(slot);
-            if decided_at.is_some() || entry == Entry::Found {
-                self.out.push_back(Action::Close {
-                    id,
-                    reason,
-                    deadline: None,
-                });
-            }
-            return Err(Refused {
-                reason,
-                cause,
-                retry_at: retry_at.filter(|_| reason == EndReason::LifetimeExpired),
-            });
+        if let Some(objection) = objections.acting() {
+            return Err(self.refuse(slot, &newcomer, objection, objections.retry_at));
         }
         self.record(slot, EventKind::SessionOpened, None, None);
-        if let Some((reason, cause, _)) = objections.into_iter().next() {
-            let kind = EventKind::SessionWouldRefuse;
-            self.record(slot, kind, Some(reason), Some(cause));
-            self.mark_gone(slot);
-            if overdue == Some(reason) {
-                // It would end for what it would be refused for: that is told.
-                self.mark_told(slot);
-            }
+        if let Some(objection) = objections.all.into_iter().next() {
+            self.tell_refusal(slot, objection, objections.overdue);
         }
-        let for_door = self.door_lease(slot, &lease);
-        if decided_at.is_some() || entry == Entry::Found {
+        let for_door = self.door_lease(slot, lease);
+        if newcomer.was_let_in() {
             self.out.push_back(Action::SetLease {
                 id,
                 lease: for_door,
             });
         }
-        self.schedule_with(slot, &lease);
-        let names = self.names(slot);
+        self.schedule_with(slot, lease);
         Ok(Admitted {
-            lease,
-            segments: names,
+            segments: self.names(class),
+            lease: decision.lease,
             for_door,
         })
     }
 
-    fn names(&self, slot: u32) -> std::sync::Arc<[curfew_model::SegmentName]> {
-        let record = self.table.get(slot);
-        let kept = record.and_then(|record| self.classes.get(record.class));
+    /// Everything that speaks against a newcomer, but how many its subject has open.
+    fn objections(
+        &self,
+        newcomer: &Newcomer<'_>,
+        refusal: Option<Refusal>,
+        shadow: Option<&Lease>,
+    ) -> Objections {
+        let Newcomer {
+            id, facts, decided, ..
+        } = newcomer;
+        let mode_of = |only_recorded| {
+            if only_recorded {
+                Mode::Audit
+            } else {
+                Mode::Enforce
+            }
+        };
+        let whole = mode_of(all_audit(decided.segments));
+        let mut objections = Objections::default();
+        if let Some(refusal) = refusal {
+            let mode = mode_of(refusal.audit_only);
+            objections.add(refusal.reason, refusal.cause, mode);
+        }
+        if let Some(end) = decided.lease.deadline(self.now.boot.max(facts.opened_at))
+            && end.at <= self.now.boot
+        {
+            objections.add(end.reason, cause_of(decided.lease, end), whole);
+        }
+        if let Some(shadow) = shadow
+            && let Some(end) = shadow.fixed_deadline()
+            && end.at <= self.now.boot
+        {
+            objections.add(end.reason, cause_of(shadow, end), Mode::Audit);
+            objections.overdue = Some(end.reason);
+        }
+        let opened_rev = newcomer.decided_at.unwrap_or(self.revision).0;
+        if let Some((reason, cause)) = self.ordered_out(*id, facts, decided.keys(), opened_rev) {
+            objections.add(reason, cause, whole);
+        }
+        self.object_by_segment(newcomer, &mut objections);
+        self.object_to_reconnecting(facts, decided.segments, &mut objections);
+        if self.table.len() >= self.bounds.sessions {
+            let cause = format!("{} sessions are open", self.bounds.sessions);
+            objections.add(EndReason::Overloaded, cause, Mode::Enforce);
+        }
+        objections
+    }
+
+    /// Holds a session that was not held yet.
+    fn register(
+        &mut self,
+        record: Record,
+        class: u32,
+        (bytes, who): (&[u8], Sought),
+        shadow: Option<Lease>,
+    ) -> u32 {
+        *self.ages.entry(record.opened_rev).or_default() += 1;
+        let slot = self.table.insert(record);
+        self.join_who(slot, bytes, who);
+        self.join_class(slot, class);
+        let shadow = shadow.map(Shadow::new);
+        self.shadows.extend(shadow.map(|shadow| (slot, shadow)));
+        slot
+    }
+
+    /// Takes a session that was registered out again, and has its door close it if it was let in.
+    fn refuse(
+        &mut self,
+        slot: u32,
+        newcomer: &Newcomer<'_>,
+        (reason, cause, _): Objection,
+        retry_at: Option<BootInstant>,
+    ) -> Refused {
+        let told = Some(cause.clone());
+        self.keep_refused(slot, reason, cause.clone());
+        self.record(slot, EventKind::SessionRefused, Some(reason), told);
+        self.forget(slot);
+        if newcomer.was_let_in() {
+            self.out.push_back(Action::Close {
+                id: newcomer.id,
+                reason,
+                deadline: None,
+            });
+        }
+        Refused {
+            reason,
+            cause,
+            retry_at: retry_at.filter(|_| reason == EndReason::LifetimeExpired),
+        }
+    }
+
+    /// Notes that segments in audit mode would refuse a session.
+    fn tell_refusal(
+        &mut self,
+        slot: u32,
+        (reason, cause, _): Objection,
+        overdue: Option<EndReason>,
+    ) {
+        let event = EventKind::SessionWouldRefuse;
+        self.record(slot, event, Some(reason), Some(cause));
+        self.mark_gone(slot);
+        if overdue == Some(reason) {
+            // It would end for what it would be refused for: that is told.
+            self.mark_told(slot);
+        }
+    }
+
+    fn names(&self, class: u32) -> Arc<[SegmentName]> {
+        let kept = self.classes.get(class);
         kept.map_or_else(Default::default, |kept| kept.names.clone())
     }
 
     fn again(&mut self, slot: u32) -> Result<Admitted, Refused> {
         let record = self.table.get(slot);
+        let class = record.map_or(NIL, |record| record.class);
         if let Some(reason) = record.and_then(|record| record.closing) {
             return Err(Refused {
                 reason,
@@ -205,33 +284,27 @@ impl Engine {
         }
         let lease = self.lease(slot).unwrap_or_default();
         Ok(Admitted {
-            segments: self.names(slot),
+            segments: self.names(class),
             for_door: self.door_lease(slot, &lease),
             lease,
         })
     }
 
-    fn object_by_segment(
-        &self,
-        class: &Class,
-        entry: Entry,
-        undecided: bool,
-        objections: &mut Vec<Objection>,
-    ) {
-        for segment in &class.segments {
+    fn object_by_segment(&self, newcomer: &Newcomer<'_>, objections: &mut Objections) {
+        for segment in newcomer.decided.segments {
             let say = |what: &str| format!("segment {}: {what}", segment.name);
             if self.refuses_by_loss(segment.on_control_plane_loss) {
                 let cause = say("the control plane was not heard");
-                objections.push((EndReason::ControlPlaneLost, cause, segment.mode));
+                objections.add(EndReason::ControlPlaneLost, cause, segment.mode);
             }
             if self.audit == AuditLog::Full && segment.sensitivity >= Sensitivity::High {
                 let cause = say("the audit log is full");
-                objections.push((EndReason::Overloaded, cause, segment.mode));
+                objections.add(EndReason::Overloaded, cause, segment.mode);
             }
-            let older = entry == Entry::Found && undecided;
+            let older = newcomer.entry == Entry::Found && newcomer.decided_at.is_none();
             if older && segment.on_adopt == OnAdopt::Close {
                 let cause = say("onAdopt is close");
-                objections.push((EndReason::AccessDenied, cause, segment.mode));
+                objections.add(EndReason::AccessDenied, cause, segment.mode);
             }
         }
     }

@@ -3,7 +3,9 @@
 
 use curfew_model::{BootInstant, EndReason, Facts, Provenance, SegmentName};
 
-use crate::{Engine, LastEnd, class::Class, open::Objection, timing::words, who::subject_text};
+use curfew_policy::MatchedSegment;
+
+use crate::{Engine, LastEnd, open::Objections, timing::words, who::subject_text};
 
 impl Engine {
     /// Remembers that a session ended by its lifetime.
@@ -33,19 +35,18 @@ impl Engine {
         *end = (*end).max(at);
     }
 
-    /// What a last end has against a new session; when the longest wait is over, if one holds.
+    /// What a last end has against a new session, and when the longest wait is over, if one holds.
     pub(crate) fn object_to_reconnecting(
         &self,
         facts: &Facts,
-        class: &Class,
-        objections: &mut Vec<Objection>,
-    ) -> Option<BootInstant> {
+        segments: &[MatchedSegment],
+        objections: &mut Objections,
+    ) {
         if self.last_ends.is_empty() {
-            return None;
+            return;
         }
-        let mut retry_at = None;
         let subject = subject_text(facts.subject(), facts.client.ip());
-        for segment in &class.segments {
+        for segment in segments {
             let key = (subject.clone(), segment.name.clone());
             let Some(&end) = self.last_ends.get(&key) else {
                 continue;
@@ -59,18 +60,17 @@ impl Engine {
                 && let over = BootInstant(end).after(*wait)
                 && self.now.boot < over
             {
-                retry_at = retry_at.max(Some(over));
+                objections.retry_at = objections.retry_at.max(Some(over));
                 let cause = say("has to wait", by);
-                objections.push((EndReason::LifetimeExpired, cause, segment.mode));
+                objections.add(EndReason::LifetimeExpired, cause, segment.mode);
             }
             if let Some(by) = &segment.reconnect_proof
                 && facts.proved_at.is_none_or(|proved| proved.0 <= end)
             {
                 let cause = say("needs fresh proof", by);
-                objections.push((EndReason::ReauthOverdue, cause, segment.mode));
+                objections.add(EndReason::ReauthOverdue, cause, segment.mode);
             }
         }
-        retry_at
     }
 
     /// The last ends by lifetime that came after an instant, sorted, for the enforcer to keep.

@@ -4,14 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use curfew_model::{
-    Block, BootInstant, EndReason, EventKind, Facts, Identity, Now, Revision, Revocation,
+    Block, BootInstant, DeviceId, EndReason, EventKind, Facts, Identity, Now, Revision, Revocation,
     RevocationId, Scope, SessionId,
 };
 use hashbrown::{DefaultHashBuilder, HashMap};
 
-use crate::{
-    Engine, EngineError, Report, action::Fate, class::Class, index::Key, intern::short_hash,
-};
+use crate::{Engine, EngineError, Report, action::Fate, index::Key, intern::short_hash};
 
 /// An order as the engine keeps it.
 #[derive(Clone, Debug)]
@@ -236,11 +234,11 @@ impl Engine {
     }
 
     /// The order that keeps a session out: a block, or one that was given after `opened_rev` (I7).
-    pub(crate) fn ordered_out(
+    pub(crate) fn ordered_out<'a>(
         &self,
         id: SessionId,
-        facts: &Facts,
-        class: &Class,
+        facts: &'a Facts,
+        of_class: impl Iterator<Item = Key<'a>>,
         opened_rev: u64,
     ) -> Option<(EndReason, String)> {
         if self.orders.held.is_empty() {
@@ -248,8 +246,9 @@ impl Engine {
         }
         let identities = facts.identities.iter();
         let identities = identities.map(|i| Key::Identity(i.kind, &i.id));
-        let device = facts.device.as_ref().map(Key::Device);
-        let keys = identities.chain(device).chain(class.keys());
+        let device = facts.device.as_ref().map(DeviceId::as_str);
+        let device = device.map(Key::Device);
+        let keys = identities.chain(device).chain(of_class);
         let keys = keys.chain([Key::Everything, Key::Session(id)]);
         let keeps_out = |order: &&Order| {
             carries(&order.revocation.scope, &facts.identities)

@@ -50,12 +50,10 @@ impl Engine {
             cause,
             who: self.whos.get(record.who).cloned(),
             segments: kept.map(|kept| kept.names.clone()),
-            coming: target.map(|target| {
-                Box::new(Coming {
-                    target: Arc::clone(target),
-                    port: record.port,
-                    expires_at: expires_at.map(|at| self.now.wall_at(BootInstant(at))),
-                })
+            coming: target.map(|target| Coming {
+                target: Arc::clone(target),
+                port: record.port,
+                expires_at: expires_at.map(|at| self.now.wall_at(BootInstant(at))),
             }),
         };
         self.put(recorded);

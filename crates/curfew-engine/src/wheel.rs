@@ -70,7 +70,7 @@ impl Wheel {
 
     /// The first bucket that waits: its level, its head, and the tick at which it starts.
     fn first(&self) -> Option<(u32, u32, u64)> {
-        let (level, bits) = (0u32..).zip(self.occupied).find(|(_, bits)| *bits != 0)?;
+        let (level, bits) = (0u32..).zip(&self.occupied).find(|(_, bits)| **bits != 0)?;
         let index = bits.trailing_zeros();
         let head = *self.heads.get(((level << BITS) | index) as usize)?;
         let above = BITS * (level + 1);
@@ -118,6 +118,9 @@ impl Wheel {
             }
         }
         self.tick = self.tick.max(until);
+        if due.is_empty() {
+            return Vec::new();
+        }
         due.sort_unstable();
         due.into_iter().map(|(_, slot)| slot).collect()
     }

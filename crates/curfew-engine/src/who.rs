@@ -67,17 +67,6 @@ impl Who {
     pub(crate) fn subject_text(&self) -> String {
         subject_text(self.subject(), self.client)
     }
-
-    /// Every key that the index finds it by.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = Key<'_>> {
-        let all = self.own.identities.iter().chain(&self.bound.identities);
-        let device = self.device.as_ref().map(Key::Device);
-        let cgroup = self.peer.cgroup.as_deref().map(Key::Cgroup);
-        all.map(|i| Key::Identity(i.kind, &i.id))
-            .chain(device)
-            .chain(self.peer.uid.map(Key::Uid))
-            .chain(cgroup)
-    }
 }
 
 /// The subject as text, by which concurrency and reconnecting count (rule 7).
@@ -196,14 +185,37 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Who> {
         own: reader.bound()?,
         bound: reader.bound()?,
         device: match reader.option()? {
-            Some(device) => Some(DeviceId::new(&device).ok()?),
+            Some(device) => Some(DeviceId::new(device).ok()?),
             None => None,
         },
         peer: Peer {
-            cgroup: reader.option()?,
-            uid: reader.0.first_chunk().map(|uid| u32::from_le_bytes(*uid)),
+            cgroup: reader.option()?.map(str::to_owned),
+            uid: reader.uid(),
         },
     })
+}
+
+/// Every key that the index finds what [`encode`] wrote by.
+pub(crate) fn keys(bytes: &[u8]) -> Option<Vec<Key<'_>>> {
+    let (_, rest) = bytes.split_first_chunk::<16>()?;
+    let mut reader = Reader(rest);
+    let mut keys = Vec::with_capacity(4);
+    // What the door knew, and what was added.
+    for _ in 0..2 {
+        reader.byte()?;
+        for _ in 0..reader.count()? {
+            let (_, kind) = reader.tag()?;
+            reader.option()?;
+            keys.push(Key::Identity(kind, reader.text()?));
+            reader.option()?;
+        }
+        reader.pass_texts(1)?;
+        reader.pass_texts(2)?;
+    }
+    keys.extend(reader.option()?.map(Key::Device));
+    keys.extend(reader.option()?.map(Key::Cgroup));
+    keys.extend(reader.uid().map(Key::Uid));
+    Some(keys)
 }
 
 /// The subject of what [`encode`] wrote as text, with no more read than that takes.
@@ -250,8 +262,16 @@ impl<'a> Reader<'a> {
         Some(text)
     }
 
-    fn text(&mut self) -> Option<String> {
-        Some(std::str::from_utf8(self.raw()?).ok()?.to_owned())
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.raw()?).ok()
+    }
+
+    fn owned(&mut self) -> Option<String> {
+        self.text().map(str::to_owned)
+    }
+
+    fn uid(&self) -> Option<u32> {
+        self.0.first_chunk().map(|uid| u32::from_le_bytes(*uid))
     }
 
     /// Passes over a number of entries of so many texts each.
@@ -260,7 +280,7 @@ impl<'a> Reader<'a> {
         (0..entries).try_for_each(|_| (0..each).try_for_each(|_| self.raw().map(drop)))
     }
 
-    fn option(&mut self) -> Option<Option<String>> {
+    fn option(&mut self) -> Option<Option<&'a str>> {
         match self.byte()? {
             0 => Some(None),
             _ => self.text().map(Some),
@@ -271,24 +291,32 @@ impl<'a> Reader<'a> {
         (0..self.count()?).map(|_| one(self)).collect()
     }
 
-    fn identity(&mut self) -> Option<Identity> {
+    fn tag(&mut self) -> Option<(Proof, Kind)> {
         let tag = self.byte()?;
+        let proof = match tag >> 4 {
+            0 => Proof::Proven,
+            1 => Proof::Bound,
+            _ => Proof::Asserted,
+        };
+        let kind = match tag & 15 {
+            0 => Kind::User,
+            1 => Kind::Workload,
+            2 => Kind::Device,
+            3 => Kind::Role,
+            _ => Kind::Address,
+        };
+        Some((proof, kind))
+    }
+
+    fn identity(&mut self) -> Option<Identity> {
+        let (proof, kind) = self.tag()?;
+        let issuer = self.option()?.map(str::to_owned);
         Some(Identity {
-            proof: match tag >> 4 {
-                0 => Proof::Proven,
-                1 => Proof::Bound,
-                _ => Proof::Asserted,
-            },
-            kind: match tag & 15 {
-                0 => Kind::User,
-                1 => Kind::Workload,
-                2 => Kind::Device,
-                3 => Kind::Role,
-                _ => Kind::Address,
-            },
-            issuer: self.option()?.map_or_else(Issuer::local, Issuer::from),
-            id: self.text()?,
-            display: self.option()?,
+            proof,
+            kind,
+            issuer: issuer.map_or_else(Issuer::local, Issuer::from),
+            id: self.owned()?,
+            display: self.option()?.map(str::to_owned),
         })
     }
 
@@ -296,8 +324,8 @@ impl<'a> Reader<'a> {
         Some(Bound {
             ambiguous: self.byte()? != 0,
             identities: self.many(Self::identity)?,
-            groups: self.many(Self::text)?,
-            attributes: self.many(|reader| Some((reader.text()?, reader.text()?)))?,
+            groups: self.many(Self::owned)?,
+            attributes: self.many(|reader| Some((reader.owned()?, reader.owned()?)))?,
         })
     }
 }
@@ -383,6 +411,13 @@ mod tests {
             assert_eq!(who.own.attributes, facts.attributes);
             assert_eq!(who.peer, peer);
             assert_eq!(encoded_subject(&bytes), Some(who.subject_text()));
+            let identities = who.own.identities.iter().chain(&bound.identities);
+            let mut found: Vec<Key<'_>> =
+                identities.map(|i| Key::Identity(i.kind, &i.id)).collect();
+            found.push(Key::Device("laptop-7"));
+            found.extend(who.peer.cgroup.as_deref().map(Key::Cgroup));
+            found.extend(uid.map(Key::Uid));
+            assert_eq!(keys(&bytes), Some(found));
             for cut in 0..bytes.len() - 4 {
                 assert_ne!(decode(&bytes[..cut]), Some(who.clone()), "cut at {cut}");
             }

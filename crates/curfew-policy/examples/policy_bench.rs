@@ -11,7 +11,7 @@
 use std::{fmt::Write, hint::black_box, net::SocketAddr};
 
 use curfew_model::{BootInstant, Clock, Facts, Revision};
-use curfew_policy::{Decide, PolicySet, Verdict, compile, load};
+use curfew_policy::{Decide, PolicySet, compile, load};
 use curfew_testkit::{BootClock, alice};
 
 /// Segments, each a network of its own, and policies, each into one of them.
@@ -50,7 +50,7 @@ fn decide(set: &PolicySet) {
     let now = BootClock.now();
     let admitted = facts
         .iter()
-        .filter(|facts| matches!(set.decide(facts, now).verdict, Verdict::Admit(_)))
+        .filter(|facts| set.decide(facts, now).refusal.is_none())
         .count();
     assert_eq!(admitted, usize::from(COUNT), "a policy for each");
     let start = BootClock.now().boot;

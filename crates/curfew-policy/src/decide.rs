@@ -9,7 +9,7 @@ use curfew_model::{
 
 use crate::{
     compile::{CompiledSegment, PolicySet},
-    decision::{ComingEnd, Decide, Decision, MatchedSegment, Refusal, Verdict},
+    decision::{ComingEnd, Decide, Decision, MatchedSegment, Refusal},
     document::{End, SessionPolicy},
     judge::{Case, NoMatch, Standing},
     limits::PlacedLimits,
@@ -171,7 +171,7 @@ impl PolicySet {
                 Err(reason) => refusals.push((segment.mode == Mode::Audit, reason, &segment.name)),
             }
         }
-        let verdict = verdict(case.facts, segments.is_empty(), refusals, lease);
+        let refusal = refusal(case.facts, segments.is_empty(), refusals);
         let policies = standings
             .iter()
             .filter(|(_, standing)| matches!(standing, Standing::Admits(_) | Standing::Limits(_)))
@@ -182,7 +182,8 @@ impl PolicySet {
                 .listed(segments)
                 .map(|segment| self.matched(segment, standings, case.facts))
                 .collect(),
-            verdict,
+            lease,
+            refusal,
             shadow,
             coming: self.coming(case, segments, standings),
             look_again_at: look_again(standings, case.now),
@@ -344,28 +345,24 @@ impl PolicySet {
 /// A segment that refuses: whether that is only recorded, why, and its name.
 type Refusing<'s> = (bool, EndReason, &'s SegmentName);
 
-/// Admission, unless a segment refuses: an enforced refusal is told before one that is only recorded, equal ones by the
-/// order of the reasons.
-fn verdict(facts: &Facts, no_segment: bool, refusals: Vec<Refusing<'_>>, lease: Lease) -> Verdict {
+/// Why a session is refused, if a segment refuses: an enforced refusal is told before one that is only recorded, equal
+/// ones by the order of the reasons.
+fn refusal(facts: &Facts, no_segment: bool, refusals: Vec<Refusing<'_>>) -> Option<Refusal> {
     match refusals.into_iter().min() {
         // A service is there to be limited: where nothing limits it any more, nobody may use it (I11). What a door sees of
         // no service and no segment is not Curfew's.
-        None if no_segment && let Some(service) = &facts.target.service => {
-            Verdict::Refuse(Refusal {
-                reason: EndReason::AccessDenied,
-                cause: format!("no segment contains the service {service}"),
-                lease,
-                audit_only: false,
-            })
-        }
-        None => Verdict::Admit(lease),
+        None if no_segment && let Some(service) = &facts.target.service => Some(Refusal {
+            reason: EndReason::AccessDenied,
+            cause: format!("no segment contains the service {service}"),
+            audit_only: false,
+        }),
+        None => None,
         Some((audit_only, reason, name)) => {
             let subject = facts.subject();
             let who = subject.map_or_else(|| facts.client.ip().to_string(), ToString::to_string);
-            Verdict::Refuse(Refusal {
+            Some(Refusal {
                 reason,
                 cause: format!("segment {name}: {}: {who}", reason.text()),
-                lease,
                 audit_only,
             })
         }

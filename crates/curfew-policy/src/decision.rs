@@ -26,8 +26,11 @@ pub struct Decision {
     pub segments: Vec<MatchedSegment>,
     /// Every session policy that matched, admitting or only limiting, sorted by name.
     pub policies: Vec<PolicyName>,
-    /// Admitted with a lease, or refused.
-    pub verdict: Verdict,
+    /// The lease that the limits give, counted from `facts.opened_at`. It is for who is admitted, and for whom segments in
+    /// audit mode alone refuse.
+    pub lease: Lease,
+    /// Why the session is not admitted; none if it is.
+    pub refusal: Option<Refusal>,
     /// What the segments in audit mode would hold the session to, where others are enforced: recorded, not acted on.
     pub shadow: Option<Lease>,
     /// The first end that a policy will set whose window opens later: to be told and warned of. It is no part of the
@@ -67,15 +70,6 @@ pub struct MatchedSegment {
     pub on_control_plane_loss: LossRule,
 }
 
-/// Admitted or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Admitted with this lease, counted from `facts.opened_at`.
-    Admit(Lease),
-    /// Refused.
-    Refuse(Refusal),
-}
-
 /// Why a session is not admitted. In a set whose refusing segments are all in audit mode, it is only recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -83,8 +77,6 @@ pub struct Refusal {
     pub reason: EndReason,
     /// The segment or policy that refuses, in words for operators.
     pub cause: String,
-    /// The lease that the limits alone would give: what an audit-mode segment goes on with.
-    pub lease: Lease,
     /// Whether only audit-mode segments refuse: recorded as `session.would_refuse`, not acted on.
     pub audit_only: bool,
 }

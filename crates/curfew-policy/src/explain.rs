@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     compile::PolicySet,
-    decision::{Decide, Decision, Refusal, Verdict},
+    decision::{Decide, Decision, Refusal},
     judge::{Case, NoAdmission, NoMatch, Standing},
     limits::{PlacedLimits, Set},
     problem::nearest,
@@ -167,10 +167,14 @@ fn standing_text(standing: Standing) -> String {
 }
 
 fn verdict_text(decision: &Decision, facts: &Facts, now: Now) -> (Outcome, String) {
-    match &decision.verdict {
-        Verdict::Admit(lease) => {
+    match &decision.refusal {
+        None => {
             let coming = decision.coming.as_ref().map(|coming| coming.end.deadline());
-            let ends = lease.deadline(facts.opened_at).into_iter().chain(coming);
+            let ends = decision
+                .lease
+                .deadline(facts.opened_at)
+                .into_iter()
+                .chain(coming);
             let text = match ends.min() {
                 Some(deadline) => {
                     format!(
@@ -183,11 +187,10 @@ fn verdict_text(decision: &Decision, facts: &Facts, now: Now) -> (Outcome, Strin
             };
             (Outcome::Admitted, text)
         }
-        Verdict::Refuse(Refusal {
+        Some(Refusal {
             reason,
             cause,
             audit_only,
-            ..
         }) => {
             if *audit_only {
                 let text = format!("admitted; would be refused: {reason} ({cause})");

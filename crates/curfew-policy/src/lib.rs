@@ -28,7 +28,7 @@ mod when;
 mod window;
 
 pub use compile::{PolicySet, compile};
-pub use decision::{ComingEnd, Decide, Decision, MatchedSegment, Refusal, Verdict};
+pub use decision::{ComingEnd, Decide, Decision, MatchedSegment, Refusal};
 pub use difference::Difference;
 pub use document::Documents;
 pub use explain::{Explanation, Outcome};

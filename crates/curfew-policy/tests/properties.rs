@@ -2,7 +2,7 @@
 #![cfg(test)]
 
 use curfew_model::{BootInstant, Facts, Now, Revision, WallInstant};
-use curfew_policy::{Decide, Decision, Verdict, compile, load};
+use curfew_policy::{Decide, Decision, compile, load};
 use curfew_testkit::alice;
 use proptest::prelude::*;
 
@@ -71,15 +71,16 @@ proptest! {
         let before = decide(&documents);
         documents.push(document(&(extra.0, false, extra.2), 99));
         let after = decide(&documents);
-        match (&before.verdict, &after.verdict) {
-            (Verdict::Admit(loose), Verdict::Admit(strict)) => {
+        match (&before.refusal, &after.refusal) {
+            (None, None) => {
+                let (loose, strict) = (&before.lease, &after.lease);
                 let activity = BootInstant(0);
                 prop_assert!(strict.deadline(activity) <= loose.deadline(activity));
                 let mut both = loose.clone();
                 both.tighten(strict.clone());
                 prop_assert_eq!(both.deadline(activity), strict.deadline(activity));
             }
-            (Verdict::Refuse(one), Verdict::Refuse(other)) => prop_assert_eq!(one.reason, other.reason),
+            (Some(one), Some(other)) => prop_assert_eq!(one.reason, other.reason),
             (one, other) => prop_assert!(false, "a ceiling changed who is admitted: {one:?} {other:?}"),
         }
     }
@@ -93,9 +94,10 @@ proptest! {
         documents.rotate_left(turn);
         let other = decide(&documents);
         // Places differ, so what is compared is what a session is given.
-        let given = |decision: &Decision| match &decision.verdict {
-            Verdict::Admit(lease) => (None, lease.deadline(BootInstant(0))),
-            Verdict::Refuse(refusal) => (Some((refusal.reason, refusal.audit_only)), refusal.lease.deadline(BootInstant(0))),
+        let given = |decision: &Decision| {
+            let refusal = decision.refusal.as_ref();
+            let refused = refusal.map(|refusal| (refusal.reason, refusal.audit_only));
+            (refused, decision.lease.deadline(BootInstant(0)))
         };
         prop_assert_eq!(given(&one), given(&other));
         prop_assert_eq!(one.policies, other.policies);

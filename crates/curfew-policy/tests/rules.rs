@@ -7,7 +7,7 @@ use curfew_model::{
     BootInstant, EndReason, Facts, Identity, Issuer, Kind, Lease, Now, PolicyName, Proof,
     Provenance, Revision, WallInstant,
 };
-use curfew_policy::{Decide, Decision, PolicySet, Refusal, Verdict};
+use curfew_policy::{Decide, Decision, PolicySet, Refusal};
 use curfew_testkit::{alice, compiled, document};
 
 const MINUTE: u64 = 60_000_000_000;
@@ -54,17 +54,12 @@ fn decide(documents: &str, facts: &Facts) -> Decision {
 }
 
 fn admitted(decision: &Decision) -> &Lease {
-    match &decision.verdict {
-        Verdict::Admit(lease) => lease,
-        Verdict::Refuse(refusal) => panic!("refused: {refusal:?}"),
-    }
+    assert_eq!(decision.refusal, None);
+    &decision.lease
 }
 
 fn refused(decision: &Decision) -> &Refusal {
-    match &decision.verdict {
-        Verdict::Admit(lease) => panic!("admitted: {lease:?}"),
-        Verdict::Refuse(refusal) => refusal,
-    }
+    decision.refusal.as_ref().expect("refused")
 }
 
 fn lifetime(decision: &Decision) -> (u64, EndReason) {
@@ -462,10 +457,9 @@ fn audit_mode_records_and_enforced_limits_act() {
             "sensitivity: low, access: open, members: [{cidr: 0.0.0.0/0}]",
         );
     let decision = decide(&both, &facts());
-    let refusal = refused(&decision);
-    assert!(refusal.audit_only);
+    assert!(refused(&decision).audit_only);
     assert_eq!(
-        refusal.lease.expires_at.as_ref().unwrap().at,
+        decision.lease.expires_at.as_ref().unwrap().at,
         BootInstant(720 * MINUTE)
     );
     let denied = both + &segment("shut", "sensitivity: low, members: [{cidr: 10.0.0.1}]");

@@ -7,7 +7,7 @@ use curfew_model::{
     Binding, BindingKey, BootInstant, EndReason, Facts, Identity, Issuer, Kind, Now, Proof,
     Revision, ServiceName, UpstreamAddress, WallInstant,
 };
-use curfew_policy::{Decide, Given, Outcome, PolicySet, Sight, Verdict, compile, load};
+use curfew_policy::{Decide, Given, Outcome, PolicySet, Sight, compile, load};
 use curfew_testkit::{alice, compiled, document};
 
 const NOW: Now = Now {
@@ -47,10 +47,8 @@ fn the_strictest_segment_of_any_address_holds() {
     let decision = set.decide(&both, NOW);
     let names: Vec<&str> = decision.segments.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["vault", "office"]);
-    let Verdict::Admit(lease) = decision.verdict else {
-        panic!("refused")
-    };
-    let end = lease.expires_at.unwrap();
+    assert_eq!(decision.refusal, None);
+    let end = decision.lease.expires_at.unwrap();
     assert_eq!(end.at, BootInstant(0).after(Duration::from_secs(600)));
     let alone = set.decide(&facts(&["10.0.0.1:5432"]), NOW);
     assert_eq!(alone.segments.len(), 1);
@@ -60,9 +58,7 @@ fn the_strictest_segment_of_any_address_holds() {
 fn the_segment_of_any_address_has_to_admit() {
     let set = set("");
     let both = facts(&["10.0.0.1:5432", "[2001:db8::1]:5432"]);
-    let Verdict::Refuse(refusal) = set.decide(&both, NOW).verdict else {
-        panic!("admitted")
-    };
+    let refusal = set.decide(&both, NOW).refusal.unwrap();
     assert_eq!(refusal.reason, EndReason::AccessDenied);
 }
 
@@ -70,12 +66,10 @@ fn the_segment_of_any_address_has_to_admit() {
 fn a_service_that_nothing_limits_is_for_nobody() {
     let set = set("");
     let mut nowhere = facts(&["192.0.2.7:1"]);
-    let what_a_door_sees_of_others = set.decide(&nowhere, NOW).verdict;
-    assert!(matches!(what_a_door_sees_of_others, Verdict::Admit(_)));
+    let what_a_door_sees_of_others = set.decide(&nowhere, NOW).refusal;
+    assert_eq!(what_a_door_sees_of_others, None);
     nowhere.target.service = Some(ServiceName::new("db").unwrap());
-    let Verdict::Refuse(refusal) = set.decide(&nowhere, NOW).verdict else {
-        panic!("admitted")
-    };
+    let refusal = set.decide(&nowhere, NOW).refusal.unwrap();
     assert_eq!(refusal.reason, EndReason::AccessDenied);
     assert_eq!(refusal.cause, "no segment contains the service db");
     assert!(!refusal.audit_only);

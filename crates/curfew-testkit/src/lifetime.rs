@@ -6,7 +6,7 @@ use curfew_model::{
     BootInstant, Bound, EndReason, Facts, Identity, Issuer, Kind, Lease, LossRule, Mode, Now,
     OnAdopt, Proof, Provenance, Revision, SegmentName, Sensitivity, Target, UpstreamAddress,
 };
-use curfew_policy::{Decide, Decision, MatchedSegment, Verdict};
+use curfew_policy::{Decide, Decision, MatchedSegment};
 
 /// Admits everyone into the segment `db`, for this long.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,8 @@ impl Decide for Lifetime {
         Decision {
             segments,
             policies: Vec::new(),
-            verdict: Verdict::Admit(lease),
+            lease,
+            refusal: None,
             shadow: None,
             coming: None,
             look_again_at: None,

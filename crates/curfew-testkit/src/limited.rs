@@ -6,7 +6,7 @@ use curfew_model::{
     Bound, EndReason, Facts, Lease, LossRule, Mode, Now, OnAdopt, Provenance, Reconnect, Revision,
     SegmentName, Sensitivity,
 };
-use curfew_policy::{Decide, Decision, MatchedSegment, Refusal, Verdict};
+use curfew_policy::{Decide, Decision, MatchedSegment, Refusal};
 
 /// The user, or the login name at any service, that is denied access.
 pub const DENIED: &str = "mallory";
@@ -54,16 +54,12 @@ impl Decide for Limited {
             ..Lease::default()
         };
         let is_denied = |id: &str| id.rsplit('/').next() == Some(DENIED);
-        let verdict = if facts.identities.iter().any(|who| is_denied(&who.id)) {
-            Verdict::Refuse(Refusal {
-                reason: EndReason::AccessDenied,
-                cause: "test".to_owned(),
-                lease,
-                audit_only: false,
-            })
-        } else {
-            Verdict::Admit(lease)
-        };
+        let denied = facts.identities.iter().any(|who| is_denied(&who.id));
+        let refusal = denied.then(|| Refusal {
+            reason: EndReason::AccessDenied,
+            cause: "test".to_owned(),
+            audit_only: false,
+        });
         let segments = SegmentName::new("db")
             .map(|name| MatchedSegment {
                 name,
@@ -81,7 +77,8 @@ impl Decide for Limited {
         Decision {
             segments,
             policies: Vec::new(),
-            verdict,
+            lease,
+            refusal,
             shadow: None,
             coming: None,
             look_again_at: None,

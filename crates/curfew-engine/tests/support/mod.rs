@@ -12,7 +12,7 @@ use curfew_model::{
     Reconnect, Revision, Revocation, RevocationId, Scope, SegmentName, Sensitivity, ServiceName,
     SessionId, Target, WallInstant,
 };
-use curfew_policy::{ComingEnd, Decide, Decision, Difference, MatchedSegment, Refusal, Verdict};
+use curfew_policy::{ComingEnd, Decide, Decision, Difference, MatchedSegment, Refusal};
 
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -132,7 +132,8 @@ impl Decide for Fake {
             return Decision {
                 segments: vec![],
                 policies: vec![],
-                verdict: Verdict::Admit(Lease::default()),
+                lease: Lease::default(),
+                refusal: None,
                 shadow: None,
                 coming: None,
                 look_again_at: None,
@@ -198,15 +199,11 @@ impl Decide for Fake {
         } else {
             None
         };
-        let verdict = match refused {
-            None => Verdict::Admit(lease),
-            Some(reason) => Verdict::Refuse(Refusal {
-                reason,
-                cause: "no policy admits".to_owned(),
-                lease,
-                audit_only: rules.mode == Mode::Audit,
-            }),
-        };
+        let refusal = refused.map(|reason| Refusal {
+            reason,
+            cause: "no policy admits".to_owned(),
+            audit_only: rules.mode == Mode::Audit,
+        });
         let shadow = rules.shadow.filter(|_| rules.mode == Mode::Enforce);
         let shadow = shadow.map(|lifetime| Lease {
             expires_at: bound(
@@ -229,7 +226,8 @@ impl Decide for Fake {
                 on_control_plane_loss: rules.loss,
             }],
             policies: vec![PolicyName::new("p").unwrap()],
-            verdict,
+            lease,
+            refusal,
             shadow,
             coming,
             look_again_at: next.map(|wall| now.boot_at(wall)),

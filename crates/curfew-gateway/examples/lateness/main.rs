@@ -38,7 +38,7 @@ use curfew_model::{
     BootInstant, Bound, Clock, EndReason, Facts, Lease, Now, Provenance, Revision, ServiceName,
     SessionId, UpstreamAddress,
 };
-use curfew_policy::{Decide, Decision, Verdict};
+use curfew_policy::{Decide, Decision};
 use curfew_testkit::{BootClock, Lifetime};
 use parking_lot::Mutex;
 
@@ -78,10 +78,10 @@ impl Decide for OneAfterTheOther {
             by: Arc::new(Provenance::Order("lateness".to_owned())),
         });
         Decision {
-            verdict: Verdict::Admit(Lease {
+            lease: Lease {
                 expires_at,
                 ..Lease::default()
-            }),
+            },
             ..Lifetime(LIFETIME).decide(facts, now)
         }
     }
