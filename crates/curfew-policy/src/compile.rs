@@ -18,6 +18,7 @@ use crate::{
     net::NetIndex,
     problem::{Place, Problem, nearest},
     sight::Needed,
+    when::{AttributeSet, Condition},
 };
 
 /// Unknown segments that a known one is looked for: each takes a look at all names.
@@ -54,6 +55,8 @@ pub struct PolicySet {
     pub(crate) by_net: NetIndex,
     /// Members that are told by an identity: SPIFFE ids, cgroups, uids.
     pub(crate) by_identity: Vec<(Member, usize)>,
+    /// The attributes that any condition reads.
+    pub(crate) conditions_read: AttributeSet,
     /// Whom the policies name.
     pub(crate) named: Places,
     /// The members that need a door to see something.
@@ -167,8 +170,10 @@ fn unknown_segment(name: &SegmentName, place: &Place, near: Option<&str>) -> Pro
 }
 
 fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> PolicySet {
+    let conditions = documents.policies.iter().filter_map(|p| p.when.as_deref());
     let mut set = PolicySet {
         revision,
+        conditions_read: conditions.map(Condition::reads).collect(),
         segments: Vec::with_capacity(documents.segments.len()),
         policies: documents.policies,
         by_service: HashMap::new(),

@@ -117,7 +117,8 @@ impl<'a> Case<'a> {
     }
 
     fn attributes(&self) -> &Attributes {
-        self.attributes.get_or_init(|| Attributes::of(self.facts))
+        self.attributes
+            .get_or_init(|| Attributes::of(self.facts, self.set.conditions_read))
     }
 
     /// Why a policy's condition cannot be decided, if it cannot.

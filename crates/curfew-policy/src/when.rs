@@ -68,9 +68,33 @@ const ATTRIBUTES: [(&str, &str, Type, By); 13] = [
 /// The functions of the language, built once: building them costs more than a decision.
 static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
+/// Some of the attributes, by their place in [`ATTRIBUTES`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AttributeSet(u16);
+
+impl AttributeSet {
+    fn insert(&mut self, place: usize) {
+        self.0 |= 1 << place;
+    }
+
+    fn contains(self, place: usize) -> bool {
+        self.0 & (1 << place) != 0
+    }
+}
+
+/// All that are in any of them.
+impl FromIterator<Self> for AttributeSet {
+    fn from_iter<I: IntoIterator<Item = Self>>(sets: I) -> Self {
+        Self(sets.into_iter().fold(0, |all, set| all | set.0))
+    }
+}
+
 /// A compiled condition.
 #[derive(Debug)]
-pub(crate) struct Condition(Program);
+pub(crate) struct Condition {
+    program: Program,
+    reads: AttributeSet,
+}
 
 /// What a condition says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,21 +136,22 @@ impl Condition {
             let first = errors.errors.first();
             vec![first.map_or_else(|| "not CEL".to_owned(), |error| not_cel(text, error.pos))]
         })?;
-        let wrong = check::check(program.expression());
-        if wrong.is_empty() {
-            Ok(Self(program))
-        } else {
-            Err(wrong)
-        }
+        let reads = check::check(program.expression())?;
+        Ok(Self { program, reads })
+    }
+
+    /// The attributes that it reads.
+    pub(crate) fn reads(&self) -> AttributeSet {
+        self.reads
     }
 
     /// Whether it is written like the other.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.0.expression() == other.0.expression()
+        self.program.expression() == other.program.expression()
     }
 
     pub(crate) fn truth(&self, attributes: &Attributes) -> Truth {
-        match self.0.execute(&attributes.0) {
+        match self.program.execute(&attributes.0) {
             Ok(Value::Bool(true)) => Truth::True,
             Ok(Value::Bool(false)) => Truth::False,
             Err(ExecutionError::NoSuchKey(_)) => Truth::Absent,
@@ -136,7 +161,7 @@ impl Condition {
 
     /// Why it cannot be decided, if it cannot.
     pub(crate) fn failure(&self, attributes: &Attributes) -> Option<String> {
-        match self.0.execute(&attributes.0) {
+        match self.program.execute(&attributes.0) {
             Ok(Value::Bool(_)) => None,
             Ok(_) => Some("it is neither true nor false".to_owned()),
             Err(error) => Some(error.to_string()),
@@ -192,13 +217,16 @@ fn read(stated: &str, kind: Type) -> Option<Value> {
     }
 }
 
-/// The attributes of one session, built once a decision.
+/// Attributes of one session, built once a decision.
 pub(crate) struct Attributes(Context<'static, 'static>);
 
 impl Attributes {
-    pub(crate) fn of(facts: &Facts) -> Self {
+    /// Those in `wanted`: making one costs more than a decision that reads it.
+    pub(crate) fn of(facts: &Facts, wanted: AttributeSet) -> Self {
         let mut roots: BTreeMap<&str, HashMap<String, Value>> = BTreeMap::new();
-        for (root, field, kind, _) in ATTRIBUTES {
+        let all = ATTRIBUTES.into_iter().enumerate();
+        for (_, (root, field, kind, _)) in all.filter(|(place, _)| wanted.contains(*place)) {
+            // One without fields is there, and says that they are absent.
             let fields = roots.entry(root).or_default();
             if let Some(value) = attribute(facts, root, field, kind) {
                 fields.insert(field.to_owned(), value);
@@ -376,17 +404,18 @@ mod tests {
         assert_eq!(compiled(both.to_owned()).unwrap_err().len(), 2);
     }
 
-    fn attributes() -> Attributes {
-        Attributes::of(&curfew_testkit::alice(
+    /// Those that a condition reads, of one session.
+    fn attributes(condition: &Condition) -> Attributes {
+        let facts = curfew_testkit::alice(
             "192.0.2.1:40000".parse().unwrap(),
             "10.0.0.1:5432".parse().unwrap(),
             curfew_model::BootInstant(0),
-        ))
+        );
+        Attributes::of(&facts, condition.reads())
     }
 
     #[test]
     fn what_fits_is_taken_and_can_be_decided() {
-        let attributes = attributes();
         for text in [
             "subject.id in ['alice', 'bob'] && !(subject.kind == 'device')",
             "has(subject.risk) ? subject.risk == 'low' : true",
@@ -400,6 +429,7 @@ mod tests {
             "([[1]])[0][0] == 1 && 'a' < 'b' && -1 < 1",
         ] {
             let condition = compiled(text.to_owned()).unwrap();
+            let attributes = attributes(&condition);
             let truth = condition.truth(&attributes);
             assert_eq!(
                 truth,
@@ -412,13 +442,13 @@ mod tests {
 
     #[test]
     fn an_absent_attribute_is_told_from_another_failure() {
-        let attributes = attributes();
         for (text, truth) in [
             ("subject.risk == 'low'", Truth::Absent),
             ("subject.groups[7] == 'x'", Truth::Failed),
             ("1 / (target.port - target.port) == 1", Truth::Failed),
         ] {
             let condition = compiled(text.to_owned()).unwrap();
+            let attributes = attributes(&condition);
             assert_eq!(condition.truth(&attributes), truth, "{text}");
         }
     }
@@ -447,13 +477,13 @@ mod tests {
         let text = "1+".repeat(MAX_DEPTH - 3) + "1 > 1";
         let condition = compiled(text).unwrap();
         assert!(matches!(
-            condition.0.execute(&Context::default()),
+            condition.program.execute(&Context::default()),
             Ok(Value::Bool(true))
         ));
         let text = "[".repeat(MAX_DEPTH - 2) + &"]".repeat(MAX_DEPTH - 2) + " == []";
         let condition = compiled(text).unwrap();
         assert!(matches!(
-            condition.0.execute(&Context::default()),
+            condition.program.execute(&Context::default()),
             Ok(Value::Bool(false))
         ));
     }

@@ -7,7 +7,7 @@ use cel::common::ast::{
     CallExpr, ComprehensionExpr, Expr, IdedExpr, ListExpr, LiteralValue, SelectExpr, operators,
 };
 
-use super::{ATTRIBUTES, MAX_DEPTH, Type, unknown};
+use super::{ATTRIBUTES, AttributeSet, MAX_DEPTH, Type, unknown};
 
 const FUNCTIONS: [&str; 4] = ["size", "startsWith", "endsWith", "contains"];
 
@@ -82,11 +82,15 @@ impl Shape {
     }
 }
 
-/// Everything that is wrong with a condition.
-pub(super) fn check(condition: &IdedExpr) -> Vec<String> {
+/// The attributes that a condition reads.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn check(condition: &IdedExpr) -> Result<AttributeSet, Vec<String>> {
     let mut walk = Walk {
         bound: Vec::new(),
         in_loop: false,
+        reads: AttributeSet::default(),
         wrong: Vec::new(),
     };
     let whole = walk.shape(condition, MAX_DEPTH);
@@ -95,7 +99,11 @@ pub(super) fn check(condition: &IdedExpr) -> Vec<String> {
             "it is {whole}, and a condition is true or false: compare it, as in `subject.risk == 'low'`"
         ));
     }
-    walk.wrong
+    if walk.wrong.is_empty() {
+        Ok(walk.reads)
+    } else {
+        Err(walk.wrong)
+    }
 }
 
 struct Walk {
@@ -103,6 +111,7 @@ struct Walk {
     bound: Vec<(String, Shape)>,
     /// Within what a macro does for each element of a list.
     in_loop: bool,
+    reads: AttributeSet,
     wrong: Vec<String>,
 }
 
@@ -172,8 +181,11 @@ impl Walk {
     }
 
     fn attribute(&mut self, root: &str, field: &str) -> Shape {
-        let mut all = ATTRIBUTES.iter();
-        if let Some((_, _, kind, _)) = all.find(|(r, f, _, _)| *r == root && *f == field) {
+        let is = |(r, f, _, _): &(&str, &str, Type, _)| *r == root && *f == field;
+        if let Some(place) = ATTRIBUTES.iter().position(is)
+            && let Some((_, _, kind, _)) = ATTRIBUTES.get(place)
+        {
+            self.reads.insert(place);
             return (*kind).into();
         }
         let names = ATTRIBUTES.map(|(root, field, _, _)| format!("{root}.{field}"));
