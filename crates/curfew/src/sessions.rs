@@ -1,19 +1,23 @@
 //! `curfew sessions`: list, show, explain, watch, cancel, renew, through the API.
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, process::ExitCode, thread, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use curfew_model::{EnforcerId, PolicyName, SegmentName, ServiceName, SessionId, WallInstant};
 use serde_json::Value;
+use ureq::BodyReader;
 
 use crate::{
     asking::Asking,
-    client::{Call, Client},
+    client::{Call, Client, ClientError, Events},
     show::{Output, Reading, Side, Table, clean, clean_lines, items, list, name, out, pairs, text},
 };
 
 /// Sessions that are listed if nobody says.
 const LISTED: u32 = 10_000;
+/// How often a watch that ended is taken up again, and how long after what came before.
+const TRIES: u32 = 30;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Look at sessions, and end them
 #[derive(Debug, Args)]
@@ -357,30 +361,55 @@ fn cancelled(answer: &Value) -> String {
 
 impl Watch {
     fn run(self, client: &Client, output: Output) -> Result<ExitCode, Box<dyn Error>> {
-        let call = Call::get("/v1/sessions/watch")
+        let mut call = Call::get("/v1/sessions/watch")
             .with("segment", self.segment)
             .with("subject", self.subject)
             .with("event", self.event);
         let mut events = client.events(&call)?;
-        while let Some(event) = events.next()? {
-            // What was lost is an event of its own in every form.
-            let line = output.one_of_many(&event.data, |data| {
-                line(&event.kind, data, &Reading::here())
-            })?;
-            if out(&line)?.is_break() {
-                return Ok(ExitCode::SUCCESS);
-            }
+        loop {
+            let ended = match events.next() {
+                Ok(Some(event)) => {
+                    // What was lost is an event of its own in every form.
+                    let line = output.one_of_many(&event.data, |data| {
+                        line(&event.kind, data, &Reading::here())
+                    })?;
+                    if out(&line)?.is_break() {
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    continue;
+                }
+                Ok(None) => "by the server".to_owned(),
+                Err(ClientError::Unreachable { why, .. }) => why,
+                Err(other) => return Err(other.into()),
+            };
+            eprintln!("curfew: the watch ended ({ended}): taking it up again");
+            // Where nothing came yet, any id makes the server tell that something may have been missed.
+            let last = events.last().unwrap_or("none");
+            call = call.again_after(last);
+            events = taken_up(client, &call)?;
         }
-        Err("the server ended the watch: it stops, or the token was removed; start it again".into())
+    }
+}
+
+/// Takes up a watch that ended: the server may have stopped to start again, or have given up on
+/// a watch that was stopped itself. A token that holds no more is told at once.
+fn taken_up(client: &Client, call: &Call) -> Result<Events<BodyReader<'static>>, ClientError> {
+    let mut left = TRIES;
+    loop {
+        thread::park_timeout(PAUSE);
+        left -= 1;
+        match client.events(call) {
+            Err(ClientError::Unreachable { .. }) if left > 0 => {}
+            answered => return answered,
+        }
     }
 }
 
 fn line(kind: &str, event: &Value, reading: &Reading) -> String {
     if kind == "lost" {
-        return format!(
-            "{} events were missed: list the sessions again\n",
-            clean(&text(event, "lost"))
-        );
+        let lost = clean(&text(event, "lost"));
+        let lost = if lost.is_empty() { "some" } else { &lost };
+        return format!("{lost} events were missed: list the sessions again\n");
     }
     event_words(event, reading) + "\n"
 }

@@ -6,7 +6,7 @@ mod support;
 
 use serde_json::{Value, json};
 
-use support::{Ran, Scripted, curfew, whole};
+use support::{Asked, Ran, Scripted, curfew, whole};
 
 const ID: &str = "018bcfe5-6800-7000-8000-000000000001";
 
@@ -412,7 +412,7 @@ fn policy_findings_are_shown_with_their_place() {
 }
 
 #[test]
-fn a_watch_prints_events_until_the_server_ends_it() {
+fn a_watch_that_the_server_ends_is_taken_up_again() {
     let server = Scripted::start();
     let event = json!({
         "at": "2023-11-14T22:13:20.000Z", "event": "session.ended", "session": ID, "segments": ["pci"],
@@ -421,21 +421,39 @@ fn a_watch_prints_events_until_the_server_ends_it() {
     let stream = format!(
         "HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: watching\n\nevent: session.ended\nid: gw-1:1\ndata: {event}\n\nevent: lost\ndata: {{\"lost\":2}}\n\n"
     );
-    server.raw("GET /v1/sessions/watch?event=session.ended", stream);
+    let missed = "HTTP/1.1 200 X\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: watching\n\nevent: lost\ndata: {\"lost\":null}\n\n";
+    let no_more = whole(
+        401,
+        "application/problem+json",
+        r#"{"title":"No","detail":"it was removed","code":"unauthenticated"}"#,
+    );
+    let request = "GET /v1/sessions/watch?event=session.ended";
+    let script = |parts: &[&str]| {
+        server.raw(request, stream.clone());
+        for part in parts {
+            server.then(request, (*part).to_owned());
+        }
+    };
+    script(&[missed, &no_more]);
     let watch = ["sessions", "watch", "--event", "session.ended"];
     let ran = server.curfew(&watch);
     assert_eq!(ran.code, 1);
     assert_eq!(
         ran.out,
         format!(
-            "2023-11-14 22:13  session.ended  {ID}  user:ali\\u{{1b}}ce  pci  idle_timeout\n2 events were missed: list the sessions again\n"
+            "2023-11-14 22:13  session.ended  {ID}  user:ali\\u{{1b}}ce  pci  idle_timeout\n2 events were missed: list the sessions again\nsome events were missed: list the sessions again\n"
         )
     );
-    assert!(
-        ran.err.contains("the server ended the watch"),
-        "{}",
-        ran.err
-    );
+    let ended = "the watch ended (by the server): taking it up again";
+    assert_eq!(ran.err.matches(ended).count(), 2, "{}", ran.err);
+    assert!(ran.err.contains("it was removed"), "{}", ran.err);
+    let came_back = |asked: &Asked| {
+        let mut headers = asked.headers.iter().map(|header| header.to_lowercase());
+        headers.any(|header| header == "last-event-id: gw-1:1")
+    };
+    let came_back: Vec<bool> = server.asked().iter().map(came_back).collect();
+    assert_eq!(came_back, [false, true, true]);
+    script(&[&no_more]);
     let ran = server.curfew(&[&watch[..], &["--output", "json"]].concat());
     let lines: Vec<Value> = ran
         .out

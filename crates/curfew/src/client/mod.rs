@@ -17,6 +17,7 @@ use ureq::{
 use access::Access;
 pub use access::Connect;
 pub use error::{ClientError, Refusal, finding_text};
+pub use stream::Events;
 
 /// For a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -28,6 +29,10 @@ const WORK: Duration = Duration::from_secs(60);
 const LONGEST: u64 = 64 << 20;
 /// A longer request is not taken by the API, in bytes.
 const REQUEST: usize = 8 << 20;
+/// The header by which the server knows a request again.
+const KEY: &str = "idempotency-key";
+/// The header that names the last event that came.
+const AFTER: &str = "last-event-id";
 /// Entries of a page of a list.
 const PAGE: usize = 1_000;
 
@@ -40,7 +45,8 @@ pub struct Call {
     body: Option<Value>,
     wait: Duration,
     answer: Duration,
-    key: Option<String>,
+    /// A header beside that of the token.
+    header: Option<(&'static str, String)>,
 }
 
 impl Call {
@@ -52,7 +58,7 @@ impl Call {
             body: None,
             wait: Duration::ZERO,
             answer: ANSWER,
-            key: None,
+            header: None,
         }
     }
 
@@ -113,8 +119,24 @@ impl Call {
     /// A key by which the server knows the request again, so that it may be sent twice.
     #[must_use]
     pub fn key(mut self, key: String) -> Self {
-        self.key = Some(key);
+        self.header = Some((KEY, key));
         self
+    }
+
+    /// Events again, after the one of this id: the server tells first that others were missed.
+    #[must_use]
+    pub fn again_after(mut self, id: &str) -> Self {
+        self.header = Some((AFTER, id.to_owned()));
+        self
+    }
+
+    fn after(&self) -> Option<&str> {
+        let header = self.header.as_ref().filter(|(name, _)| *name == AFTER)?;
+        Some(&header.1)
+    }
+
+    fn has_key(&self) -> bool {
+        self.header.as_ref().is_some_and(|(name, _)| *name == KEY)
     }
 
     fn path_and_query(&self) -> String {
@@ -211,7 +233,7 @@ impl Client {
         let sent = self.once(call);
         // With a key the server does it once however often it is asked. One that hangs would only hang again.
         match sent {
-            Err(ClientError::Lost { .. }) if call.key.is_some() => self.once(call),
+            Err(ClientError::Lost { .. }) if call.has_key() => self.once(call),
             other => other,
         }
     }
@@ -286,8 +308,8 @@ impl Client {
             .method(call.method.clone())
             .uri(uri)
             .header(header::AUTHORIZATION, token);
-        if let Some(key) = &call.key {
-            request = request.header("idempotency-key", key);
+        if let Some((name, value)) = &call.header {
+            request = request.header(*name, value);
         }
         let answered = match &call.body {
             None => self.run(request.body(()), patience),

@@ -1,7 +1,7 @@
 //! Server-sent events (HTML standard, section 9.2), as far as the API sends them. Lines and events have bounds.
 
 use std::{
-    io::{BufRead, BufReader, Read as _},
+    io::{self, BufRead, BufReader, Read as _},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ pub struct Event {
 pub struct Events<R> {
     lines: BufReader<R>,
     server: String,
+    last: Option<String>,
 }
 
 impl Client {
@@ -44,11 +45,18 @@ impl Client {
         Ok(Events {
             lines: BufReader::new(response.into_body().into_reader()),
             server: self.access.server.clone(),
+            last: call.after().map(str::to_owned),
         })
     }
 }
 
 impl<R: std::io::Read> Events<R> {
+    /// The id of the last event that has one, of the watch before if there was one.
+    #[must_use]
+    pub fn last(&self) -> Option<&str> {
+        self.last.as_deref()
+    }
+
     /// The next event; none when the server has ended them.
     ///
     /// # Errors
@@ -64,6 +72,7 @@ impl<R: std::io::Read> Events<R> {
                         .map_err(|_| self.strange("an event that is not JSON"))?;
                     return Ok(Some(Event { kind, data }));
                 }
+                Some(("id", value)) => self.last = Some(value.trim_start().to_owned()),
                 Some(("event", value)) => value.trim_start().clone_into(&mut kind),
                 Some(("data", value)) => {
                     data.push_str(value.trim_start());
@@ -82,7 +91,11 @@ impl<R: std::io::Read> Events<R> {
         let read = (&mut self.lines).take(LINE).read_until(b'\n', &mut line);
         read.map_err(|error| ClientError::Unreachable {
             server: self.server.clone(),
-            why: crate::show::clean(&error.to_string()),
+            why: if is_timeout(&error) {
+                format!("nothing was read for {} s", SILENCE.as_secs())
+            } else {
+                crate::show::clean(&error.to_string())
+            },
         })?;
         if line.is_empty() {
             return Ok(None);
@@ -102,6 +115,11 @@ impl<R: std::io::Read> Events<R> {
     }
 }
 
+fn is_timeout(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(ureq::Error::Timeout(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -112,6 +130,7 @@ mod tests {
         Events {
             lines: BufReader::new(text.as_bytes()),
             server: "http://x".to_owned(),
+            last: None,
         }
     }
 
@@ -133,6 +152,7 @@ mod tests {
             Some(event("lost", json!({"lost": 3})))
         );
         assert_eq!(events.next().unwrap(), None);
+        assert_eq!(events.last(), Some("a:1"));
     }
 
     #[test]

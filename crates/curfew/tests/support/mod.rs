@@ -5,7 +5,7 @@
 pub mod site;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
@@ -36,7 +36,7 @@ impl Asked {
 /// Answers by method and path, query included; anything else is 404.
 pub struct Scripted {
     pub address: SocketAddr,
-    answers: Arc<Mutex<BTreeMap<String, String>>>,
+    answers: Arc<Mutex<BTreeMap<String, VecDeque<String>>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -55,7 +55,7 @@ impl Scripted {
                 let request = read(&stream);
                 let key = request.line.rsplit_once(' ').unwrap().0.to_owned();
                 asked.lock().unwrap().push(request);
-                let answer = answers.lock().unwrap().get(&key).cloned();
+                let answer = answers.lock().unwrap().get_mut(&key).and_then(next);
                 let missing = || {
                     whole(
                         404,
@@ -86,7 +86,16 @@ impl Scripted {
         self.answers
             .lock()
             .unwrap()
-            .insert(request.to_owned(), answer);
+            .insert(request.to_owned(), [answer].into());
+    }
+
+    /// Answers the next request with bytes of HTTP, once those before have their answers.
+    pub fn then(&self, request: &str, answer: String) {
+        let mut answers = self.answers.lock().unwrap();
+        answers
+            .entry(request.to_owned())
+            .or_default()
+            .push_back(answer);
     }
 
     /// Everything that was asked.
@@ -102,6 +111,15 @@ impl Scripted {
             .env("CURFEW_SERVER", server)
             .env("CURFEW_TOKEN", TOKEN);
         Ran::of(&mut command)
+    }
+}
+
+/// Each answer once; the last one stays.
+fn next(answers: &mut VecDeque<String>) -> Option<String> {
+    if answers.len() > 1 {
+        answers.pop_front()
+    } else {
+        answers.front().cloned()
     }
 }
 
