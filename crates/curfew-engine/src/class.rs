@@ -41,16 +41,38 @@ impl Decided<'_> {
             (None, None) => true,
             _ => false,
         };
-        let lease = self.lease;
-        self.segments == class.segments
-            && self.policies == class.policies
-            && by(&lease.expires_at, &class.expires)
-            && by(&lease.reauth_by, &class.reauth)
-            && by(&lease.credential_until, &class.credential)
-            && by(&lease.binding_until, &class.binding)
-            && lease.idle_timeout == class.idle
-            && lease.warn_before == class.warn_before
-            && self.coming.map(|coming| &coming.end.by) == class.ahead.as_ref()
+        // Every field, so that none that comes is forgotten here.
+        let Lease {
+            expires_at,
+            reauth_by,
+            credential_until,
+            binding_until,
+            idle_timeout,
+            warn_before: warn,
+        } = self.lease;
+        let Class {
+            segments,
+            policies,
+            expires,
+            reauth,
+            credential,
+            binding,
+            idle,
+            warn_before,
+            ahead,
+            // These follow from the segments.
+            is_audit: _,
+            is_limited: _,
+        } = class;
+        self.segments == segments
+            && self.policies == policies
+            && by(expires_at, expires)
+            && by(reauth_by, reauth)
+            && by(credential_until, credential)
+            && by(binding_until, binding)
+            && idle_timeout == idle
+            && warn == warn_before
+            && self.coming.map(|coming| &coming.end.by) == ahead.as_ref()
     }
 }
 
@@ -235,4 +257,73 @@ pub(crate) fn nanos(at: Option<BootInstant>) -> u64 {
 
 pub(crate) fn bound_at(bound: &Option<Bound>) -> u64 {
     bound.as_ref().map_or(NEVER, |bound| bound.at.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(reason: EndReason) -> Option<Bound> {
+        Some(Bound {
+            at: BootInstant(7),
+            reason,
+            by: Arc::new(Provenance::Binding),
+        })
+    }
+
+    fn decided<'a>(
+        lease: &'a Lease,
+        policies: &'a [PolicyName],
+        coming: Option<&'a ComingEnd>,
+    ) -> Decided<'a> {
+        Decided {
+            segments: &[],
+            policies,
+            lease,
+            coming,
+        }
+    }
+
+    #[test]
+    fn a_decision_is_of_a_class_if_nothing_but_instants_differs() {
+        let by = Arc::new(Provenance::Credential);
+        let coming = |by: Provenance| ComingEnd {
+            end: Bound {
+                at: BootInstant(9),
+                reason: EndReason::LifetimeExpired,
+                by: Arc::new(by),
+            },
+            warn_before: None,
+        };
+        let (one, other) = (coming(Provenance::Binding), coming(Provenance::Credential));
+        let names = [PolicyName::new("a").unwrap()];
+        let lease = Lease {
+            expires_at: bound(EndReason::LifetimeExpired),
+            ..Lease::default()
+        };
+        let class = Class::new(&decided(&lease, &names, Some(&one)));
+        let mut later = lease.clone();
+        later.expires_at.as_mut().unwrap().at = BootInstant(8);
+        assert!(decided(&later, &names, Some(&one)).is_of(&class));
+        assert!(!decided(&lease, &[], Some(&one)).is_of(&class));
+        assert!(!decided(&lease, &names, Some(&other)).is_of(&class));
+        assert!(!decided(&lease, &names, None).is_of(&class));
+        let vary: [fn(&mut Lease, Arc<Provenance>); 7] = [
+            |lease, _| lease.expires_at = None,
+            |lease, _| lease.expires_at = bound(EndReason::GrantExpired),
+            |lease, by| lease.expires_at.as_mut().unwrap().by = by,
+            |lease, _| lease.reauth_by = bound(EndReason::ReauthOverdue),
+            |lease, _| lease.credential_until = bound(EndReason::CredentialExpired),
+            |lease, by| lease.idle_timeout = Some((Duration::from_secs(1), by)),
+            |lease, _| lease.warn_before = Some(Duration::from_secs(1)),
+        ];
+        for (number, vary) in vary.into_iter().enumerate() {
+            let mut lease = lease.clone();
+            vary(&mut lease, Arc::clone(&by));
+            assert!(
+                !decided(&lease, &names, Some(&one)).is_of(&class),
+                "{number}"
+            );
+        }
+    }
 }

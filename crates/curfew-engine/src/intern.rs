@@ -201,3 +201,23 @@ impl<T: Hash + Eq> Interner<T> {
         self.last
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_key_is_not_taken_for_what_has_its_place_now() {
+        let mut interner = Interner::default();
+        let one = interner.acquire("one");
+        assert_eq!(interner.release(one), Some(("one", NIL)));
+        let other = interner.acquire("other");
+        let again = interner.acquire("one");
+        assert_ne!(other, again);
+        assert_eq!(interner.get(other), Some(&"other"));
+        assert_eq!(interner.get(again), Some(&"one"));
+        assert_eq!(interner.acquire("one"), again);
+        assert_eq!(interner.release(again), None);
+        assert_eq!(interner.release(again), Some(("one", NIL)));
+    }
+}

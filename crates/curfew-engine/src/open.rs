@@ -36,7 +36,7 @@ impl Objections {
         self.all.push((reason, cause, mode));
     }
 
-    /// Takes out the one to refuse for: the first of those that act. The others are sorted then.
+    /// Takes out the one to refuse for: the first of those that act. Where none does, they are sorted.
     fn acting(&mut self) -> Option<Objection> {
         self.all
             .sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
@@ -52,7 +52,10 @@ struct Newcomer<'a> {
     facts: &'a Facts,
     decided: Decided<'a>,
     entry: Entry,
+    /// The revision that its door let it in on, if it decided itself.
     decided_at: Option<Revision>,
+    /// That one, else the one of now.
+    opened_rev: u64,
 }
 
 impl Newcomer<'_> {
@@ -121,13 +124,14 @@ impl Engine {
             },
             entry,
             decided_at,
+            opened_rev: decided_at.unwrap_or(self.revision).0,
         };
         let (refusal, shadow) = (decision.refusal, decision.shadow);
         let mut objections = self.objections(&newcomer, refusal, shadow.as_ref());
 
         // Register, so that concurrency counts it, then re-check.
         let mut record = Record::new(id, facts.client.port(), facts.opened_at.0);
-        record.opened_rev = decided_at.unwrap_or(self.revision).0;
+        record.opened_rev = newcomer.opened_rev;
         record.last = self.now.boot.max(facts.opened_at).0;
         record.set_bounds(lease);
         record.target = self.targets.take(target, || facts.target.clone().into()).0;
@@ -195,8 +199,8 @@ impl Engine {
             objections.add(end.reason, cause_of(shadow, end), Mode::Audit);
             objections.overdue = Some(end.reason);
         }
-        let opened_rev = newcomer.decided_at.unwrap_or(self.revision).0;
-        if let Some((reason, cause)) = self.ordered_out(*id, facts, decided.keys(), opened_rev) {
+        let ordered = self.ordered_out(*id, facts, decided.keys(), newcomer.opened_rev);
+        if let Some((reason, cause)) = ordered {
             objections.add(reason, cause, whole);
         }
         self.object_by_segment(newcomer, &mut objections);

@@ -26,8 +26,8 @@ pub struct Decision {
     pub segments: Vec<MatchedSegment>,
     /// Every session policy that matched, admitting or only limiting, sorted by name.
     pub policies: Vec<PolicyName>,
-    /// The lease that the limits give, counted from `facts.opened_at`. It is for who is admitted, and for whom segments in
-    /// audit mode alone refuse.
+    /// The lease that the limits give, counted from `facts.opened_at`. It admits nobody: where there is a refusal that is
+    /// not `audit_only`, it is no session's.
     pub lease: Lease,
     /// Why the session is not admitted; none if it is.
     pub refusal: Option<Refusal>,

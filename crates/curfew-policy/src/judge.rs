@@ -273,7 +273,48 @@ fn matches_part(pattern: &str, text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use curfew_model::{BootInstant, Revision};
+    use curfew_testkit::alice;
+
     use super::*;
+    use crate::{Decide, compile, load};
+
+    #[test]
+    fn every_condition_of_a_set_finds_what_it_reads() {
+        let mut text = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
+                        spec: {sensitivity: low, access: open, members: [{cidr: 10.0.0.1}]}\n"
+            .to_owned();
+        for (name, when) in [("a", "subject.risk == 'low'"), ("b", "device.compliant")] {
+            text += &format!(
+                "---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: {name}}}\n\
+                 spec: {{from: {{anyone: true}}, to: {{segments: [db]}}, when: {when:?}}}\n"
+            );
+        }
+        let set = compile(load([("p", text.as_str())]).documents, Revision(1)).unwrap();
+        let (client, target) = ("192.0.2.1:1", "10.0.0.1:5432");
+        let mut facts = alice(
+            client.parse().unwrap(),
+            target.parse().unwrap(),
+            BootInstant(0),
+        );
+        let now = Now {
+            boot: BootInstant(0),
+            wall: WallInstant(0),
+        };
+        for (risk, compliant, expected) in [
+            ("low", "true", &["a", "b"][..]),
+            ("low", "false", &["a"]),
+            ("high", "true", &["b"]),
+            ("high", "false", &[]),
+        ] {
+            facts.attributes = [("subject.risk", risk), ("device.compliant", compliant)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into();
+            let matched = set.decide(&facts, now).policies;
+            let matched: Vec<&str> = matched.iter().map(|name| name.as_str()).collect();
+            assert_eq!(matched, expected, "{risk} {compliant}");
+        }
+    }
 
     #[test]
     fn stars_stay_inside_their_part() {

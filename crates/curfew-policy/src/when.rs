@@ -72,6 +72,8 @@ static LANGUAGE: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AttributeSet(u16);
 
+const _: () = assert!(ATTRIBUTES.len() <= u16::BITS as usize);
+
 impl AttributeSet {
     fn insert(&mut self, place: usize) {
         self.0 |= 1 << place;

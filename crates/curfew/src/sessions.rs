@@ -1,23 +1,22 @@
 //! `curfew sessions`: list, show, explain, watch, cancel, renew, through the API.
 
-use std::{error::Error, process::ExitCode, thread, time::Duration};
+mod watch;
+
+use std::{error::Error, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
 use curfew_model::{EnforcerId, PolicyName, SegmentName, ServiceName, SessionId, WallInstant};
 use serde_json::Value;
-use ureq::BodyReader;
+use watch::Watch;
 
 use crate::{
     asking::Asking,
-    client::{Call, Client, ClientError, Events},
-    show::{Output, Reading, Side, Table, clean, clean_lines, items, list, name, out, pairs, text},
+    client::{Call, Client},
+    show::{Output, Reading, Side, Table, clean, clean_lines, items, list, name, pairs, text},
 };
 
 /// Sessions that are listed if nobody says.
 const LISTED: u32 = 10_000;
-/// How often a watch that ended is taken up again, and how long after what came before.
-const TRIES: u32 = 30;
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Look at sessions, and end them
 #[derive(Debug, Args)]
@@ -107,19 +106,6 @@ enum Standing {
 fn word(value: Option<impl ValueEnum>) -> Option<String> {
     let possible = value?.to_possible_value()?;
     Some(possible.get_name().to_owned())
-}
-
-#[derive(Debug, Args)]
-struct Watch {
-    /// Only of sessions into this segment
-    #[arg(long, value_name = "NAME")]
-    segment: Option<SegmentName>,
-    /// Only of sessions of this subject: KIND:ID or KIND:ISSUER#ID
-    #[arg(long, value_name = "SUBJECT")]
-    subject: Option<String>,
-    /// Only of this kind: session.opened, session.refused, session.warned, session.renewed, session.ended …
-    #[arg(long, value_name = "KIND")]
-    event: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -357,61 +343,6 @@ fn cancelled(answer: &Value) -> String {
     let took = answer.get("closed_after_ms").and_then(Value::as_f64);
     let took = took.map_or_else(String::new, |ms| format!(" after {ms:.1} ms"));
     format!("session {} is closed{took}\n", clean(&text(answer, "id")))
-}
-
-impl Watch {
-    fn run(self, client: &Client, output: Output) -> Result<ExitCode, Box<dyn Error>> {
-        let mut call = Call::get("/v1/sessions/watch")
-            .with("segment", self.segment)
-            .with("subject", self.subject)
-            .with("event", self.event);
-        let mut events = client.events(&call)?;
-        loop {
-            let ended = match events.next() {
-                Ok(Some(event)) => {
-                    // What was lost is an event of its own in every form.
-                    let line = output.one_of_many(&event.data, |data| {
-                        line(&event.kind, data, &Reading::here())
-                    })?;
-                    if out(&line)?.is_break() {
-                        return Ok(ExitCode::SUCCESS);
-                    }
-                    continue;
-                }
-                Ok(None) => "by the server".to_owned(),
-                Err(ClientError::Unreachable { why, .. }) => why,
-                Err(other) => return Err(other.into()),
-            };
-            eprintln!("curfew: the watch ended ({ended}): taking it up again");
-            // Where nothing came yet, any id makes the server tell that something may have been missed.
-            let last = events.last().unwrap_or("none");
-            call = call.again_after(last);
-            events = taken_up(client, &call)?;
-        }
-    }
-}
-
-/// Takes up a watch that ended: the server may have stopped to start again, or have given up on
-/// a watch that was stopped itself. A token that holds no more is told at once.
-fn taken_up(client: &Client, call: &Call) -> Result<Events<BodyReader<'static>>, ClientError> {
-    let mut left = TRIES;
-    loop {
-        thread::park_timeout(PAUSE);
-        left -= 1;
-        match client.events(call) {
-            Err(ClientError::Unreachable { .. }) if left > 0 => {}
-            answered => return answered,
-        }
-    }
-}
-
-fn line(kind: &str, event: &Value, reading: &Reading) -> String {
-    if kind == "lost" {
-        let lost = clean(&text(event, "lost"));
-        let lost = if lost.is_empty() { "some" } else { &lost };
-        return format!("{lost} events were missed: list the sessions again\n");
-    }
-    event_words(event, reading) + "\n"
 }
 
 /// What happened, in one line.

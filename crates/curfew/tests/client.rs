@@ -434,7 +434,9 @@ fn a_watch_that_the_server_ends_is_taken_up_again() {
             server.then(request, (*part).to_owned());
         }
     };
-    script(&[missed, &no_more]);
+    // Between them a proxy says that nobody is there.
+    let away = whole(502, "text/html", "Bad Gateway");
+    script(&[&away, missed, &no_more]);
     let watch = ["sessions", "watch", "--event", "session.ended"];
     let ran = server.curfew(&watch);
     assert_eq!(ran.code, 1);
@@ -452,7 +454,15 @@ fn a_watch_that_the_server_ends_is_taken_up_again() {
         headers.any(|header| header == "last-event-id: gw-1:1")
     };
     let came_back: Vec<bool> = server.asked().iter().map(came_back).collect();
-    assert_eq!(came_back, [false, true, true]);
+    assert_eq!(came_back, [false, true, true, true]);
+    server.raw(request, whole(200, "text/html", "Welcome"));
+    let ran = server.curfew(&watch);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains("something else than events"),
+        "{}",
+        ran.err
+    );
     script(&[&no_more]);
     let ran = server.curfew(&[&watch[..], &["--output", "json"]].concat());
     let lines: Vec<Value> = ran

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use ureq::BodyReader;
+use ureq::{BodyReader, http::header};
 
 use super::{Call, Client, ClientError, Patience};
 
@@ -14,6 +14,11 @@ use super::{Call, Client, ClientError, Patience};
 const SILENCE: Duration = Duration::from_secs(20);
 /// A longer line is not taken, in bytes.
 const LINE: u64 = 1 << 20;
+
+/// A longer id is not kept, in bytes.
+const ID: usize = 256;
+/// How a proxy says that the server behind it does not answer (RFC 9110, sections 15.6.3 to 15.6.5).
+const GATEWAY: [u16; 3] = [502, 503, 504];
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,9 +43,23 @@ impl Client {
     /// As [`Client::send`].
     pub fn events(&self, call: &Call) -> Result<Events<BodyReader<'static>>, ClientError> {
         let mut response = self.respond(call, Patience::EachRead(SILENCE))?;
-        if !response.status().is_success() {
+        let status = response.status();
+        if !status.is_success() {
             let body = self.read(call, &mut response)?;
-            return Err(self.refused(&response, serde_json::from_slice(&body).ok()));
+            return Err(
+                match self.refused(&response, serde_json::from_slice(&body).ok()) {
+                    // A proxy before a server that is away.
+                    ClientError::Strange { server, why } if GATEWAY.contains(&status.as_u16()) => {
+                        ClientError::Unreachable { server, why }
+                    }
+                    refused => refused,
+                },
+            );
+        }
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok());
+        if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+            return Err(self.strange("something else than events"));
         }
         Ok(Events {
             lines: BufReader::new(response.into_body().into_reader()),
@@ -72,7 +91,10 @@ impl<R: std::io::Read> Events<R> {
                         .map_err(|_| self.strange("an event that is not JSON"))?;
                     return Ok(Some(Event { kind, data }));
                 }
-                Some(("id", value)) => self.last = Some(value.trim_start().to_owned()),
+                // Whatever is no id of Curfew's is not sent back.
+                Some(("id", value)) if is_id(value.trim_start()) => {
+                    self.last = Some(value.trim_start().to_owned());
+                }
                 Some(("event", value)) => value.trim_start().clone_into(&mut kind),
                 Some(("data", value)) => {
                     data.push_str(value.trim_start());
@@ -115,6 +137,10 @@ impl<R: std::io::Read> Events<R> {
     }
 }
 
+fn is_id(text: &str) -> bool {
+    text.len() <= ID && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn is_timeout(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(inner, Some(ureq::Error::Timeout(_)))
@@ -153,6 +179,23 @@ mod tests {
         );
         assert_eq!(events.next().unwrap(), None);
         assert_eq!(events.last(), Some("a:1"));
+    }
+
+    #[test]
+    fn an_id_that_no_header_takes_is_not_kept() {
+        for id in ["a b", "\u{1}", "ä", &"x".repeat(ID + 1)] {
+            let text = format!("id: a:1\ndata: 1\n\nid: {id}\ndata: 2\n\n");
+            let mut events = events(&text);
+            while events.next().unwrap().is_some() {}
+            assert_eq!(events.last(), Some("a:1"), "{id}");
+        }
+    }
+
+    #[test]
+    fn silence_is_told_from_a_broken_connection() {
+        let silent = io::Error::other(ureq::Error::Timeout(ureq::Timeout::PerRead));
+        assert!(is_timeout(&silent));
+        assert!(!is_timeout(&io::ErrorKind::ConnectionReset.into()));
     }
 
     #[test]
