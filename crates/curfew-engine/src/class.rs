@@ -60,9 +60,6 @@ impl Decided<'_> {
             idle,
             warn_before,
             ahead,
-            // These follow from the segments.
-            is_audit: _,
-            is_limited: _,
         } = class;
         self.segments == segments
             && self.policies == policies
@@ -101,14 +98,11 @@ pub(crate) struct Class {
     pub(crate) warn_before: Option<Duration>,
     /// What will set the end that is [`Ties::ahead`].
     ahead: Option<Arc<Provenance>>,
-    is_audit: bool,
-    is_limited: bool,
 }
 
 impl Class {
     fn new(decided: &Decided<'_>) -> Self {
         let source = |bound: &Option<Bound>| bound.as_ref().map(|b| (b.reason, b.by.clone()));
-        let limited = |segment: &MatchedSegment| segment.max_concurrent.is_some();
         let &Decided {
             segments,
             policies,
@@ -116,8 +110,6 @@ impl Class {
             coming,
         } = decided;
         Self {
-            is_audit: all_audit(segments),
-            is_limited: segments.iter().any(limited),
             segments: segments.to_vec(),
             policies: policies.to_vec(),
             expires: source(&lease.expires_at),
@@ -139,12 +131,7 @@ impl Class {
 
     /// Whether what is decided is only recorded.
     pub(crate) fn is_audit(&self) -> bool {
-        self.is_audit
-    }
-
-    /// Whether a segment limits how many sessions one subject has open into it.
-    pub(crate) fn is_limited(&self) -> bool {
-        self.is_limited
+        all_audit(&self.segments)
     }
 
     /// Every key that the index finds it by.

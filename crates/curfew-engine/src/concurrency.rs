@@ -30,7 +30,7 @@ impl Engine {
         let Some(class) = self.class(slot) else {
             return Vec::new();
         };
-        if !class.is_limited() {
+        if limited(class).next().is_none() {
             return Vec::new();
         }
         let gone = self.gone.contains(&slot);
@@ -45,15 +45,6 @@ impl Engine {
         for place in self.places(slot) {
             *self.counts.entry(place).or_default() += 1;
         }
-    }
-
-    /// Counts a session that is new; what refuses it, if anything does.
-    pub(crate) fn count_new(&mut self, slot: u32) -> Option<(String, Mode)> {
-        if !self.class(slot)?.is_limited() {
-            return None;
-        }
-        self.count(slot);
-        self.refuses_by_count(slot)
     }
 
     /// Takes back [`Engine::count`], before the session leaves a list.
@@ -73,7 +64,7 @@ impl Engine {
     }
 
     /// What refuses a session that was just counted, as the newest; an enforcing segment first.
-    fn refuses_by_count(&self, slot: u32) -> Option<(String, Mode)> {
+    pub(crate) fn refuses_by_count(&self, slot: u32) -> Option<(String, Mode)> {
         let places = self.places(slot);
         let over = limited(self.class(slot)?).filter(|segment| {
             let place = places.iter().find(|(_, name)| *name == segment.name);

@@ -139,7 +139,7 @@ impl Engine {
         let class = self.take_class(record.target, &newcomer.decided);
         let slot = self.register(record, class, (&bytes, who), shadow);
         self.scratch = bytes;
-        if let Some((cause, mode)) = self.count_new(slot) {
+        if let Some((cause, mode)) = self.refuses_by_count(slot) {
             objections.add(EndReason::ConcurrencyExceeded, cause, mode);
         }
         if let Some(objection) = objections.acting() {
@@ -226,6 +226,7 @@ impl Engine {
         self.join_class(slot, class);
         let shadow = shadow.map(Shadow::new);
         self.shadows.extend(shadow.map(|shadow| (slot, shadow)));
+        self.count(slot);
         slot
     }
 

@@ -2,7 +2,6 @@
 //! the next one. Keeping it durably is the enforcer's.
 
 use curfew_model::{BootInstant, EndReason, Facts, Provenance, SegmentName};
-
 use curfew_policy::MatchedSegment;
 
 use crate::{Engine, LastEnd, open::Objections, timing::words, who::subject_text};

@@ -118,9 +118,6 @@ impl Wheel {
             }
         }
         self.tick = self.tick.max(until);
-        if due.is_empty() {
-            return Vec::new();
-        }
         due.sort_unstable();
         due.into_iter().map(|(_, slot)| slot).collect()
     }

@@ -200,18 +200,12 @@ pub(crate) fn keys(bytes: &[u8]) -> Option<Vec<Key<'_>>> {
     let (_, rest) = bytes.split_first_chunk::<16>()?;
     let mut reader = Reader(rest);
     let mut keys = Vec::with_capacity(4);
-    // What the door knew, and what was added.
-    for _ in 0..2 {
-        reader.byte()?;
-        for _ in 0..reader.count()? {
-            let (_, kind) = reader.tag()?;
-            reader.option()?;
-            keys.push(Key::Identity(kind, reader.text()?));
-            reader.option()?;
-        }
-        reader.pass_texts(1)?;
-        reader.pass_texts(2)?;
-    }
+    reader.identities(|reader| {
+        let (_, kind) = reader.tag()?;
+        reader.option()?;
+        keys.push(Key::Identity(kind, reader.text()?));
+        reader.option().map(drop)
+    })?;
     keys.extend(reader.option()?.map(Key::Device));
     keys.extend(reader.option()?.map(Key::Cgroup));
     keys.extend(reader.uid().map(Key::Uid));
@@ -222,14 +216,11 @@ pub(crate) fn keys(bytes: &[u8]) -> Option<Vec<Key<'_>>> {
 pub(crate) fn encoded_subject(bytes: &[u8]) -> Option<String> {
     let (address, rest) = bytes.split_first_chunk::<16>()?;
     let mut reader = Reader(rest);
-    reader.byte()?;
-    let mut all: Vec<Identity> = reader.many(Reader::identity)?;
-    // Groups, attributes, and whether what was added is ambiguous.
-    reader.pass_texts(1)?;
-    reader.pass_texts(2)?;
-    reader.byte()?;
-    let bound: Vec<Identity> = reader.many(Reader::identity)?;
-    all.extend(bound);
+    let mut all = Vec::new();
+    reader.identities(|reader| {
+        all.push(reader.identity()?);
+        Some(())
+    })?;
     let client = IpAddr::from(Ipv6Addr::from(*address));
     Some(subject_text(all.iter().min(), client))
 }
@@ -289,6 +280,19 @@ impl<'a> Reader<'a> {
 
     fn many<T, C: FromIterator<T>>(&mut self, one: impl Fn(&mut Self) -> Option<T>) -> Option<C> {
         (0..self.count()?).map(|_| one(self)).collect()
+    }
+
+    /// Reads each identity that the door knew or that was added, and passes over what else is kept beside them.
+    fn identities(&mut self, mut one: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        for _ in 0..2 {
+            self.byte()?;
+            for _ in 0..self.count()? {
+                one(self)?;
+            }
+            self.pass_texts(1)?;
+            self.pass_texts(2)?;
+        }
+        Some(())
     }
 
     fn tag(&mut self) -> Option<(Proof, Kind)> {
