@@ -256,6 +256,12 @@ fn an_order_whose_answer_is_lost_is_given_once_more_with_its_key() {
     let keys: Vec<String> = server.asked().iter().map(key).collect();
     assert_eq!(keys.len(), 2);
     assert_eq!(keys[0], keys[1]);
+    // A proxy that had no answer knows no more.
+    let proxy = whole(504, "text/html", "Gateway Timeout");
+    server.raw("POST /v1/revocations", proxy);
+    let ran = server.curfew(&["revoke", "--user", "alice", "--reason", "x"]);
+    assert!(ran.err.contains("was lost: 504"), "{}", ran.err);
+    assert_eq!(server.asked().len(), 4);
 }
 
 #[test]

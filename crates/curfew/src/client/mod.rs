@@ -29,10 +29,8 @@ const WORK: Duration = Duration::from_secs(60);
 const LONGEST: u64 = 64 << 20;
 /// A longer request is not taken by the API, in bytes.
 const REQUEST: usize = 8 << 20;
-/// The header by which the server knows a request again.
-const KEY: &str = "idempotency-key";
-/// The header that names the last event that came.
-const AFTER: &str = "last-event-id";
+/// How a proxy says that the server behind it does not answer (RFC 9110, sections 15.6.3 to 15.6.5).
+const GATEWAY: [u16; 3] = [502, 503, 504];
 /// Entries of a page of a list.
 const PAGE: usize = 1_000;
 
@@ -45,8 +43,9 @@ pub struct Call {
     body: Option<Value>,
     wait: Duration,
     answer: Duration,
-    /// A header beside that of the token.
-    header: Option<(&'static str, String)>,
+    key: Option<String>,
+    /// The id of the last event that came.
+    after: Option<String>,
 }
 
 impl Call {
@@ -58,7 +57,8 @@ impl Call {
             body: None,
             wait: Duration::ZERO,
             answer: ANSWER,
-            header: None,
+            key: None,
+            after: None,
         }
     }
 
@@ -119,24 +119,15 @@ impl Call {
     /// A key by which the server knows the request again, so that it may be sent twice.
     #[must_use]
     pub fn key(mut self, key: String) -> Self {
-        self.header = Some((KEY, key));
+        self.key = Some(key);
         self
     }
 
     /// Events again, after the one of this id: the server tells first that others were missed.
     #[must_use]
     pub fn again_after(mut self, id: &str) -> Self {
-        self.header = Some((AFTER, id.to_owned()));
+        self.after = Some(id.to_owned());
         self
-    }
-
-    fn after(&self) -> Option<&str> {
-        let header = self.header.as_ref().filter(|(name, _)| *name == AFTER)?;
-        Some(&header.1)
-    }
-
-    fn has_key(&self) -> bool {
-        self.header.as_ref().is_some_and(|(name, _)| *name == KEY)
     }
 
     fn path_and_query(&self) -> String {
@@ -233,7 +224,7 @@ impl Client {
         let sent = self.once(call);
         // With a key the server does it once however often it is asked. One that hangs would only hang again.
         match sent {
-            Err(ClientError::Lost { .. }) if call.has_key() => self.once(call),
+            Err(ClientError::Lost { .. }) if call.key.is_some() => self.once(call),
             other => other,
         }
     }
@@ -249,7 +240,7 @@ impl Client {
         if status.is_success() {
             return value.map_err(|_| self.strange("something else than JSON"));
         }
-        Err(self.refused(&response, value.ok()))
+        Err(self.refused(call, &response, value.ok()))
     }
 
     /// Every entry of a list that comes whole, as an array.
@@ -308,8 +299,11 @@ impl Client {
             .method(call.method.clone())
             .uri(uri)
             .header(header::AUTHORIZATION, token);
-        if let Some((name, value)) = &call.header {
-            request = request.header(*name, value);
+        if let Some(key) = &call.key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(after) = &call.after {
+            request = request.header("last-event-id", after);
         }
         let answered = match &call.body {
             None => self.run(request.body(()), patience),
@@ -395,7 +389,12 @@ impl Client {
         }
     }
 
-    fn refused(&self, response: &Response<Body>, document: Option<Value>) -> ClientError {
+    fn refused(
+        &self,
+        call: &Call,
+        response: &Response<Body>,
+        document: Option<Value>,
+    ) -> ClientError {
         match document {
             Some(document) if document.get("code").is_some_and(Value::is_string) => {
                 let retry = response.headers().get(header::RETRY_AFTER);
@@ -403,7 +402,14 @@ impl Client {
                 let (server, origin) = (&self.access.server, &self.access.origin);
                 ClientError::Refused(Box::new(Refusal::new(server, origin, retry, document)))
             }
-            _ => self.strange(&format!("{}, without saying why", response.status())),
+            _ => {
+                let (server, why) = (self.access.server.clone(), response.status().to_string());
+                match (GATEWAY.contains(&response.status().as_u16()), &call.method) {
+                    (true, &Method::GET) => ClientError::Unreachable { server, why },
+                    (true, _) => ClientError::Lost { server, why },
+                    (false, _) => self.strange(&format!("{why}, without saying why")),
+                }
+            }
         }
     }
 }

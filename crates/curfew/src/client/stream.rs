@@ -17,8 +17,6 @@ const LINE: u64 = 1 << 20;
 
 /// A longer id is not kept, in bytes.
 const ID: usize = 256;
-/// How a proxy says that the server behind it does not answer (RFC 9110, sections 15.6.3 to 15.6.5).
-const GATEWAY: [u16; 3] = [502, 503, 504];
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,18 +41,9 @@ impl Client {
     /// As [`Client::send`].
     pub fn events(&self, call: &Call) -> Result<Events<BodyReader<'static>>, ClientError> {
         let mut response = self.respond(call, Patience::EachRead(SILENCE))?;
-        let status = response.status();
-        if !status.is_success() {
+        if !response.status().is_success() {
             let body = self.read(call, &mut response)?;
-            return Err(
-                match self.refused(&response, serde_json::from_slice(&body).ok()) {
-                    // A proxy before a server that is away.
-                    ClientError::Strange { server, why } if GATEWAY.contains(&status.as_u16()) => {
-                        ClientError::Unreachable { server, why }
-                    }
-                    refused => refused,
-                },
-            );
+            return Err(self.refused(call, &response, serde_json::from_slice(&body).ok()));
         }
         let kind = response.headers().get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok());
@@ -64,7 +53,7 @@ impl Client {
         Ok(Events {
             lines: BufReader::new(response.into_body().into_reader()),
             server: self.access.server.clone(),
-            last: call.after().map(str::to_owned),
+            last: call.after.clone(),
         })
     }
 }

@@ -1,4 +1,5 @@
-//! `curfew sessions watch`: what happens to sessions, as it happens, over what interrupts a connection.
+//! `curfew sessions watch`: what happens to sessions, as it happens, over what interrupts a connection. How
+//! events are read from a connection may not live here.
 
 use std::{error::Error, process::ExitCode, thread, time::Duration};
 
