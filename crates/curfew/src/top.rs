@@ -9,10 +9,12 @@ use std::{
 };
 
 use clap::Args;
+use curfew_model::{Clock as _, WallInstant};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Call, Client, Connect},
+    client::{Call, Client, ClientError, Connect},
+    clock::SystemClock,
     sessions,
     show::{Output, Reading, clean, count, cut, list, out, text},
 };
@@ -34,7 +36,8 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
   curfew top
   curfew top --output json
 
-On a terminal it is drawn every second until Ctrl-C; elsewhere, and as JSON or YAML, it is printed once.")]
+On a terminal it is drawn every second until Ctrl-C, and says so while the server does not answer; elsewhere, and as JSON or
+YAML, it is printed once.")]
 pub struct Top {
     /// The form of what is printed
     #[arg(long, value_enum, default_value_t)]
@@ -53,21 +56,50 @@ impl Top {
         if self.output != Output::Table || !io::stdout().is_terminal() {
             let looked = look(&client)?;
             self.output.show(&looked, |looked| {
-                drawn(looked, usize::MAX, &Reading::here())
+                drawn(looked, "", usize::MAX, &Reading::here())
             })?;
             return Ok(ExitCode::SUCCESS);
         }
+        let mut frame = Frame::new(look(&client)?);
         loop {
-            let looked = look(&client)?;
             let (lines, columns) = size();
-            let text = drawn(&looked, lines.saturating_sub(HEAD), &Reading::here());
+            let text = frame.drawn(lines.saturating_sub(HEAD), &Reading::here());
             let text: Vec<String> = text.lines().map(|line| cut(line, columns)).collect();
             let text = text.join("\n");
             if out(&format!("{CLEAR}{text}"))?.is_break() {
                 return Ok(ExitCode::SUCCESS);
             }
             thread::park_timeout(PAUSE);
+            match look(&client) {
+                Ok(looked) => frame = Frame::new(looked),
+                Err(error) if error.passes() => frame.trouble = Some(error),
+                Err(error) => return Err(error.into()),
+            }
         }
+    }
+}
+
+/// What was seen last.
+struct Frame {
+    looked: Value,
+    at: WallInstant,
+    /// Why nothing newer was.
+    trouble: Option<ClientError>,
+}
+
+impl Frame {
+    fn new(looked: Value) -> Self {
+        Self {
+            looked,
+            at: SystemClock.now().wall,
+            trouble: None,
+        }
+    }
+
+    fn drawn(&self, lines: usize, reading: &Reading) -> String {
+        let stale = |trouble| format!("stale since {}: {trouble}", reading.local_at(self.at));
+        let note = self.trouble.as_ref().map(stale).unwrap_or_default();
+        drawn(&self.looked, &note, lines, reading)
     }
 }
 
@@ -81,23 +113,24 @@ fn size() -> (usize, usize) {
 }
 
 /// Enforcers and sessions, those that end first on top.
-fn look(client: &Client) -> Result<Value, Box<dyn Error>> {
+fn look(client: &Client) -> Result<Value, ClientError> {
     let mut answer = client.send(&Call::get("/v1/enforcers"))?;
     let enforcers = answer.get_mut("enforcers").map(Value::take);
     let call = Call::get("/v1/sessions").with("state", Some("open"));
-    let listed = client.list(&call, "sessions", LOOKED_AT)?;
-    let Value::Array(mut sessions) = listed.entries else {
-        return Err("the list of sessions is none".into());
-    };
+    let mut sessions = client.list(&call, "sessions", LOOKED_AT)?.entries;
     // What nothing limits comes last.
-    sessions.sort_by_key(|session| {
+    let by_deadline = |session: &Value| {
         let deadline = sessions::deadline(session);
         (deadline.is_none(), deadline)
-    });
+    };
+    if let Value::Array(sessions) = &mut sessions {
+        sessions.sort_by_key(by_deadline);
+    }
     Ok(json!({"enforcers": enforcers, "sessions": sessions}))
 }
 
-fn drawn(looked: &Value, lines: usize, reading: &Reading) -> String {
+/// A picture with a note between the enforcers and the sessions.
+fn drawn(looked: &Value, note: &str, lines: usize, reading: &Reading) -> String {
     let members = |field| looked.get(field).and_then(Value::as_array);
     let mut heads = Vec::new();
     for enforcer in members("enforcers").into_iter().flatten() {
@@ -113,7 +146,7 @@ fn drawn(looked: &Value, lines: usize, reading: &Reading) -> String {
     let shown: Value = sessions.iter().take(lines).cloned().collect();
     let more = sessions.len().saturating_sub(lines);
     let heads = clean(&heads.join("; "));
-    let mut words = format!("{heads}\n\n{}", sessions::table(&shown, reading));
+    let mut words = format!("{heads}\n{note}\n{}", sessions::table(&shown, reading));
     if more > 0 {
         words.push_str(&format!("and {more} more"));
     }
@@ -137,12 +170,14 @@ mod tests {
             "sessions": [session("a", "2026-11-24T11:00:30Z"), session("b", "2026-11-24T11:01:30Z"), session("c", "2026-11-24T12:00:00Z")],
         });
         assert_eq!(
-            drawn(&looked, 2, &Reading::of_tests()),
+            drawn(&looked, "", 2, &Reading::of_tests()),
             "gw-1 (gateway) 3 open, revision 7\n\n\
              ID  SUBJECT  SEGMENTS  SERVICE  STATE   LEFT  ENDS      BY                CLIENT  IN  OUT\n\
              a   -        -         -        open     30s  12:00:30  lifetime_expired  -        1    2\n\
              b   -        -         -        open   1m30s  12:01:30  lifetime_expired  -        1    2\n\
              and 1 more"
         );
+        let stale = drawn(&looked, "stale", 0, &Reading::of_tests());
+        assert_eq!(stale.lines().nth(1), Some("stale"));
     }
 }

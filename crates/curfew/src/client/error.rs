@@ -135,6 +135,18 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether it may be over in a moment: nobody answers, or the server has no room.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused(refusal) => refusal.code == "too_many_requests",
+            _ => false,
+        }
+    }
+}
+
 /// A problem document (RFC 9457) in words.
 #[derive(Debug)]
 pub struct Refusal {

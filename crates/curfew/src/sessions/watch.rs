@@ -18,8 +18,9 @@ use crate::{
 /// How long it is tried to take up a watch that ended, and the pause before each try.
 const TRYING: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(1);
-/// A watch that lasted so long was no mere try: when it ends there is all the time again.
-const LASTED: Duration = Duration::from_secs(10);
+/// A watch that lasted so long was no mere try, which is given up after 20 s of silence: when it ends there is all the
+/// time again.
+const LASTED: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
 pub(super) struct Watch {
@@ -41,19 +42,14 @@ impl Watch {
             .with("subject", self.subject)
             .with("event", self.event);
         let mut events = client.events(&call)?;
-        let mut began = now();
-        let mut until = began.after(TRYING);
+        let (mut tries, mut began) = (Tries::default(), now());
         while let Some(ended) = print(&mut events, output)? {
-            let at = now();
-            if at.since(began) >= LASTED {
-                until = at.after(TRYING);
-            }
-            if at >= until {
+            let Some(until) = tries.until(began, now()) else {
                 return Err(format!(
                     "the watch ends again and again ({ended}): start it again once the server stays"
                 )
                 .into());
-            }
+            };
             eprintln!("curfew: the watch ended ({ended}): taking it up again");
             // Where nothing came yet, any id makes the server tell that something may have been missed.
             call = call.again_after(events.last().unwrap_or("none"));
@@ -62,6 +58,23 @@ impl Watch {
             began = now();
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// How long a watch that ends again and again is taken up.
+#[derive(Default)]
+struct Tries {
+    until: Option<BootInstant>,
+}
+
+impl Tries {
+    /// Until when it is tried to take up a watch that began and ended so; nothing if that was tried for long enough.
+    fn until(&mut self, began: BootInstant, ended: BootInstant) -> Option<BootInstant> {
+        if ended.since(began) >= LASTED {
+            self.until = None;
+        }
+        let until = *self.until.get_or_insert(ended.after(TRYING));
+        (ended < until).then_some(until)
     }
 }
 
@@ -101,11 +114,7 @@ fn taken_up(
     loop {
         thread::park_timeout(PAUSE);
         let answered = client.events(call);
-        let passes = match &answered {
-            Err(ClientError::Unreachable { .. }) => true,
-            Err(ClientError::Refused(refusal)) => refusal.code == "too_many_requests",
-            _ => false,
-        };
+        let passes = answered.as_ref().is_err_and(ClientError::passes);
         if !passes || now() >= until {
             return answered;
         }
@@ -119,4 +128,23 @@ fn line(kind: &str, event: &Value, reading: &Reading) -> String {
         return format!("{lost} events were missed: list the sessions again\n");
     }
     event_words(event, reading) + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_only_ends_is_given_up_and_one_that_lasted_has_all_the_time_again() {
+        let at = |seconds| BootInstant(0).after(Duration::from_secs(seconds));
+        let mut tries = Tries::default();
+        assert_eq!(tries.until(at(0), at(5)), Some(at(35)));
+        // Taken up, and silent until that is given up.
+        assert_eq!(tries.until(at(6), at(26)), Some(at(35)));
+        assert_eq!(tries.until(at(27), at(47)), None);
+        let mut tries = Tries::default();
+        assert_eq!(tries.until(at(0), at(5)), Some(at(35)));
+        assert_eq!(tries.until(at(20), at(50)), Some(at(80)));
+        assert_eq!(tries.until(at(79), at(80)), None);
+    }
 }

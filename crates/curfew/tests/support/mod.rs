@@ -6,14 +6,16 @@ pub mod site;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fs::File,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{Arc, Mutex},
 };
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
 /// A token that a test presents.
@@ -105,12 +107,38 @@ impl Scripted {
 
     /// The binary as a client of it.
     pub fn curfew(&self, args: &[&str]) -> Ran {
+        Ran::of(&mut self.command(args))
+    }
+
+    /// The same with its standard output on a terminal: what that showed, and what else the run gave.
+    pub fn on_a_terminal(&self, args: &[&str]) -> (String, Ran) {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let inner = File::options().write(true).open(name.to_str().unwrap());
+        let mut command = self.command(args);
+        let child = command
+            .stdout(inner.unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Its end of the terminal is closed with the process.
+        drop(command);
+        let mut shown = Vec::new();
+        // EIO is how the last of the other end's closing is told.
+        let _ = File::from(terminal).read_to_end(&mut shown);
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        (String::from_utf8(shown).unwrap(), ran)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let server = format!("http://{}", self.address);
         let mut command = curfew(args);
         command
             .env("CURFEW_SERVER", server)
             .env("CURFEW_TOKEN", TOKEN);
-        Ran::of(&mut command)
+        command
     }
 }
 
@@ -178,20 +206,21 @@ pub struct Ran {
 
 impl Ran {
     pub fn of(command: &mut Command) -> Self {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = command.output().unwrap();
-        Self {
-            code: status.code().unwrap(),
-            out: String::from_utf8(stdout).unwrap(),
-            err: String::from_utf8(stderr).unwrap(),
-        }
+        command.output().unwrap().into()
     }
 
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 }
 
