@@ -20,6 +20,8 @@ use crate::{
 const LISTED: usize = 100;
 /// How findings name the head that verification was given.
 const GIVEN: &str = "given head";
+/// How often a log is read again whose beginning was removed meanwhile.
+const AGAIN: u32 = 3;
 
 /// What is wrong at a place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -184,13 +186,25 @@ struct Claim {
 /// # Errors
 /// [`AuditError`] when a file cannot be read.
 pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
+    let mut tries = 0..AGAIN;
+    loop {
+        let anchor = segment::read_small(dir, segment::ANCHOR)?;
+        let report = verify_from(dir, &anchor, head);
+        // Retention may have removed meanwhile what it began with.
+        let is_same = segment::read_small(dir, segment::ANCHOR)? == anchor;
+        if is_same || tries.next().is_none() {
+            return report;
+        }
+    }
+}
+
+fn verify_from(dir: &Path, anchor_text: &str, head: Option<&Head>) -> Result<Report, AuditError> {
     let mut report = Report::new();
     let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
     let heads = segment::read_small(dir, segment::HEADS)?;
     let stored = heads
         .split_inclusive('\n')
         .map(|line| (segment::HEADS, line));
-    let anchor_text = segment::read_small(dir, segment::ANCHOR)?;
     let anchored = anchor_text
         .split_inclusive('\n')
         .map(|line| (segment::ANCHOR, line));

@@ -410,3 +410,30 @@ fn a_segment_that_is_taken_away_while_it_is_written_is_missed() {
         assert!(matches!(damaged, Err(AuditError::Damaged { .. })));
     }
 }
+
+#[test]
+fn a_log_verifies_while_retention_removes_its_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        keep_segments: NonZeroUsize::new(2),
+        ..small(dir.path())
+    };
+    let log = Log::open(options, NOW).unwrap();
+    let write = |from: u64| {
+        // A segment, so that another one goes.
+        for n in from..from + 6 {
+            let ticket = log.append(&entry(n)).unwrap();
+            log.durable(ticket, LONG).unwrap();
+        }
+    };
+    for round in 0..40 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(round * 6));
+            let report = verify(dir.path(), None).unwrap();
+            // The last line may be on its way.
+            let wrong = report.findings.iter();
+            let wrong: Vec<_> = wrong.filter(|f| f.problem != Problem::Torn).collect();
+            assert!(wrong.is_empty(), "{wrong:?}");
+        });
+    }
+}

@@ -7,7 +7,7 @@ use curfew_audit::Entry;
 use curfew_model::{Event, EventKind, Revision, WallInstant};
 use curfew_state::{Change, Commit, Expected};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     Outcome, Parts,
@@ -32,11 +32,12 @@ pub(crate) struct App {
     pub(crate) hub: Hub,
     pub(crate) outcomes: Mutex<Outcomes>,
     pub(crate) segments: Segments,
+    /// Turns of those who only look, which are fewer than threads that may block: an order finds one free.
+    pub(crate) looking: Arc<Semaphore>,
     /// One verification of the log at a time: each reads everything.
-    pub(crate) verifying: Semaphore,
-    /// One set is validated at a time, beside one that is applied: each may take a processor for seconds, and those who
-    /// only look must not keep orders waiting.
-    pub(crate) validating: Semaphore,
+    pub(crate) verifying: Arc<Semaphore>,
+    /// One set is validated at a time, beside one that is applied: each may take a processor for seconds.
+    pub(crate) validating: Arc<Semaphore>,
     pub(crate) applying: Semaphore,
     /// How far the server has come.
     pub(crate) phase: watch::Receiver<Phase>,
@@ -111,6 +112,34 @@ impl App {
         async move { started.await.map_err(|error| failed(&error)) }
     }
 
+    /// Looks, on a thread that may block, once a turn is free.
+    pub(crate) async fn look<T, W>(self: &Arc<Self>, work: W) -> Answered<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Self) -> T + Send + 'static,
+    {
+        let turn = Arc::clone(&self.looking).acquire_owned().await;
+        let turn = turn.map_err(|_| Problem::new(Code::Internal, "nobody may look any more"))?;
+        self.holding(turn, work).await
+    }
+
+    /// Works on a thread that may block, and gives the turn back when that is done, though the caller hangs up before.
+    pub(crate) fn holding<T, W>(
+        self: &Arc<Self>,
+        turn: OwnedSemaphorePermit,
+        work: W,
+    ) -> impl Future<Output = Answered<T>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Self) -> T + Send + 'static,
+    {
+        self.blocking(move |app| {
+            let done = work(app);
+            drop(turn);
+            done
+        })
+    }
+
     /// Hands a record over now; the future ends when it is on disk.
     pub(crate) fn record(
         &self,
@@ -181,8 +210,10 @@ impl App {
         wait: Duration,
     ) -> Answered<(Revision, Vec<Outcome>)> {
         self.must_record()?;
+        let by = deed.by.clone();
         let commit = self
             .blocking(move |app| {
+                by.check_known(&app.parts.store.read())?;
                 let revision = app.parts.store.commit(expected, &changes)?;
                 Ok::<_, Problem>(Commit { revision, changes })
             })

@@ -41,6 +41,15 @@ impl Caller {
         token.is_some_and(|token| token.hash == self.hash)
     }
 
+    /// Refuses a caller whose token was removed since it was recognised.
+    pub(crate) fn check_known(&self, state: &State) -> Result<(), Problem> {
+        if self.is_known(state) {
+            return Ok(());
+        }
+        let detail = "the token was removed meanwhile: nothing was done";
+        Err(Problem::new(Code::Unauthenticated, detail))
+    }
+
     /// Whether the caller may make and remove the binding of this key.
     pub(crate) fn may_bind(&self, key: &BindingKey) -> bool {
         match (self.role, key) {

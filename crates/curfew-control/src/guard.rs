@@ -114,8 +114,11 @@ async fn admit(app: &App, mut request: Request) -> Result<(Request, Option<Share
     } else {
         None
     };
-    request.extensions_mut().insert(caller);
-    Ok((receive(app, request, limit, stated).await?, turn))
+    request.extensions_mut().insert(caller.clone());
+    let request = receive(app, request, limit, stated).await?;
+    // A body takes its time: the token may have been removed meanwhile.
+    caller.check_known(&app.parts.store.read())?;
+    Ok((request, turn))
 }
 
 /// Against DNS rebinding: a page elsewhere can have a browser connect here, but not under our name.

@@ -38,6 +38,8 @@ use crate::{
 const WORKERS: usize = 2;
 /// Threads that may: as many requests read the store or wait for enforcers at once.
 const BLOCKING: usize = 64;
+/// Of these, for those who only look.
+const LOOKING: usize = 8;
 /// After the system had no more file descriptors, the next connection is taken this much later.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Without an answer from the other end for so long, a connection is gone.
@@ -89,8 +91,9 @@ impl Server {
             hub: Hub::start(&*parts.bus).map_err(StartError::Threads)?,
             outcomes: Mutex::new(Outcomes::default()),
             segments: Segments::default(),
-            verifying: Semaphore::new(1),
-            validating: Semaphore::new(1),
+            looking: Arc::new(Semaphore::new(LOOKING)),
+            verifying: Arc::new(Semaphore::new(1)),
+            validating: Arc::new(Semaphore::new(1)),
             applying: Semaphore::new(1),
             phase: seen,
             work: work.downgrade(),

@@ -14,6 +14,7 @@ use serde_json::json;
 use support::{
     SOON, World,
     client::{Client, read},
+    fakes::boot,
     is_problem,
 };
 
@@ -203,11 +204,24 @@ fn connections_without_a_token_make_room_for_others() {
 }
 
 #[test]
-fn sets_are_validated_one_at_a_time() {
+fn sets_are_validated_one_at_a_time_though_callers_hang_up() {
     let world = World::start();
-    // Long enough that they would meet.
-    let set = json!({"sources": [{"path": "p.yaml", "text": "segment a\n".repeat(20_000)}]});
+    let set = json!({"sources": [{"path": "p.yaml", "text": "segment a"}]});
     let (viewer, operator) = (world.role("viewer"), world.role("operator"));
+    let held = world.compile.gate.lock();
+    let json = viewer.clone().with("Content-Type", "application/json");
+    let body = set.to_string();
+    let hung_up = json.open(
+        "POST",
+        "/v1/policies/validate",
+        "1.1",
+        Some(body.as_bytes()),
+    );
+    let give_up = boot().after(SOON);
+    while world.compile.at_once.load(Ordering::SeqCst) == 0 {
+        assert!(boot() < give_up, "nothing is validated");
+    }
+    drop(hung_up);
     std::thread::scope(|scope| {
         for caller in [&viewer, &operator].repeat(4) {
             let set = &set;
@@ -216,6 +230,25 @@ fn sets_are_validated_one_at_a_time() {
                 assert_eq!(validated.status, 200);
             });
         }
+        // Time enough for one that has its turn to begin.
+        for _ in 0..100 {
+            assert_eq!(world.stranger().get("/healthz").status, 200);
+        }
+        drop(held);
     });
     assert_eq!(world.compile.most.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn an_order_waits_for_none_of_those_who_only_look() {
+    let world = World::start();
+    let viewer = world.role("viewer");
+    let held = world.fleet.sessions.lock();
+    for _ in 0..100 {
+        drop(viewer.open("GET", "/v1/sessions", "1.1", None));
+    }
+    let order = json!({"scope": "all", "reason": "drill"});
+    assert_eq!(world.admin().post("/v1/revocations", &order).status, 201);
+    drop(held);
+    assert_eq!(viewer.get("/v1/sessions").status, 200);
 }

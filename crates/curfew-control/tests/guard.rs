@@ -3,12 +3,16 @@
 
 mod support;
 
-use std::{fs, net::TcpStream, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs, io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use curfew_control::{Server, Settings, StartError};
 use curfew_state::{Hash, Role, Store as _};
 use serde_json::json;
-use support::{SOON, World, client::Client, first_token, is_problem};
+use support::{
+    SOON, World,
+    client::{Client, read},
+    first_token, is_problem,
+};
 
 #[test]
 fn the_first_token_is_made_once_for_its_owner_alone_and_only_its_hash_is_kept() {
@@ -344,4 +348,25 @@ fn stopping_is_bounded_though_a_client_stays() {
     assert!(!whole, "something was still under way");
     assert!(support::fakes::boot().since(before) < SOON / 2);
     world.store.pass.pass("never");
+}
+
+#[test]
+fn a_token_that_is_removed_while_a_body_arrives_does_nothing_more() {
+    let world = World::start();
+    let thief = world.role("admin");
+    let body = json!({"name": "again", "role": "admin"}).to_string();
+    let json = thief.with("Content-Type", "application/json");
+    let json = json.with("Expect", "100-continue");
+    let head = json.head("POST", "/v1/tokens", "1.1", Some(body.len()));
+    let mut stream = TcpStream::connect(world.address()).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    // The caller is known by now, and the body is waited for.
+    assert_eq!(read(&mut stream).status, 100);
+    assert_eq!(world.admin().delete("/v1/tokens/a-admin").status, 204);
+    stream.write_all(body.as_bytes()).unwrap();
+    let refused = read(&mut stream);
+    assert!(is_problem(&refused, 401, "unauthenticated"), "{refused:?}");
+    let tokens = world.admin().get("/v1/tokens").body;
+    assert!(!tokens.contains("again"), "{tokens}");
 }

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 
 use crate::{
     door::{Door, Gone, Order, Outcome},
+    fatal::Fatal,
     scheduling::{self, Scheduling},
     sink::{Close, Record, Sink},
     timer::Timer,
@@ -82,6 +83,7 @@ impl Enforcer {
             .spawn(move || {
                 // The starter waits for this; it is there.
                 let _ = tell.send(scheduling::ask_for_real_time());
+                let _fatal = Fatal;
                 run.keep_time();
             })?;
         let scheduling = told.recv().map_err(io::Error::other)?;
@@ -175,7 +177,8 @@ impl Enforcer {
                 engine.poll(self.clock.now());
             });
             if self.timer.wait().is_err() {
-                return;
+                // Nobody would close at deadlines any more.
+                std::process::abort();
             }
         }
     }

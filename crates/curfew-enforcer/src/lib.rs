@@ -4,6 +4,7 @@
 
 mod door;
 mod enforcer;
+mod fatal;
 mod scheduling;
 mod sink;
 mod timer;
@@ -14,5 +15,6 @@ pub use curfew_engine::{
 };
 pub use door::{Caps, Closed, Door, Gone, Order, Outcome};
 pub use enforcer::{Deadlines, Enforcer};
+pub use fatal::Fatal;
 pub use scheduling::{Scheduling, ask_for_real_time};
 pub use sink::{Close, Record, Sink};

@@ -2,7 +2,7 @@
 //! live here.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use curfew_enforcer::Peer;
 use rustix::net::getsockname;
@@ -14,12 +14,23 @@ use crate::diag::Diag;
 pub struct Peers(Diag);
 
 impl Peers {
-    /// A way to ask.
+    /// A way to ask, which knows a socket that is certainly there: a kernel without its module for TCP says of each that
+    /// there is none.
     ///
     /// # Errors
-    /// The kernel's: without netlink, or without descriptors.
+    /// The kernel's: without netlink or descriptors, or where it does not answer questions about TCP sockets.
     pub fn open() -> io::Result<Self> {
-        Diag::open().map(Self)
+        let mut peers = Self(Diag::open()?);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let local = listener.local_addr()?;
+        let client = TcpStream::connect(local)?;
+        match peers.of(client.local_addr()?, local)?.uid {
+            Some(_) => Ok(peers),
+            None => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it does not know the sockets of this process: it lacks `tcp_diag`",
+            )),
+        }
     }
 
     /// Who an accepted client is; an empty answer when it is not of this host.
@@ -49,7 +60,6 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::MetadataExt;
 
     use super::*;

@@ -128,14 +128,21 @@ fn refusals_have_their_codes() {
     let mut wire = Wire::connect(lab.address());
     wire.0.write_all(&startup("postgres", "nobody")).unwrap();
     says(wire.next(), b'E', "57P03", "upstream_unreachable");
-    let (reason, cause) = lab.wait("the end", |heard| match heard {
+    let (reason, cause, session) = lab.wait("the end", |heard| match heard {
         Heard::Event(event) if event.event == EventKind::SessionEnded => {
-            Some((event.reason, event.cause))
+            Some((event.reason, event.cause, event.session))
         }
         _ => None,
     });
     assert_eq!(reason, Some(EndReason::UpstreamUnreachable));
     assert!(cause.unwrap().contains("refused"));
+    // It has ended, and is not refused as well.
+    let told = lab.wait("the service's word", |heard| match heard {
+        Heard::TurnedAway(reason, session) => Some((reason, session, false)),
+        Heard::Unconnected(reason, session) => Some((reason, Some(session), true)),
+        _ => None,
+    });
+    assert_eq!(told, (EndReason::UpstreamUnreachable, session, true));
 }
 
 #[test]
@@ -431,7 +438,7 @@ fn clients_that_have_no_session_yet_are_told_of_a_shutdown() {
         match heard {
             Heard::TurnedAway(reason, _) => turned_away = Some(reason),
             Heard::Event(event) => ended = ended.or(event.reason),
-            Heard::GoodbyeSkipped(_) => {}
+            Heard::Unconnected(..) | Heard::GoodbyeSkipped(_) => {}
         }
         turned_away.zip(ended)
     });

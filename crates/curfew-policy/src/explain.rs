@@ -67,7 +67,7 @@ impl PolicySet {
         let standings = self.standings(&case, &segments);
         let segment = |segment: &crate::compile::CompiledSegment| {
             let access = if facts.ambiguous {
-                "two bindings give the client to two subjects: nobody is let in"
+                "two bindings give the client to two subjects, or it could not be learnt whose it is: nobody is let in"
             } else if segment.access == Access::Open {
                 "open: only limits apply"
             } else {

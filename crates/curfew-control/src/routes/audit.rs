@@ -50,7 +50,7 @@ pub(super) async fn tail(
 ) -> Answered<Json<Records>> {
     let limit = page(tail.limit)?;
     let lines = app
-        .blocking(move |app| curfew_audit::tail(&app.audit_dir, limit))
+        .look(move |app| curfew_audit::tail(&app.audit_dir, limit))
         .await?
         .map_err(unreadable)?;
     let records: Result<Vec<_>, _> = lines.into_iter().map(RawValue::from_string).collect();
@@ -148,14 +148,16 @@ pub(super) async fn verify(
     _: Viewer,
     Json(against): Json<Against>,
 ) -> Answered<Json<Verified>> {
-    let Ok(_turn) = app.verifying.try_acquire() else {
+    let Ok(turn) = Arc::clone(&app.verifying).try_acquire_owned() else {
         let detail = "the log is being verified: one at a time";
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(5));
     };
-    app.blocking(move |app| read_whole(&app.audit_dir, against.head.as_ref()))
-        .await?
-        .map(|report| Json(Verified::from(report)))
-        .map_err(unreadable)
+    app.holding(turn, move |app| {
+        read_whole(&app.audit_dir, against.head.as_ref())
+    })
+    .await?
+    .map(|report| Json(Verified::from(report)))
+    .map_err(unreadable)
 }
 
 /// Verifies a log that is being written: a last line that is not whole yet is read again.

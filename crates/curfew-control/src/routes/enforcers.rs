@@ -17,6 +17,6 @@ pub(super) struct Enforcers {
 /// Lists enforcers.
 #[utoipa::path(get, path = "/v1/enforcers", tag = "enforcers", responses((status = 200, body = Enforcers)))]
 pub(super) async fn list(State(app): State<Arc<App>>, _: Viewer) -> Answered<Json<Enforcers>> {
-    let enforcers = app.blocking(|app| app.parts.fleet.enforcers()).await?;
+    let enforcers = app.look(|app| app.parts.fleet.enforcers()).await?;
     Ok(Json(Enforcers { enforcers }))
 }

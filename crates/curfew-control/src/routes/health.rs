@@ -22,7 +22,7 @@ use crate::{
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(State(app): State<Arc<App>>, _: Viewer) -> Answered<Response> {
     let text = app
-        .blocking(|app| {
+        .look(|app| {
             let parts = &app.parts;
             let (mut open, health) = (parts.fleet.open(), parts.journal.health());
             let state = parts.store.read();

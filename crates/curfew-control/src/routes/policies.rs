@@ -80,7 +80,7 @@ pub(super) struct Segments {
 /// Lists segments.
 #[utoipa::path(get, path = "/v1/segments", tag = "segments", responses((status = 200, body = Segments)))]
 pub(super) async fn segments(State(app): State<Arc<App>>, _: Viewer) -> Answered<Json<Segments>> {
-    app.blocking(|app| {
+    app.look(|app| {
         let state = app.parts.store.read();
         let valid = app.segments.of(&state, &*app.parts.compile)?;
         let mut open: BTreeMap<SegmentName, u64> = BTreeMap::new();
@@ -169,12 +169,12 @@ pub(super) async fn validate(
 ) -> Answered<Json<Validated>> {
     set.check()?;
     // Those who wait for it hold no thread.
-    let Ok(turn) = tokio::time::timeout(TURN, app.validating.acquire()).await else {
+    let turn = tokio::time::timeout(TURN, Arc::clone(&app.validating).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else {
         let detail = "other sets are being validated: one at a time";
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(5));
     };
-    let _turn = turn;
-    app.blocking(move |app| {
+    app.holding(turn, move |app| {
         let (_, all) = set.whole(app)?;
         let checked = app.parts.compile.validate(&all);
         let (ok, findings) = match checked.and_then(Valid::covering) {
@@ -321,7 +321,7 @@ pub(super) struct Policies {
 /// Shows the sets in force.
 #[utoipa::path(get, path = "/v1/policies", tag = "policies", responses((status = 200, body = Policies)))]
 pub(super) async fn list(State(app): State<Arc<App>>, _: Viewer) -> Answered<Json<Policies>> {
-    app.blocking(|app| {
+    app.look(|app| {
         let state = app.parts.store.read();
         let valid = app.segments.of(&state, &*app.parts.compile)?;
         let sets = state.policies.values();
@@ -380,7 +380,7 @@ pub(super) async fn past(
     _: Viewer,
     Path(revision): Path<Revision>,
 ) -> Answered<Json<InForce>> {
-    app.blocking(move |app| {
+    app.look(move |app| {
         let state = app.parts.store.read();
         let mut history = state.policy_history.iter();
         let pointer = history.find(|pointer| pointer.revision == revision);

@@ -113,9 +113,12 @@ pub(super) async fn list(
     let mut revocations: Vec<Shown> = state
         .revocations
         .range((from, Bound::Unbounded))
-        .map(|(id, order)| Shown::new(order, outcomes.get(*id), now))
-        .filter(|shown| listing.blocks.is_none_or(|blocks| shown.blocks == blocks))
+        .filter(|(_, order)| {
+            let wanted = listing.blocks;
+            wanted.is_none_or(|blocks| orders::blocks(order, now) == blocks)
+        })
         .take(limit + 1)
+        .map(|(id, order)| Shown::new(order, outcomes.get(*id), now))
         .collect();
     let more = revocations.len() > limit;
     revocations.truncate(limit);

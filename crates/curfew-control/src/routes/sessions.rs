@@ -83,7 +83,7 @@ pub(super) async fn list(
     };
     let after = listing.after;
     let (mut sessions, warnings) = app
-        .blocking(move |app| {
+        .look(move |app| {
             let sessions = app.parts.fleet.sessions(&filter, after, limit + 1);
             let none = sessions.is_empty() && after.is_none();
             let warnings = if none {
@@ -123,7 +123,7 @@ pub(super) async fn show(
     _: Viewer,
     Path(id): Path<SessionId>,
 ) -> Answered<Json<Session>> {
-    let session = app.blocking(move |app| app.parts.fleet.session(id)).await?;
+    let session = app.look(move |app| app.parts.fleet.session(id)).await?;
     session
         .map(Json)
         .ok_or_else(|| Problem::not_found("session", id))
@@ -137,7 +137,7 @@ pub(super) async fn explain(
     _: Viewer,
     Path(id): Path<SessionId>,
 ) -> Answered<Json<Explanation>> {
-    let explanation = app.blocking(move |app| app.parts.fleet.explain(id)).await?;
+    let explanation = app.look(move |app| app.parts.fleet.explain(id)).await?;
     explanation
         .map(Json)
         .ok_or_else(|| Problem::not_found("session", id))

@@ -69,7 +69,7 @@ pub(super) async fn watch(
     wanted.subject = super::subject_filter(wanted.subject)?;
     check_event(wanted.event.as_deref())?;
     if let Some(name) = wanted.segment.clone() {
-        app.blocking(move |app| check_segment(app, &name)).await??;
+        app.look(move |app| check_segment(app, &name)).await??;
     }
     let Some((events, place)) = app.hub.watch(&by.name) else {
         let detail = "too many are watching: close some";

@@ -411,7 +411,10 @@ impl Fleet for FakeFleet {
 /// Takes lines `segment NAME` and attributes `subject.risk`; anything else is an error.
 #[derive(Default)]
 pub struct FakeCompile {
-    at_once: AtomicUsize,
+    /// Sets that are being validated.
+    pub at_once: AtomicUsize,
+    /// Held, no validation comes to its end.
+    pub gate: Mutex<()>,
     /// Sets that were validated at the same time, at most.
     pub most: AtomicUsize,
 }
@@ -421,6 +424,7 @@ impl Compile for FakeCompile {
         let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(at_once, Ordering::SeqCst);
         let validated = read(sources);
+        drop(self.gate.lock());
         self.at_once.fetch_sub(1, Ordering::SeqCst);
         validated
     }

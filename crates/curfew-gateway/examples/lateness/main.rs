@@ -110,6 +110,8 @@ impl TurnedAway for Quiet {
     ) {
         eprintln!("{client} got no session: {reason} {detail}");
     }
+
+    fn unconnected(&self, _: &ServiceName, _: SocketAddr, _: SessionId, _: EndReason, _: &str) {}
 }
 
 fn main() {

@@ -36,6 +36,8 @@ impl TurnedAway for Quiet {
         _: &str,
     ) {
     }
+
+    fn unconnected(&self, _: &ServiceName, _: SocketAddr, _: SessionId, _: EndReason, _: &str) {}
 }
 
 /// Serves both upstreams until the process is ended; every session lives for `lifetime`.

@@ -12,11 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use curfew_enforcer::{Scheduling, ask_for_real_time};
+use curfew_enforcer::{Fatal, Scheduling, ask_for_real_time};
 use curfew_model::BootInstant;
 use parking_lot::{Condvar, Mutex};
 
-use super::Fatal;
 use super::flow::{Bytes, Ending, Flow, Shared, Sockets, reset};
 use super::mailbox::Mailbox;
 

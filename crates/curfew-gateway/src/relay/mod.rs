@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use curfew_enforcer::Fatal;
 use curfew_model::Clock;
 use parking_lot::{Condvar, Mutex};
 use socket2::{Domain, SockRef};
@@ -176,18 +177,6 @@ impl Population {
         state.1 = true;
         self.changed
             .wait_while_for(&mut state, |state| state.0 > 0, drain);
-    }
-}
-
-/// Ends the process when its thread panics: the sessions of a loop that is gone would outlive their leases, while the
-/// kernel resets those of a process that is gone.
-struct Fatal;
-
-impl Drop for Fatal {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
     }
 }
 

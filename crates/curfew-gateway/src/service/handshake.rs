@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use curfew_enforcer::Peer;
 use curfew_model::{BootInstant, EndReason, SessionId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -116,18 +117,23 @@ impl Front {
             return self.refuse(id, client, session, EndReason::Overloaded);
         };
         let user = startup.as_ref().map(|startup| startup.user.as_str());
-        let facts = facts(self.config(), client.address, user, now.boot);
+        let mut facts = facts(self.config(), client.address, user, now.boot);
+        let peer = match self.peers.as_mut().map(|peers| peers.of_client(&client)) {
+            Some(Ok(peer)) => peer,
+            // Somebody who may be blocked: it is not guessed.
+            Some(Err(_)) => {
+                facts.ambiguous = true;
+                Peer::default()
+            }
+            // Where nobody can be known by uid, no binding by uid is taken.
+            None => Peer::default(),
+        };
         // It leads where it was decided that it may, though the service leads elsewhere by then.
         let upstreams = Arc::clone(&facts.target.upstreams);
         let open = curfew_enforcer::Open {
             id: session,
             facts,
-            // Without inet_diag bindings by uid match nobody, and their clients are refused as unknown.
-            peer: self
-                .peers
-                .as_mut()
-                .and_then(|peers| peers.of_client(&client).ok())
-                .unwrap_or_default(),
+            peer,
             decided_at: None,
         };
         let nudge: Arc<dyn Nudge> = Arc::clone(&self.desk) as Arc<dyn Nudge>;

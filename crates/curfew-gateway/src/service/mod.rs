@@ -97,6 +97,16 @@ pub trait TurnedAway: Send + Sync {
         reason: EndReason,
         detail: &str,
     );
+
+    /// Told of a client whose session was opened and found no upstream: the enforcer counts and records that end.
+    fn unconnected(
+        &self,
+        service: &ServiceName,
+        client: SocketAddr,
+        session: SessionId,
+        reason: EndReason,
+        detail: &str,
+    );
 }
 
 /// What the services of one gateway share.

@@ -115,7 +115,8 @@ impl Front {
                 opening.fail(reason, Some(detail.clone()));
                 drop(place);
                 if let Some(client) = client {
-                    self.note(&client, Some(session), reason, &detail);
+                    let (told, service) = (&self.common.turned_away, &self.config().name);
+                    told.unconnected(service, client.address, session, reason, &detail);
                     self.refuse(id, client, session, reason);
                 }
             }

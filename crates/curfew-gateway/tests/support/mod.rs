@@ -43,6 +43,8 @@ pub enum Heard {
     Event(Event),
     /// From the service.
     TurnedAway(EndReason, Option<SessionId>),
+    /// From the service.
+    Unconnected(EndReason, SessionId),
     /// From the enforcer.
     GoodbyeSkipped(SessionId),
 }
@@ -81,6 +83,17 @@ impl TurnedAway for Ear {
         drop(self.deaf.lock());
         self.talking.fetch_sub(1, Ordering::AcqRel);
         let _ = self.sender.lock().send(Heard::TurnedAway(reason, session));
+    }
+
+    fn unconnected(
+        &self,
+        _: &ServiceName,
+        _: SocketAddr,
+        session: SessionId,
+        reason: EndReason,
+        _: &str,
+    ) {
+        let _ = self.sender.lock().send(Heard::Unconnected(reason, session));
     }
 }
 

@@ -80,6 +80,11 @@ pub enum NodeError {
     /// The host's name is none.
     #[error("the name of this host cannot name an enforcer")]
     Name(#[from] InvalidName),
+    /// Bindings by uid, where nobody can be known by it.
+    #[error(
+        "a binding by uid needs the kernel's word whose a client's socket is, and it is not to be had: load the kernel's modules `inet_diag` and `tcp_diag` and allow netlink, or remove the bindings by uid"
+    )]
+    Unseen(#[source] std::io::Error),
     /// The engine does not take a binding.
     #[error("a binding is not taken")]
     Engine(#[from] EngineError),

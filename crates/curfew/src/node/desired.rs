@@ -91,30 +91,31 @@ impl Desired {
         commit: &Commit,
         compile: impl FnOnce(&mut InForce, Revision) -> Result<Next, String>,
     ) -> Option<Next> {
-        let revision = {
-            let mut applied = self.applied.lock();
-            if applied.known(commit).is_some() {
-                return None;
-            }
-            let mut changed = false;
-            for change in &commit.changes {
-                if let Change::ApplyPolicy { owner, content, .. } = change
-                    && applied.newest(commit.revision, change).is_some()
-                {
-                    policy.put(*owner, content);
-                    changed = true;
-                }
-            }
-            if !changed {
-                return None;
-            }
-            // Where a later commit was carried out before, this completes what it began.
-            commit.revision.max(applied.revision)
-        };
+        if self.applied.lock().known(commit).is_some() {
+            return None;
+        }
+        let revision = self.put(policy, commit)?;
         compile(policy, revision)
             // It compiled when it was applied, so this is a defect: the policy before stays in force.
             .inspect_err(|error| error!(%revision, %error, "a policy set does not compile"))
             .ok()
+    }
+
+    /// Takes the texts of a commit, but those that a later one replaced, and gives the revision that the set is of which
+    /// they make; none if there are none.
+    fn put(&self, policy: &mut InForce, commit: &Commit) -> Option<Revision> {
+        let mut applied = self.applied.lock();
+        let mut changed = false;
+        for change in &commit.changes {
+            if let Change::ApplyPolicy { owner, content, .. } = change
+                && applied.newest(commit.revision, change).is_some()
+            {
+                policy.put(*owner, content);
+                changed = true;
+            }
+        }
+        // Where a later commit was carried out before, this completes what it began.
+        changed.then(|| commit.revision.max(applied.revision))
     }
 
     fn carry_out(&self, applied: &mut Applied, commit: &Commit, mut set: Option<Next>) -> Report {
@@ -169,13 +170,10 @@ impl Desired {
         let mut policy = self.turn.lock();
         let commit = commit()?;
         let mut changes = bindings;
-        for change in commit.iter().flat_map(|commit| &commit.changes) {
-            if let Change::ApplyPolicy { owner, content, .. } = change {
-                policy.put(*owner, content);
-            }
-        }
-        if let Some(commit) = &commit {
-            let revision = commit.revision.max(self.revision());
+        let revision = commit
+            .as_ref()
+            .and_then(|commit| self.put(&mut policy, commit));
+        if let Some(revision) = revision {
             changes.policies = Some(policy.next(revision).map_err(NodeError::Policy)?);
         }
         let mut applied = self.applied.lock();

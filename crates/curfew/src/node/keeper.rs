@@ -22,6 +22,10 @@ use super::desired::Desired;
 const LOOK: Duration = Duration::from_millis(200);
 /// Ends that are kept over a restart; beyond it the older half is forgotten.
 const KEPT: usize = 50_000;
+/// Ends in one commit: fewer than the store takes at once.
+const AT_ONCE: usize = 5_000;
+/// How much later ends are tried again that could not be kept.
+const AGAIN: Duration = Duration::from_secs(5);
 /// What the engine calls a subject without identity.
 const ADDRESS: &str = "address";
 
@@ -97,9 +101,12 @@ impl Keeper {
         // Nobody is let in yet.
         let mut kept = clock.now().boot;
         keeper.threads.push(named("ends").spawn(move || {
+            let mut again = None;
             while !stopping.load(Ordering::Acquire) {
-                if bell.wait() {
-                    keep_ends(&from, &*to, clock.now(), &mut kept);
+                let now = || clock.now();
+                if bell.wait() || again.is_some_and(|again| now().boot >= again) {
+                    let all = keep_ends(&from, &*to, now(), &mut kept);
+                    again = (!all).then(|| now().boot.after(AGAIN));
                 }
             }
             // What ended just now.
@@ -144,19 +151,25 @@ fn watch(stopping: &AtomicBool, store: &dyn Store, desired: &Desired) {
     }
 }
 
-/// Commits what ended after `kept`, which moves on when that is done: an end that is not kept is tried again with the
-/// next one.
-fn keep_ends(enforcer: &Enforcer, store: &dyn Store, now: Now, kept: &mut BootInstant) {
-    let ends = enforcer.look(|engine| engine.last_ends(*kept));
-    let Some(last) = ends.iter().map(|end| end.at).max() else {
-        return;
-    };
-    let mut changes: Vec<Change> = ends.iter().filter_map(|end| change(end, now)).collect();
-    changes.extend(forget_old(&store.read(), KEPT));
-    match store.commit(Expected::Nothing, &changes) {
-        Ok(_) => *kept = last,
-        Err(error) => warn!(%error, "ends by lifetime are not kept: a restart would forget them"),
+/// Commits what ended after `kept`, the oldest first, and moves that on to the last of which all are kept. Gives whether
+/// that is everything.
+fn keep_ends(enforcer: &Enforcer, store: &dyn Store, now: Now, kept: &mut BootInstant) -> bool {
+    let mut ends = enforcer.look(|engine| engine.last_ends(*kept));
+    ends.sort_by_key(|end| end.at);
+    for some in ends.chunks(AT_ONCE) {
+        let mut changes: Vec<Change> = some.iter().filter_map(|end| change(end, now)).collect();
+        changes.extend(forget_old(&store.read(), KEPT));
+        if let Err(error) = store.commit(Expected::Nothing, &changes) {
+            warn!(%error, "ends by lifetime are not kept yet: a restart would forget them");
+            return false;
+        }
+        // The next ones may have ended at the same instant as the last of these.
+        if let Some(last) = some.last() {
+            *kept = BootInstant(last.at.0.saturating_sub(1)).max(*kept);
+        }
     }
+    *kept = ends.last().map_or(*kept, |last| last.at);
+    true
 }
 
 /// Of more than `bound` ends, forgets the older half.
@@ -225,7 +238,47 @@ fn boot_before(now: Now, wall: WallInstant) -> BootInstant {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::Weak,
+    };
+
+    use curfew_enforcer::{Bounds, Engine, Record, Sink};
+    use curfew_gateway::door::GatewayDoor;
+    use curfew_model::SegmentName;
+    use curfew_state::EmbeddedStore;
+    use curfew_testkit::{BootClock, Lifetime};
+
     use super::*;
+
+    struct Silent;
+
+    impl Sink for Silent {
+        fn record(&self, _: Vec<Record>) {}
+    }
+
+    #[test]
+    fn more_ends_at_one_instant_than_a_commit_takes_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).unwrap();
+        let now = BootClock.now();
+        let mut engine = Engine::new(Arc::new(Lifetime(LOOK)), Bounds::default(), now);
+        let ends = 10_001_u32;
+        for n in 0..ends {
+            let address = IpAddr::from(Ipv4Addr::from_bits(n));
+            engine.restore_last_end(LastEnd {
+                subject: format!("{ADDRESS}:{address}"),
+                segment: SegmentName::new("db").unwrap(),
+                at: now.boot,
+            });
+        }
+        let (door, sink) = (Weak::<GatewayDoor>::new(), Arc::new(Silent));
+        let deadlines = Enforcer::start(engine, door, Arc::new(BootClock), sink).unwrap();
+        let mut kept = BootInstant(0);
+        assert!(keep_ends(deadlines.enforcer(), &store, now, &mut kept));
+        assert_eq!(kept, now.boot);
+        assert_eq!(store.read().last_ends.len(), ends as usize);
+    }
 
     #[test]
     fn a_kept_end_comes_back_as_it_was() {

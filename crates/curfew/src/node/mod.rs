@@ -31,14 +31,18 @@ use std::{
 
 use curfew_audit::Log;
 use curfew_control::{Metrics, Parts, Server, Settings};
-use curfew_enforcer::{Bounds, Deadlines, Door, Enforcer, Engine, Input, Scheduling, SessionView};
+use curfew_enforcer::{
+    Bounds, Deadlines, Door, Enforcer, Engine, Input, Report, Scheduling, SessionView,
+};
 use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig},
 };
 use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId};
-use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store};
+use curfew_state::{
+    Bus, Change, Commit, CommitError, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store,
+};
 use tracing::warn;
 
 use crate::config::Config;
@@ -61,6 +65,8 @@ pub const AUDIT: &str = "audit";
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How long requests may take to come to their end when the process stops.
 const FINISH: Duration = Duration::from_secs(2);
+/// How often a set is checked anew because another owner's changed meanwhile.
+const TRIES: u32 = 5;
 
 /// A running process.
 pub struct Node {
@@ -137,7 +143,8 @@ impl Node {
             past::begin(&config.data_dir, past.next).map_err(data_dir)?;
         }
 
-        if let Some(commit) = keep_policy(&*store, &policy, &config, clock.now().wall)? {
+        let (nothing, wall) = (Expected::Nothing, clock.now().wall);
+        if let Some(commit) = keep_policy(&*store, nothing, &policy, &config, wall)? {
             recorder.note(
                 EventKind::PolicyApplied,
                 commit.revision,
@@ -148,6 +155,7 @@ impl Node {
         let set = compiler::union(&in_force::owners(&state.policies), state.revision);
         let set = Arc::new(set.map_err(NodeError::Policy)?);
         unbound::warn(&set, &config.bindings, &state);
+        unbound::check_seen(config.bindings.iter().chain(state.bindings.values()))?;
         let now = clock.now();
         let bounds = Bounds {
             // Whatever the state holds is held here too.
@@ -261,21 +269,18 @@ impl Node {
     }
 
     fn take(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
-        let state = self.store.read();
-        let mut owners = in_force::owners(&state.policies);
-        owners.insert(Owner::Files, checked.policy.as_str().into());
-        let set = compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
-        let bindings = self.configured.changes(&checked.config.bindings);
-        let report = self.desired.reload(bindings, || {
-            let wall = self.clock.now().wall;
-            let commit = keep_policy(&*self.store, &checked.policy, &checked.config, wall)?;
-            if let Some(commit) = &commit {
-                let cause = Some(checked.config.policy.display().to_string());
-                self.recorder
-                    .note(EventKind::PolicyApplied, commit.revision, cause);
+        unbound::check_seen(&checked.config.bindings)?;
+        let mut tries = 0..TRIES;
+        let (state, set, report) = loop {
+            let state = self.store.read();
+            let mut owners = in_force::owners(&state.policies);
+            owners.insert(Owner::Files, checked.policy.as_str().into());
+            let set = compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
+            match self.put_in_force(&checked, state.revision) {
+                Err(NodeError::Commit(CommitError::Conflict { .. })) if tries.next().is_some() => {}
+                report => break (state, set, report?),
             }
-            Ok(commit)
-        })?;
+        };
         unbound::warn(&set, &checked.config.bindings, &state);
         self.configured.told(checked.config.bindings);
         let restart_needed = checked.config.services != self.config.services
@@ -288,6 +293,28 @@ impl Node {
             revision: self.desired.revision(),
             closed: report.closed,
             restart_needed,
+        })
+    }
+
+    /// Carries out what was checked beside the sets of this revision.
+    fn put_in_force(&self, checked: &Checked, on: Revision) -> Result<Report, NodeError> {
+        let bindings = self.configured.changes(&checked.config.bindings);
+        self.desired.reload(bindings, || {
+            let wall = self.clock.now().wall;
+            let expected = Expected::Policies(on);
+            let commit = keep_policy(
+                &*self.store,
+                expected,
+                &checked.policy,
+                &checked.config,
+                wall,
+            )?;
+            if let Some(commit) = &commit {
+                let cause = Some(checked.config.policy.display().to_string());
+                self.recorder
+                    .note(EventKind::PolicyApplied, commit.revision, cause);
+            }
+            Ok(commit)
         })
     }
 
@@ -378,6 +405,7 @@ pub struct Reloaded {
 /// Keeps the policy of the files in the store, if it is another than before.
 fn keep_policy(
     store: &dyn Store,
+    expected: Expected,
     policy: &str,
     config: &Config,
     at: curfew_model::WallInstant,
@@ -397,7 +425,7 @@ fn keep_policy(
         at,
         by,
     }];
-    let revision = store.commit(Expected::Nothing, &changes)?;
+    let revision = store.commit(expected, &changes)?;
     Ok(Some(Commit { revision, changes }))
 }
 

@@ -193,6 +193,25 @@ impl Recorder {
     }
 }
 
+impl Recorder {
+    fn tell_away(
+        &self,
+        service: &ServiceName,
+        client: SocketAddr,
+        session: Option<SessionId>,
+        reason: EndReason,
+        detail: &str,
+    ) {
+        self.teller.tell(Line::TurnedAway {
+            service: service.clone(),
+            client,
+            session,
+            reason,
+            detail: detail.to_owned(),
+        });
+    }
+}
+
 impl TurnedAway for Recorder {
     fn turned_away(
         &self,
@@ -202,25 +221,27 @@ impl TurnedAway for Recorder {
         reason: EndReason,
         detail: &str,
     ) {
-        // That one was a session, and is counted and recorded as ended.
-        if reason != EndReason::UpstreamUnreachable {
-            self.metrics.refused(&[], Door::Gateway, reason);
-            let now = self.clock.now().boot;
-            if self.crowd.lock().takes(service, reason, now) {
-                let event = Event {
-                    session,
-                    ..self.refusal(service, reason, detail)
-                };
-                self.put(event.with("client", client));
-            }
+        self.metrics.refused(&[], Door::Gateway, reason);
+        let now = self.clock.now().boot;
+        if self.crowd.lock().takes(service, reason, now) {
+            let event = Event {
+                session,
+                ..self.refusal(service, reason, detail)
+            };
+            self.put(event.with("client", client));
         }
-        self.teller.tell(Line::TurnedAway {
-            service: service.clone(),
-            client,
-            session,
-            reason,
-            detail: detail.to_owned(),
-        });
+        self.tell_away(service, client, session, reason, detail);
+    }
+
+    fn unconnected(
+        &self,
+        service: &ServiceName,
+        client: SocketAddr,
+        session: SessionId,
+        reason: EndReason,
+        detail: &str,
+    ) {
+        self.tell_away(service, client, Some(session), reason, detail);
     }
 }
 

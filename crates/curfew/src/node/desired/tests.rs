@@ -378,3 +378,21 @@ fn a_set_that_says_the_same_of_it_concerns_no_session() {
     assert_eq!(matched(4, policy), 1);
     assert_eq!(matched(5, other), 1);
 }
+
+#[test]
+fn a_reload_is_not_undone_by_an_older_commit_of_its_owner() {
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])]);
+    // Its caller has not carried it out yet when the files are read again.
+    let older = lab.commit(1, admit("dba"));
+    let newer = lab.commit(2, admit("ops"));
+    let reloaded = lab
+        .desired
+        .reload(Changes::default(), || Ok(Some(newer.clone())));
+    reloaded.unwrap();
+    assert_eq!(lab.open(1), None);
+    lab.desired.apply(&older);
+    lab.desired.brought(&older);
+    assert_eq!(lab.open(1), None);
+    lab.desired.brought(&newer);
+    assert_eq!(lab.open(1), None);
+}
