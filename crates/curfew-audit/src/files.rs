@@ -15,7 +15,7 @@ use curfew_model::WallInstant;
 use ed25519_dalek::SigningKey;
 
 use crate::{
-    AuditError, Digest, Entry, Head, LogEvent, Options, Record,
+    AuditError, Digest, Entry, Head, LogEvent, Options, Problem, Record,
     carried::{Line, OpenSessions},
     head::{self, Purpose},
     record::{self, FRAME, LineError},
@@ -68,15 +68,21 @@ impl Files {
             .lines()
             .filter_map(|line| line.parse::<Head>().ok())
             .next_back();
+        let damaged = |problem: String| AuditError::Damaged {
+            path: dir.join(segment::HEADS),
+            line: u64::try_from(heads.lines().count()).unwrap_or(u64::MAX),
+            problem,
+        };
         if let Some(head) = &last_head
             && head.key.0 != key.verifying_key().to_bytes()
         {
-            return Err(AuditError::Damaged {
-                path: dir.join(segment::HEADS),
-                line: u64::try_from(heads.lines().count()).unwrap_or(u64::MAX),
-                problem: "the log was signed by another key than audit.key".to_owned(),
-            });
+            let problem = "the log was signed by another key than audit.key";
+            return Err(damaged(problem.to_owned()));
         }
+        let newest = segment::read_newest(&dir)?.parse::<Head>().ok();
+        let ours = |head: &Head| head.key.0 == key.verifying_key().to_bytes() && head.is_signed();
+        let signed = last_head.iter().chain(&newest).filter(|head| ours(head));
+        let signed = signed.max_by_key(|head| head.seq).cloned();
         let mut files = Self {
             options,
             key,
@@ -91,29 +97,34 @@ impl Files {
             open: Arc::default(),
             _lock: lock,
         };
-        files.recover()?;
+        files.recover(signed.as_ref())?;
         files.count();
         if let Some(head) = last_head
-            && head.seq > files.seq
+            .iter()
+            .chain(&signed)
+            .find(|head| head.seq > files.seq)
         {
-            return Err(AuditError::Damaged {
-                path: dir.join(segment::HEADS),
-                line: u64::try_from(heads.lines().count()).unwrap_or(u64::MAX),
-                problem: format!(
-                    "a signed head names record {}, but the log ends with record {}",
-                    head.seq, files.seq
-                ),
-            });
+            return Err(damaged(format!(
+                "a signed head names record {}, but the log ends with record {}",
+                head.seq, files.seq
+            )));
+        }
+        let after = signed.map_or(0, |head| head.seq);
+        if after < files.seq {
+            let unsigned = Entry::of_log(files.at, LogEvent::Unsigned);
+            let unsigned = unsigned.count("after", after).count("through", files.seq);
+            files.own.extend(Line::of(&unsigned));
         }
         if !files.own.is_empty() {
             files.commit(&[])?;
         }
         segment::append_head(&dir, &files.head(now))?;
+        files.sign_newest();
         Ok(files)
     }
 
-    /// Finds the end of the log.
-    fn recover(&mut self) -> Result<(), AuditError> {
+    /// Finds the end of the log, which has to hold what the newest signed head names.
+    fn recover(&mut self, signed: Option<&Head>) -> Result<(), AuditError> {
         let dir = self.options.dir.clone();
         let anchor = segment::read_small(&dir, segment::ANCHOR)?;
         if !anchor.is_empty() {
@@ -130,6 +141,9 @@ impl Files {
             remove_through(&dir, anchor.seq)?;
             (self.seq, self.hash) = (anchor.seq, anchor.hash);
         }
+        let is_rewritten = |record: &Record| {
+            signed.is_some_and(|head| head.seq == record.seq && head.hash != record.hash)
+        };
         let mut segments = segment::list(&dir)?;
         let Some((first, path)) = segments.pop() else {
             return Ok(());
@@ -142,6 +156,9 @@ impl Files {
             };
             let record = segment::last_record(before)?
                 .ok_or_else(|| damaged("the last record of this segment cannot be read"))?;
+            if is_rewritten(&record) {
+                return Err(damaged(&Problem::Rewritten(record.seq).to_string()));
+            }
             (self.seq, self.hash) = (record.seq, record.hash);
         }
         let bytes = fs::read(&path).map_err(AuditError::io("read", &path))?;
@@ -170,6 +187,9 @@ impl Files {
                     "record {} does not follow record {}",
                     record.seq, self.seq
                 )));
+            }
+            if is_rewritten(&record) {
+                return Err(damaged(Problem::Rewritten(record.seq).to_string()));
             }
             (self.seq, self.hash) = (record.seq, record.hash);
             self.at = self.at.max(record.entry.at);
@@ -201,6 +221,12 @@ impl Files {
         file.sync_data().map_err(AuditError::io("sync", &path))?;
         self.file = Some((file, path));
         Ok(())
+    }
+
+    /// Signs the place reached beside the log, so that records are without a signature for a moment only. What could not
+    /// be written shows when the log is verified.
+    pub(crate) fn sign_newest(&self) {
+        let _ = segment::put_newest(&self.options.dir, &self.head(self.at));
     }
 
     /// The signed place reached on disk.

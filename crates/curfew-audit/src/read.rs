@@ -131,5 +131,7 @@ pub fn newest_head(dir: &Path) -> Result<Option<Head>, AuditError> {
     if !head.is_signed() {
         return Err(damaged(Problem::BadSignature.to_string()));
     }
-    Ok(Some(head))
+    let newest = segment::read_newest(dir)?.parse::<Head>().ok();
+    let newest = newest.filter(|newest| newest.is_signed() && newest.seq > head.seq);
+    Ok(Some(newest.unwrap_or(head)))
 }

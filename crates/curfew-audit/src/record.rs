@@ -89,6 +89,10 @@ pub enum LogEvent {
     /// A torn last line was cut off after a crash; `detail` has its length and hash.
     #[serde(rename = "log.recovered")]
     Recovered,
+    /// Records were found without a signature when the log was opened: those behind `detail.after` up to
+    /// `detail.through`. A crash leaves those of the last write so, a power failure more.
+    #[serde(rename = "log.unsigned")]
+    Unsigned,
     /// Records were lost here; `detail.lost` says how many.
     #[serde(rename = "log.gap")]
     Gap,

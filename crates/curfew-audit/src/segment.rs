@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +11,10 @@ use crate::{AuditError, Head, MAX_RECORD, Record, record};
 
 /// Signed heads, one a line, the oldest first.
 pub(crate) const HEADS: &str = "heads.jsonl";
+/// The newest signed head, in one line.
+pub(crate) const NEWEST: &str = "head.json";
+/// How often a head is read again that is just being written.
+const AGAIN: u32 = 3;
 /// The signed head of the last record that retention removed.
 pub(crate) const ANCHOR: &str = "anchor.json";
 
@@ -47,7 +52,9 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, AuditError> {
 /// # Errors
 /// [`AuditError`] when it cannot be read.
 pub fn is_log(dir: &Path) -> Result<bool, AuditError> {
-    let left = [HEADS, ANCHOR].iter().any(|name| dir.join(name).exists());
+    let left = [HEADS, NEWEST, ANCHOR]
+        .iter()
+        .any(|name| dir.join(name).exists());
     Ok(left || !list(dir)?.is_empty())
 }
 
@@ -110,6 +117,34 @@ pub(crate) fn read_small(dir: &Path, name: &str) -> Result<String, AuditError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(AuditError::io("read", &path)(error)),
     }
+}
+
+/// Writes the newest head over the one before. It is not waited for: after a crash an older one may be there.
+pub(crate) fn put_newest(dir: &Path, head: &Head) -> Result<(), AuditError> {
+    let path = dir.join(NEWEST);
+    let line = format!("{head}\n");
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .and_then(|file| {
+            file.write_all_at(line.as_bytes(), 0)?;
+            file.set_len(u64::try_from(line.len()).unwrap_or(u64::MAX))
+        })
+        .map_err(AuditError::io("write", &path))
+}
+
+/// The newest head as it stands there; empty when there is none.
+pub(crate) fn read_newest(dir: &Path) -> Result<String, AuditError> {
+    let mut text = read_small(dir, NEWEST)?;
+    for _ in 0..AGAIN {
+        if text.is_empty() || text.parse::<Head>().is_ok() {
+            break;
+        }
+        text = read_small(dir, NEWEST)?;
+    }
+    Ok(text)
 }
 
 /// Brings the heads file back to whole lines after a crash or a full disk.

@@ -400,6 +400,7 @@ fn write(shared: &Shared, mut files: Files) {
             for callback in callbacks.into_values().flatten() {
                 callback(Ok(()));
             }
+            files.sign_newest();
             result = files.rotate_if_full();
         }
         let failed = result.is_err();

@@ -142,8 +142,11 @@ fn a_rewritten_chain_and_a_cut_end_are_found_against_an_exported_head() {
         heads.split_inclusive('\n').next().unwrap(),
     )
     .unwrap();
+    assert!(!verify(dir.path(), None).unwrap().is_ok());
+    fs::remove_file(dir.path().join("head.json")).unwrap();
     let report = verify(dir.path(), None).unwrap();
     assert!(report.is_ok());
+    assert_eq!(report.signed_through, Some(0));
     assert_eq!(report.truncation, Truncation::NotExcludedAfter(6));
     let report = verify(dir.path(), Some(&head)).unwrap();
     assert_eq!(report.findings[0].problem, Problem::Truncated(8));

@@ -12,6 +12,7 @@ mod reason;
 mod revocation;
 mod segment;
 mod subject;
+mod text;
 mod time;
 
 pub use event::{Detail, Event, EventKind};
@@ -26,6 +27,7 @@ pub use reason::{EndReason, UnknownReason};
 pub use revocation::{Block, Revocation, Scope};
 pub use segment::{Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, Sensitivity};
 pub use subject::{Binding, BindingKey, Identity, Issuer, Kind, Proof, canonical_net};
+pub use text::{clean, clean_lines, steers};
 pub use time::{
     BootInstant, Clock, Now, ParseDurationError, WallInstant, format_duration, parse_duration,
 };

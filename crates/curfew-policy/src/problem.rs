@@ -1,6 +1,9 @@
-//! What is wrong with documents: where, what, what would happen, and what to do. Finding it happens elsewhere.
+//! What is wrong with documents: where, what, what would happen, and what to do, each in one line that steers no terminal
+//! and no log, whatever the documents hold. Finding it happens elsewhere.
 
 use std::{fmt, sync::Arc};
+
+use curfew_model::clean;
 
 /// Whether a set with this problem can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,8 +59,8 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            0 => f.write_str(&self.file),
-            line => write!(f, "{}:{line}:{}", self.file, self.column),
+            0 => f.write_str(&clean(&self.file)),
+            line => write!(f, "{}:{line}:{}", clean(&self.file), self.column),
         }
     }
 }
@@ -86,7 +89,7 @@ impl Problem {
         Self {
             place: place.clone(),
             severity: Severity::Error,
-            message: message.into(),
+            message: clean(&message.into()),
             consequence: None,
             help: None,
             taken: None,
@@ -115,14 +118,14 @@ impl Problem {
     /// With what would happen otherwise.
     #[must_use]
     pub fn or_else(mut self, consequence: impl Into<String>) -> Self {
-        self.consequence = Some(consequence.into());
+        self.consequence = Some(clean(&consequence.into()));
         self
     }
 
     /// With what to do.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(clean(&help.into()));
         self
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::{canonical_net, parse_duration};
+use curfew_model::{canonical_net, parse_duration, steers};
 use ipnet::IpNet;
 
 use crate::{
@@ -141,7 +141,13 @@ impl<'a> Source<'a> {
     fn excerpt(&self, line: u64) -> Option<Arc<str>> {
         let index = usize::try_from(line.checked_sub(1)?).ok()?;
         let shown = |line: &&str| {
-            let shown = line.chars().filter(|c| *c == '\t' || !c.is_control());
+            // A sign for each, so that the column stays.
+            let harmless = |c| match c {
+                '\t' => c,
+                c if steers(c) => char::REPLACEMENT_CHARACTER,
+                c => c,
+            };
+            let shown = line.chars().map(harmless);
             shown.take(160).collect::<String>().into()
         };
         self.lines.get(index).map(shown)

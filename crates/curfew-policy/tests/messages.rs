@@ -1,7 +1,7 @@
 //! What a person is told about wrong documents, to the letter.
 #![cfg(test)]
 
-use curfew_model::{BootInstant, Now, Revision, WallInstant};
+use curfew_model::{BootInstant, Now, Revision, WallInstant, steers};
 use curfew_policy::{compile, is_empty, load};
 use curfew_testkit::{alice, document};
 
@@ -408,4 +408,29 @@ fn a_set_without_a_document_is_empty() {
         assert!(!is_empty([("a.yaml", "# x"), ("b.yaml", text)]), "{text:?}");
     }
     assert!(is_empty([]));
+}
+
+#[test]
+fn no_message_steers_a_terminal_or_looks_like_another_line() {
+    let hostile = r#"\e[2J\u202e\nforged: line"#;
+    for text in [
+        format!(
+            "{HEAD}spec: {{sensitivity: low, members: [{{service: db, \"{hostile}\": 1}}], \"{hostile}\": 1}}\n"
+        ),
+        format!("{HEAD}spec: {{sensitivity: \"{hostile}\", members: [{{cidr: \"{hostile}\"}}]}}\n"),
+        format!(
+            "{HEAD}spec: {{sensitivity: low, members: [{{service: db}}]}}\n---\n\
+             apiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {{name: p}}\n\
+             spec: {{from: {{users: [\"{hostile}\"]}}, to: {{segments: [\"{hostile}\"]}}, when: \"{hostile}\"}}\n"
+        ),
+        format!("{HEAD}spec: {{sensitivity: \u{202e}low, members: []}}\n"),
+        "a: [\u{1b}[2J\n".to_owned(),
+    ] {
+        let told = messages(&text);
+        assert!(!told.is_empty());
+        assert!(!told.contains(|c| steers(c) && c != '\n'), "{told:?}");
+        let lines = told.lines();
+        let known = |line: &str| line.starts_with("p.yaml:") || line.starts_with("  ");
+        assert!(lines.clone().all(known), "{told}");
+    }
 }

@@ -271,9 +271,14 @@ fn extent(report: &Report) -> impl Iterator<Item = String> {
         };
         format!("from record {first} to record {last}{before}")
     });
-    let signed = match &report.key {
-        Some(key) => format!("signed with the key {key}"),
-        None => "no signature is in it: that it was not written anew as a whole shows only against a head exported \
+    let last = report.last.as_ref().map_or(0, |(last, _)| *last);
+    let signed = match (&report.key, report.signed_through) {
+        (Some(key), Some(through)) if through < last => format!(
+            "signed with the key {key} up to record {through}: those after it carry no signature, so whoever writes the \
+             log's files can have written them"
+        ),
+        (Some(key), _) => format!("signed with the key {key}"),
+        (None, _) => "no signature is in it: that it was not written anew as a whole shows only against a head exported \
                  earlier, with --head"
             .to_owned(),
     };
@@ -315,6 +320,7 @@ fn as_json(report: &Report) -> serde_json::Value {
         "first": report.first,
         "last": report.last.as_ref().map(|(seq, hash)| json!({"seq": seq, "hash": hash})),
         "key": report.key,
+        "signed_through": report.signed_through,
         "findings": findings,
         "more": report.more,
         "truncation": truncation(report),

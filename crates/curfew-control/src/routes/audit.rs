@@ -100,6 +100,8 @@ pub(super) struct Verified {
     findings: Vec<Wrong>,
     /// Findings that are not listed.
     more: u64,
+    /// The last record that a signed head names: those after it, whoever writes the files can have written.
+    signed_through: Option<u64>,
     /// Up to this record nothing was cut off: the given head names it.
     whole_through: Option<u64>,
     /// Truncation after this record cannot be excluded.
@@ -131,6 +133,7 @@ impl From<Report> for Verified {
             last: report.last.map(|(seq, _)| seq),
             findings: wrong.collect(),
             more: report.more,
+            signed_through: report.signed_through,
             whole_through,
             unknown_after,
             lost: report.lost,

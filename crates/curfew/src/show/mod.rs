@@ -1,7 +1,6 @@
 //! What is printed: tables for people, JSON and YAML for programs. Nothing that a server said reaches a terminal raw.
 //! Asking a server may not live here.
 
-mod clean;
 mod field;
 mod table;
 mod time;
@@ -13,9 +12,10 @@ use std::{
 };
 
 use clap::ValueEnum;
+use curfew_model::steers;
 use serde_json::Value;
 
-pub use clean::{clean, clean_lines};
+pub use curfew_model::{clean, clean_lines};
 pub use field::{count, flag, items, list, name, scope, text};
 pub use table::{Side, Table, cut, pairs};
 pub use time::Reading;
@@ -76,7 +76,7 @@ pub fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     let mut units = [0; 2];
     for character in json.chars() {
-        if clean::steers(character) && character != '\n' {
+        if steers(character) && character != '\n' {
             for unit in character.encode_utf16(&mut units) {
                 text.push_str(&format!("\\u{unit:04x}"));
             }
@@ -114,10 +114,7 @@ mod tests {
             yaml::written(&value),
             Output::Json.one_of_many(&value, |_| String::new()).unwrap(),
         ] {
-            assert!(
-                !text.chars().any(|c| clean::steers(c) && c != '\n'),
-                "{text:?}"
-            );
+            assert!(!text.chars().any(|c| steers(c) && c != '\n'), "{text:?}");
         }
         assert_eq!(
             serde_json::from_str::<Value>(&json(&value).unwrap()).unwrap(),

@@ -1,6 +1,7 @@
-//! Text of others made harmless: what would steer a terminal is shown as an escape.
+//! Text of others made harmless for terminals and logs: what would steer them is shown as an escape.
 
 /// Whether a terminal takes this character for more than a sign: controls, marks of direction, invisible signs.
+#[must_use]
 pub fn steers(character: char) -> bool {
     character.is_control()
         || matches!(
