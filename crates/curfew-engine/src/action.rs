@@ -7,8 +7,8 @@ use std::{
 };
 
 use curfew_model::{
-    BootInstant, Deadline, Detail, EndReason, Event, EventKind, Lease, Revision, SegmentName,
-    SessionId, Target, WallInstant,
+    BootInstant, Deadline, Detail, EndReason, Event, EventKind, Lease, PolicyName, Revision,
+    SegmentName, SessionId, Target, WallInstant,
 };
 
 use crate::who::{self, Encoded, Who};
@@ -72,10 +72,15 @@ pub struct Recorded {
     pub(crate) coming: Option<Coming>,
 }
 
+/// Names that a record lists of many: it has to stay short enough for the log.
+const LISTED: usize = 50;
+
 /// More of a session that comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Coming {
     pub(crate) target: Arc<Target>,
+    /// Those that matched.
+    pub(crate) policies: Option<Arc<[PolicyName]>>,
     /// The client's port.
     pub(crate) port: u16,
     pub(crate) expires_at: Option<WallInstant>,
@@ -86,6 +91,8 @@ impl Coming {
     fn told(&self, who: &Who) -> BTreeMap<String, Detail> {
         let identities: Vec<String> = who.identities().iter().map(ToString::to_string).collect();
         let client = SocketAddr::new(who.client, self.port);
+        let policies = self.policies.iter().flat_map(|names| names.iter());
+        let policies: Vec<String> = policies.map(ToString::to_string).collect();
         let told = [
             ("client", Some(client.to_string())),
             (
@@ -98,10 +105,22 @@ impl Coming {
                 "identities",
                 (identities.len() > 1).then(|| identities.join(" ")),
             ),
+            ("policies", listed(&policies)),
         ];
         let named =
             |(name, value): (&str, Option<String>)| Some((name.to_owned(), Detail::Text(value?)));
         told.into_iter().filter_map(named).collect()
+    }
+}
+
+/// The first names of a list, and how many more there are; none of an empty one.
+fn listed(names: &[String]) -> Option<String> {
+    let (listed, more) = names.split_at_checked(LISTED).unwrap_or((names, &[]));
+    let words = listed.join(" ");
+    match (listed, more) {
+        ([], _) => None,
+        (_, []) => Some(words),
+        _ => Some(format!("{words} and {} more", more.len())),
     }
 }
 

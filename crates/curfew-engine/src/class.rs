@@ -62,7 +62,7 @@ impl Decided<'_> {
             ahead,
         } = class;
         self.segments == segments
-            && self.policies == policies
+            && *self.policies == **policies
             && by(expires_at, expires)
             && by(reauth_by, reauth)
             && by(credential_until, credential)
@@ -89,7 +89,7 @@ impl Hash for Decided<'_> {
 #[derive(Debug)]
 pub(crate) struct Class {
     pub(crate) segments: Vec<MatchedSegment>,
-    pub(crate) policies: Vec<PolicyName>,
+    pub(crate) policies: Arc<[PolicyName]>,
     expires: Source,
     reauth: Source,
     credential: Source,
@@ -111,7 +111,7 @@ impl Class {
         } = decided;
         Self {
             segments: segments.to_vec(),
-            policies: policies.to_vec(),
+            policies: policies.into(),
             expires: source(&lease.expires_at),
             reauth: source(&lease.reauth_by),
             credential: source(&lease.credential_until),

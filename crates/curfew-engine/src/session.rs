@@ -125,7 +125,7 @@ impl Engine {
             } else {
                 Mode::Enforce
             },
-            policies: kept.class.policies.clone(),
+            policies: kept.class.policies.to_vec(),
             revision: ties.decided_on,
             lease: kept.class.lease(record, ties),
             coming: kept.class.ahead(ties),

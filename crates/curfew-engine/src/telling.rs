@@ -52,6 +52,7 @@ impl Engine {
             segments: kept.map(|kept| kept.names.clone()),
             coming: target.map(|target| Coming {
                 target: Arc::clone(target),
+                policies: kept.map(|kept| Arc::clone(&kept.class.policies)),
                 port: record.port,
                 expires_at: expires_at.map(|at| self.now.wall_at(BootInstant(at))),
             }),

@@ -343,7 +343,7 @@ fn psql_s_own_reconnect_is_refused_while_it_has_to_wait() {
     let ended = at("session ended: the session reached its maximum lifetime");
     // psql does not say why its reset failed; the next attempt by hand does.
     let reset = at("Attempting reset: Failed.");
-    let refused = at("session refused: the session reached its maximum lifetime");
+    let refused = at("session refused: the session before reached its maximum lifetime");
     assert!(ended < reset && reset < refused, "{shown}");
     let reason = lab.wait("the refusal", |heard| match heard {
         Heard::Event(event) if event.event == EventKind::SessionRefused => event.reason,

@@ -101,6 +101,11 @@ name_type!(/// The name of one running process with doors.
 name_type!(/// The name of a device as its management system calls it.
     DeviceId);
 
+/// Why a string is not an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id has 36 characters, like 01890a5d-ac96-774b-bcce-b302099a8057: copy it whole")]
+pub struct InvalidId;
+
 macro_rules! uuid_type {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
@@ -115,9 +120,9 @@ macro_rules! uuid_type {
         }
 
         impl FromStr for $type {
-            type Err = uuid::Error;
-            fn from_str(text: &str) -> Result<Self, uuid::Error> {
-                Uuid::parse_str(text).map(Self)
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                Uuid::parse_str(text).map(Self).map_err(|_| InvalidId)
             }
         }
     };

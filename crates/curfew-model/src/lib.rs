@@ -18,7 +18,7 @@ mod time;
 pub use event::{Detail, Event, EventKind};
 pub use facts::{Facts, Target, UpstreamAddress};
 pub use id::{
-    DeviceId, EnforcerId, InvalidName, PolicyName, Revision, RevocationId, SegmentName,
+    DeviceId, EnforcerId, InvalidId, InvalidName, PolicyName, Revision, RevocationId, SegmentName,
     ServiceName, SessionId,
 };
 pub use lease::{Bound, Deadline, Lease, Provenance};

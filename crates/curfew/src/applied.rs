@@ -93,7 +93,7 @@ impl Apply {
         let call = Call::post("/v1/policies").wait(self.wait).work().body(body);
         let answer = match self.connect.client()?.send(&call) {
             Err(ClientError::Refused(refusal))
-                if ["policy_invalid", "name_taken"].contains(&refusal.code.as_str()) =>
+                if ["policy_invalid", TAKEN].contains(&refusal.code.as_str()) =>
             {
                 self.output
                     .show(&refusal.document, |_| findings(&refusal, owner))?;
@@ -116,13 +116,16 @@ impl Apply {
     }
 }
 
+/// The code of a set with a name that a document of another owner has.
+const TAKEN: &str = "name_taken";
+
 /// What is wrong with a set, and what it stands beside.
 fn findings(refusal: &Refusal, owner: Owner) -> String {
     let beside = match owner {
-        Owner::Files => "",
-        Owner::Api => {
+        Owner::Api if refusal.code == TAKEN => {
             "\nThe set stands beside the documents of the server's files; --owner files replaces those instead.\n"
         }
+        _ => "",
     };
     format!("{refusal}\n{beside}")
 }

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
-        mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     thread,
     time::Duration,
@@ -32,6 +32,8 @@ use crate::{
 
 /// How long sessions may finish after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
+/// After so much of that it is looked whether somebody asked again.
+const SLICE: Duration = Duration::from_millis(100);
 /// Between two looks at the log and at policy that is watched.
 const TEND: Duration = Duration::from_secs(1);
 
@@ -109,12 +111,12 @@ impl Run {
                 reader.look(node.watched());
             }
             let caught: Vec<Event> = first.into_iter().chain(events.try_iter()).collect();
-            let is_stop =
-                |event: &Event| matches!(event, Event::Signal(signal) if *signal != SIGHUP);
-            if caught.iter().any(is_stop) {
+            if caught.iter().any(Event::is_stop) {
                 info!(drain_s = DRAIN.as_secs(), "stopping");
                 supervisor.stopping();
-                node.stop(DRAIN);
+                drain(&mut node, &events);
+                node.stop();
+                info!("stopped");
                 return Ok(ExitCode::SUCCESS);
             }
             let mut asked = false;
@@ -181,6 +183,20 @@ fn reload(node: &mut Node, checked: Result<Checked, NodeError>) {
     }
 }
 
+/// Lets sessions finish, until somebody who asked for the stop asks once more.
+fn drain(node: &mut Node, events: &Receiver<Event>) {
+    let slices = DRAIN.as_millis() / SLICE.as_millis();
+    for _ in 0..slices {
+        if node.drain(SLICE) {
+            return;
+        }
+        if events.try_iter().any(|event| event.is_stop()) {
+            info!("a second signal: what has not finished ends now");
+            return;
+        }
+    }
+}
+
 /// What the process waits for.
 enum Event {
     /// A signal came.
@@ -189,6 +205,12 @@ enum Event {
     Read(Result<String, NodeError>),
     /// The configuration was read and checked.
     Checked(Box<Result<Checked, NodeError>>),
+}
+
+impl Event {
+    fn is_stop(&self) -> bool {
+        matches!(self, Self::Signal(signal) if *signal != SIGHUP)
+    }
 }
 
 /// What is to be read.

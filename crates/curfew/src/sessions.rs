@@ -189,53 +189,95 @@ fn subject(session: &Value) -> String {
     session.get("subject").map_or_else(String::new, name)
 }
 
+const HEADS: [(&str, Side); 11] = [
+    ("ID", Side::Left),
+    ("SUBJECT", Side::Left),
+    ("SEGMENTS", Side::Left),
+    ("SERVICE", Side::Left),
+    ("STATE", Side::Left),
+    ("LEFT", Side::Right),
+    ("ENDS", Side::Left),
+    ("BY", Side::Left),
+    ("CLIENT", Side::Left),
+    ("IN", Side::Right),
+    ("OUT", Side::Right),
+];
+
 /// Sessions as rows.
 #[must_use]
 pub fn table(sessions: &Value, reading: &Reading) -> String {
-    let mut table = Table::new([
-        ("ID", Side::Left),
-        ("SUBJECT", Side::Left),
-        ("SEGMENTS", Side::Left),
-        ("SERVICE", Side::Left),
-        ("STATE", Side::Left),
-        ("LEFT", Side::Right),
-        ("ENDS", Side::Left),
-        ("BY", Side::Left),
-        ("CLIENT", Side::Left),
-        ("IN", Side::Right),
-        ("OUT", Side::Right),
-    ]);
+    written(Table::new(HEADS), sessions, |session| row(session, reading))
+}
+
+/// Open sessions as rows that begin with their end, for a terminal that has no room for more.
+#[must_use]
+pub fn table_of_ends(sessions: &Value, reading: &Reading) -> String {
+    written(Table::new(by_end(HEADS)), sessions, |session| {
+        by_end(row(session, reading))
+    })
+}
+
+fn written<const COLUMNS: usize>(
+    mut table: Table<COLUMNS>,
+    sessions: &Value,
+    row: impl Fn(&Value) -> [String; COLUMNS],
+) -> String {
     for session in sessions.as_array().into_iter().flatten() {
-        let state = text(session, "state");
-        let (left, ends, by) = match deadline(session) {
-            // What has ended has no time left.
-            Some(at) if state == "open" => {
-                let audit = text(session, "mode") == "audit";
-                let only = if audit { ", only recorded" } else { "" };
-                let by = format!("{}{only}", text(session, "deadline_reason"));
-                (reading.left_cell(at), reading.local_at(at), by)
-            }
-            _ => (
-                String::new(),
-                reading.local(session, "ended_at"),
-                text(session, "reason"),
-            ),
-        };
-        table.row([
-            text(session, "id"),
-            subject(session),
-            list(session, "segments"),
-            text(session, "service"),
-            state,
-            left,
-            ends,
-            by,
-            text(session, "client"),
-            text(session, "bytes_in"),
-            text(session, "bytes_out"),
-        ]);
+        table.row(row(session));
     }
     table.written("no sessions")
+}
+
+/// The columns of open sessions in another order.
+fn by_end<T>(columns: [T; 11]) -> [T; 10] {
+    let [
+        id,
+        subject,
+        segments,
+        service,
+        _,
+        left,
+        ends,
+        by,
+        client,
+        bytes_in,
+        bytes_out,
+    ] = columns;
+    [
+        left, by, subject, service, client, bytes_in, bytes_out, segments, ends, id,
+    ]
+}
+
+/// What stands under the heads.
+fn row(session: &Value, reading: &Reading) -> [String; 11] {
+    let state = text(session, "state");
+    let (left, ends, by) = match deadline(session) {
+        // What has ended has no time left.
+        Some(at) if state == "open" => {
+            let audit = text(session, "mode") == "audit";
+            let only = if audit { ", only recorded" } else { "" };
+            let by = format!("{}{only}", text(session, "deadline_reason"));
+            (reading.left_cell(at), reading.local_at(at), by)
+        }
+        _ => (
+            String::new(),
+            reading.local(session, "ended_at"),
+            text(session, "reason"),
+        ),
+    };
+    [
+        text(session, "id"),
+        subject(session),
+        list(session, "segments"),
+        text(session, "service"),
+        state,
+        left,
+        ends,
+        by,
+        text(session, "client"),
+        text(session, "bytes_in"),
+        text(session, "bytes_out"),
+    ]
 }
 
 /// Whether it ended or was refused.

@@ -146,7 +146,10 @@ fn drawn(looked: &Value, note: &str, lines: usize, reading: &Reading) -> String 
     let shown: Value = sessions.iter().take(lines).cloned().collect();
     let more = sessions.len().saturating_sub(lines);
     let heads = clean(&heads.join("; "));
-    let mut words = format!("{heads}\n{note}\n{}", sessions::table(&shown, reading));
+    let mut words = format!(
+        "{heads}\n{note}\n{}",
+        sessions::table_of_ends(&shown, reading)
+    );
     if more > 0 {
         words.push_str(&format!("and {more} more"));
     }
@@ -172,9 +175,9 @@ mod tests {
         assert_eq!(
             drawn(&looked, "", 2, &Reading::of_tests()),
             "gw-1 (gateway) 3 open, revision 7\n\n\
-             ID  SUBJECT  SEGMENTS  SERVICE  STATE   LEFT  ENDS      BY                CLIENT  IN  OUT\n\
-             a   -        -         -        open     30s  12:00:30  lifetime_expired  -        1    2\n\
-             b   -        -         -        open   1m30s  12:01:30  lifetime_expired  -        1    2\n\
+             \x20LEFT  BY                SUBJECT  SERVICE  CLIENT  IN  OUT  SEGMENTS  ENDS      ID\n\
+             \x20 30s  lifetime_expired  -        -        -        1    2  -         12:00:30  a\n\
+             1m30s  lifetime_expired  -        -        -        1    2  -         12:01:30  b\n\
              and 1 more"
         );
         let stale = drawn(&looked, "stale", 0, &Reading::of_tests());

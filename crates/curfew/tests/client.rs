@@ -365,7 +365,14 @@ fn policy_findings_are_shown_with_their_place() {
         "{}",
         ran.err
     );
-    assert!(ran.out.contains("--owner files"), "{}", ran.out);
+    assert!(!ran.out.contains("--owner files"), "{}", ran.out);
+    let mut taken = problem.clone();
+    taken["code"] = json!("name_taken");
+    server.json("POST /v1/policies", 409, &taken);
+    let beside = server.curfew(&["policy", "apply", folder.path().to_str().unwrap()]);
+    assert_eq!(beside.code, 3);
+    assert!(beside.out.contains("--owner files"), "{}", beside.out);
+    server.json("POST /v1/policies", 422, &problem);
     let json = server.curfew(&[
         "policy",
         "apply",
@@ -387,7 +394,7 @@ fn policy_findings_are_shown_with_their_place() {
         "{}",
         refused.err
     );
-    assert_eq!(server.asked().len(), 2);
+    assert_eq!(server.asked().len(), 3);
     let applied = json!({"revision": 3, "hash": "abcdef0123456789", "warnings": [], "took_ms": 2.0, "enforcers": []});
     server.json("POST /v1/policies?wait=1s", 200, &applied);
     let config = folder.path().join("curfew.yaml");

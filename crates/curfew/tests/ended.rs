@@ -88,6 +88,8 @@ fn an_ended_session_says_when_why_and_how_late() {
     for fact in ["client", "service", "upstream"] {
         assert_eq!(opened["detail"][fact], session[fact], "{fact}");
     }
+    // And under which rules it was let in.
+    assert_eq!(opened["detail"]["policies"], "dba");
     // To the second: instants on the wall clock are made anew for each answer.
     let second = |value: &Value| value.as_str().unwrap()[..19].to_owned();
     let expires = second(&opened["detail"]["expires_at"]);

@@ -37,6 +37,19 @@ fn a_process_that_stops_is_not_ready_and_says_why_while_sessions_finish() {
 }
 
 #[test]
+fn a_second_signal_ends_what_has_not_finished() {
+    let mut site = Site::start("");
+    let mut client = site.open("127.0.0.1");
+    site.signal("TERM");
+    site.logged("stopping");
+    assert!(client.echoes(), "a live session was ended");
+    site.signal("INT");
+    site.logged("a second signal");
+    assert!(client.is_ended());
+    assert_eq!(site.ended(), Some(0));
+}
+
+#[test]
 fn a_reload_is_on_record_once() {
     let site = Site::start("");
     let audit = site.path("data/audit");

@@ -139,6 +139,40 @@ fn a_data_directory_that_others_may_write_is_refused() {
 }
 
 #[test]
+fn a_data_directory_of_another_user_is_refused() {
+    let place = Place::new("");
+    let data = place.path("data");
+    with_mode(&data, 0o700);
+    // Only root can give it away.
+    if std::os::unix::fs::chown(&data, Some(65_534), None).is_err() {
+        return;
+    }
+    let (code, text) = place.refused();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("belongs to the user with the number 65534"),
+        "{text}"
+    );
+    let (code, text) = place.check();
+    assert_eq!(code, Some(3), "{text}");
+    assert_eq!(fs::read_dir(data).unwrap().count(), 0);
+}
+
+#[test]
+fn an_upstream_that_leads_back_is_refused() {
+    let place = Place::new("");
+    let config = fs::read_to_string(place.path("curfew.yaml")).unwrap();
+    let circular = config.replace(
+        "{name: s, listen: '127.0.0.1:0'",
+        "{name: s, listen: '0.0.0.0:1'",
+    );
+    fs::write(place.path("curfew.yaml"), circular).unwrap();
+    let (code, text) = place.check();
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains("leads back to the service"), "{text}");
+}
+
+#[test]
 fn a_data_directory_that_others_may_look_into_is_made_private() {
     let place = Place::new("");
     with_mode(&place.path("data"), 0o755);

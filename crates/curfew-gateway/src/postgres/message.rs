@@ -32,7 +32,8 @@ pub fn goodbye(reason: EndReason, session: SessionId) -> Vec<u8> {
     } else {
         "57P01"
     };
-    fatal(code, "session ended", reason, session, hint(reason))
+    let text = ("session ended", reason.text());
+    fatal(code, text, reason, session, hint(reason))
 }
 
 /// The ErrorResponse FATAL of a session that does not come to its server, with the time to wait where it is known.
@@ -57,11 +58,23 @@ pub fn refusal(reason: EndReason, session: SessionId, wait: Option<Duration>) ->
     } else {
         "session refused"
     };
-    fatal(code, what, reason, session, &hint)
+    let why = match (wait, reason) {
+        (Some(_), EndReason::LifetimeExpired) => {
+            "the session before reached its maximum lifetime, and a new one has to wait"
+        }
+        _ => reason.text(),
+    };
+    fatal(code, (what, why), reason, session, &hint)
 }
 
-fn fatal(code: &str, what: &str, reason: EndReason, session: SessionId, hint: &str) -> Vec<u8> {
-    let message = format!("curfew: {what}: {} ({reason})", reason.text());
+fn fatal(
+    code: &str,
+    (what, why): (&str, &str),
+    reason: EndReason,
+    session: SessionId,
+    hint: &str,
+) -> Vec<u8> {
+    let message = format!("curfew: {what}: {why} ({reason})");
     build(
         b'E',
         "FATAL",

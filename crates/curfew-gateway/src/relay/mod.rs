@@ -171,12 +171,13 @@ impl Population {
         }
     }
 
-    /// Refuses newcomers and waits until nobody is left, no longer than `drain`.
-    fn close(&self, drain: Duration) {
+    /// Refuses newcomers and waits until nobody is left, no longer than `drain`; whether nobody is.
+    fn close(&self, drain: Duration) -> bool {
         let mut state = self.state.lock();
         state.1 = true;
         self.changed
             .wait_while_for(&mut state, |state| state.0 > 0, drain);
+        state.0 == 0
     }
 }
 
@@ -306,9 +307,9 @@ impl Relay {
         Ok(())
     }
 
-    /// Takes no new flow, and waits until the open ones have finished, no longer than `drain`.
-    pub fn drain(&self, drain: Duration) {
-        self.anywhere.loops.population.close(drain);
+    /// Takes no new flow, and waits until the open ones have finished, no longer than `drain`; whether all have.
+    pub fn drain(&self, drain: Duration) -> bool {
+        self.anywhere.loops.population.close(drain)
     }
 
     /// Takes no new flow, lets the open ones finish for at most `drain`, resets the rest.

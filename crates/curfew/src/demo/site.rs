@@ -77,7 +77,7 @@ impl Site {
 
     /// Stops Curfew, then the services, and gives the folder, which holds the log until it is dropped.
     pub fn stop(self) -> TempDir {
-        self.node.stop(Duration::ZERO);
+        self.node.stop();
         self.folder
     }
 }

@@ -23,6 +23,7 @@ use crate::{
 };
 
 use super::{
+    circle::circular,
     compiler::{self, Uncovered},
     desired::Desired,
     in_force, private, unbound,
@@ -61,6 +62,17 @@ pub enum NodeError {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+    },
+    /// Somebody else owns the data directory.
+    #[error(
+        "the data directory {} belongs to the user with the number {owner}, who may write into it, and so swap tokens, keys and state: run as that user, or look whether what is in it is yours, and then run `chown` on it and on what is in it",
+        path.display()
+    )]
+    OthersOwn {
+        /// Which.
+        path: PathBuf,
+        /// Their uid.
+        owner: u32,
     },
     /// Threads or descriptors have run out.
     #[error("no threads or descriptors left: raise the limits on tasks and open files")]
@@ -201,6 +213,13 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
             }
         }
     }
+    for name in circular(&services) {
+        let placed = draft
+            .services
+            .iter()
+            .find(|placed| placed.service.name == name);
+        more.extend(placed.map(in_a_circle));
+    }
     draft.problems.extend(more);
     draft.problems.sort_by(|a, b| a.place.cmp(&b.place));
     let warnings: Vec<String> = draft.problems.iter().map(ToString::to_string).collect();
@@ -247,6 +266,13 @@ fn unusable(draft: &Draft) -> impl Iterator<Item = Problem> {
         Some(Problem::error(place, chain(&error)))
     });
     certificate.into_iter().chain(data_dir)
+}
+
+fn in_a_circle(placed: &PlacedService) -> Problem {
+    let (name, upstream) = (&placed.service.name, &placed.service.upstream);
+    let text = format!("the upstream {upstream} leads back to the service {name}");
+    let problem = Problem::error(&placed.upstream, text);
+    problem.or_else("one connection would open others without end")
 }
 
 fn in_no_segment(placed: &PlacedService, why: Uncovered) -> Problem {

@@ -4,6 +4,7 @@
 
 mod applied;
 mod check;
+mod circle;
 mod compiler;
 mod configured;
 mod crowd;
@@ -366,14 +367,18 @@ impl Node {
         self.keeper = None;
     }
 
-    /// Takes nobody more, lets sessions finish for at most `drain`, ends the rest with the reason `shutdown`, and
-    /// closes the log behind them.
-    pub fn stop(mut self, drain: Duration) {
+    /// Takes nobody more, and waits until sessions have finished, no longer than `within`; whether all have.
+    pub fn drain(&mut self, within: Duration) -> bool {
         if let Some(control) = &self.control {
             control.drain();
         }
         self.services.iter_mut().for_each(Service::stop);
-        self.relay.drain(drain);
+        self.relay.drain(within)
+    }
+
+    /// Takes nobody more, ends every session with the reason `shutdown`, and closes the log behind them.
+    pub fn stop(mut self) {
+        self.drain(Duration::ZERO);
         // By order, so that clients are told in their protocol; what takes leave still may for a moment.
         let _ = self.deadlines.enforcer().handle(Input::Shutdown);
         self.relay.shutdown(FAREWELL);
@@ -457,7 +462,7 @@ mod tests {
         let checked = check(&config, Purpose::Start).unwrap();
         let node = Node::start(checked, Arc::new(SystemClock)).unwrap();
         let log = Arc::clone(&node.recorder.log);
-        node.stop(Duration::ZERO);
+        node.stop();
         let head = newest_head(&folder.path().join("data").join(AUDIT)).unwrap();
         assert_eq!(head.map(|head| head.seq), Some(log.health().seq));
     }

@@ -6,18 +6,25 @@ use std::{
     path::Path,
 };
 
+use rustix::{
+    fs::{Access, access},
+    process::geteuid,
+};
+
 use super::NodeError;
 
 /// What its mode lets others do.
 const WRITE: u32 = 0o022;
 const ANYTHING: u32 = 0o077;
+/// Who may write everywhere.
+const ROOT: u32 = 0;
 /// The mode that lets them do nothing.
 const PRIVATE: u32 = 0o700;
 
 /// Makes it, or makes sure that others may not look into the one that is there.
 ///
 /// # Errors
-/// [`NodeError::OthersWrite`] where they may even write, and [`NodeError::DataDir`].
+/// As [`check`].
 pub fn make(dir: &Path) -> Result<(), NodeError> {
     let failed = |source| NodeError::DataDir {
         path: dir.to_owned(),
@@ -32,13 +39,6 @@ pub fn make(dir: &Path) -> Result<(), NodeError> {
         return Ok(());
     }
     let (path, mode) = (dir.display(), found.mode() & 0o777);
-    if found.uid() != rustix::process::geteuid().as_raw() {
-        tracing::warn!(
-            "others may look into the data directory {path} (mode {mode:04o}), and it belongs to another user: \
-             have that user run `chmod 700 {path}`"
-        );
-        return Ok(());
-    }
     fs::set_permissions(dir, fs::Permissions::from_mode(PRIVATE)).map_err(failed)?;
     tracing::warn!(
         "others could look into the data directory {path} (mode {mode:04o}): it is 0700 now"
@@ -46,11 +46,11 @@ pub fn make(dir: &Path) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Whether others may write into it: they could have put a token or a state of theirs there. One that is not there yet
-/// is made in private.
+/// Whether others may write into it, or own it: they could have put a token or a state of theirs there. One that is not
+/// there yet is made in private.
 ///
 /// # Errors
-/// [`NodeError::OthersWrite`], and [`NodeError::DataDir`] when it cannot be looked at.
+/// [`NodeError::OthersWrite`], [`NodeError::OthersOwn`], and [`NodeError::DataDir`] when it cannot be used.
 pub fn check(dir: &Path) -> Result<(), NodeError> {
     let path = dir.to_owned();
     match fs::metadata(dir) {
@@ -58,7 +58,18 @@ pub fn check(dir: &Path) -> Result<(), NodeError> {
             path,
             mode: found.mode() & 0o777,
         }),
-        Ok(_) => Ok(()),
+        Ok(found) if ![ROOT, geteuid().as_raw()].contains(&found.uid()) => {
+            let owner = found.uid();
+            Err(NodeError::OthersOwn { path, owner })
+        }
+        Ok(_) => {
+            access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+                NodeError::DataDir {
+                    path,
+                    source: error.into(),
+                }
+            })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(NodeError::DataDir { path, source }),
     }
