@@ -234,10 +234,10 @@ fn words(report: &Report) -> String {
     if report.more > 0 {
         lines.push(format!("and {} more", report.more));
     }
-    let verdict = if report.is_ok() {
-        "nothing was altered, dropped or moved"
-    } else {
-        "the log does NOT verify"
+    let verdict = match (report.is_ok(), unsigned_after(report)) {
+        (false, _) => "the log does NOT verify",
+        (true, None) => "nothing was altered, dropped or moved",
+        (true, Some(_)) => "nothing was altered, dropped or moved, as far as it is signed",
     };
     lines.push(format!("{} records: {verdict}", report.records));
     lines.extend(extent(report));
@@ -271,18 +271,24 @@ fn extent(report: &Report) -> impl Iterator<Item = String> {
         };
         format!("from record {first} to record {last}{before}")
     });
-    let last = report.last.as_ref().map_or(0, |(last, _)| *last);
-    let signed = match (&report.key, report.signed_through) {
-        (Some(key), Some(through)) if through < last => format!(
+    let signed = match (&report.key, unsigned_after(report)) {
+        (Some(key), Some(through)) => format!(
             "signed with the key {key} up to record {through}: those after it carry no signature, so whoever writes the \
              log's files can have written them"
         ),
-        (Some(key), _) => format!("signed with the key {key}"),
+        (Some(key), None) => format!("signed with the key {key}"),
         (None, _) => "no signature is in it: that it was not written anew as a whole shows only against a head exported \
                  earlier, with --head"
             .to_owned(),
     };
     extent.into_iter().chain([signed])
+}
+
+/// The last record that is signed, of a log that goes on behind it.
+fn unsigned_after(report: &Report) -> Option<u64> {
+    let (last, _) = report.last?;
+    let through = report.signed_through.unwrap_or(0);
+    (report.key.is_some() && through < last).then_some(through)
 }
 
 fn truncation(report: &Report) -> String {

@@ -104,6 +104,13 @@ pub(super) async fn list(
     }))
 }
 
+fn unknown_session(id: SessionId) -> Problem {
+    let detail = format!(
+        "no session {id} is open or among those that ended or were refused last: of older ones, and of clients that were turned away before they had one, the audit log tells"
+    );
+    Problem::new(Code::NotFound, detail)
+}
+
 /// What a filter names and does not exist. May block.
 fn unknown(app: &App, filter: Filter) -> Vec<String> {
     let named = [
@@ -124,9 +131,7 @@ pub(super) async fn show(
     Path(id): Path<SessionId>,
 ) -> Answered<Json<Session>> {
     let session = app.look(move |app| app.parts.fleet.session(id)).await?;
-    session
-        .map(Json)
-        .ok_or_else(|| Problem::not_found("session", id))
+    session.map(Json).ok_or_else(|| unknown_session(id))
 }
 
 /// Says why a session is there, and when and why it will end or ended.
@@ -138,9 +143,7 @@ pub(super) async fn explain(
     Path(id): Path<SessionId>,
 ) -> Answered<Json<Explanation>> {
     let explanation = app.look(move |app| app.parts.fleet.explain(id)).await?;
-    explanation
-        .map(Json)
-        .ok_or_else(|| Problem::not_found("session", id))
+    explanation.map(Json).ok_or_else(|| unknown_session(id))
 }
 
 /// Why a session is cancelled.

@@ -364,6 +364,9 @@ impl Client {
             )
         };
         match error {
+            _ if why.contains("InvalidContentType") => {
+                self.strange("something else than TLS: write http:// if it has none")
+            }
             Error::Rustls(_) | Error::Tls(_) => ClientError::Untrusted { server, why },
             Error::Io(error) if is_tls(error) => ClientError::Untrusted { server, why },
             Error::Protocol(_) | Error::LargeResponseHeader(..) => {
