@@ -61,6 +61,11 @@ pub enum AuditError {
 }
 
 impl AuditError {
+    /// Whether a file was not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(crate) fn io(
         what: &'static str,
         path: &std::path::Path,

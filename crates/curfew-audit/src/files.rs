@@ -68,21 +68,26 @@ impl Files {
             .lines()
             .filter_map(|line| line.parse::<Head>().ok())
             .next_back();
-        let damaged = |problem: String| AuditError::Damaged {
-            path: dir.join(segment::HEADS),
-            line: u64::try_from(heads.lines().count()).unwrap_or(u64::MAX),
+        let newest = segment::read_newest(&dir)?.parse::<Head>().ok();
+        let lines = u64::try_from(heads.lines().count()).unwrap_or(u64::MAX);
+        let of_lines = last_head.map(|head| (segment::HEADS, lines, head));
+        let found: Vec<_> = of_lines
+            .into_iter()
+            .chain(newest.map(|head| (segment::NEWEST, 1, head)))
+            .collect();
+        let damaged = |(file, line): (&str, u64), problem: String| AuditError::Damaged {
+            path: dir.join(file),
+            line,
             problem,
         };
-        if let Some(head) = &last_head
-            && head.key.0 != key.verifying_key().to_bytes()
-        {
+        let own = key.verifying_key().to_bytes();
+        if let Some((file, line, _)) = found.iter().find(|(.., head)| head.key.0 != own) {
             let problem = "the log was signed by another key than audit.key";
-            return Err(damaged(problem.to_owned()));
+            return Err(damaged((file, *line), problem.to_owned()));
         }
-        let newest = segment::read_newest(&dir)?.parse::<Head>().ok();
-        let ours = |head: &Head| head.key.0 == key.verifying_key().to_bytes() && head.is_signed();
-        let signed = last_head.iter().chain(&newest).filter(|head| ours(head));
-        let signed = signed.max_by_key(|head| head.seq).cloned();
+        let signed = found.iter().map(|(.., head)| head);
+        let signed = signed.filter(|head| head.is_signed());
+        let signed = signed.max_by_key(|head| head.seq);
         let mut files = Self {
             options,
             key,
@@ -97,17 +102,14 @@ impl Files {
             open: Arc::default(),
             _lock: lock,
         };
-        files.recover(signed.as_ref())?;
+        files.recover(signed)?;
         files.count();
-        if let Some(head) = last_head
-            .iter()
-            .chain(&signed)
-            .find(|head| head.seq > files.seq)
-        {
-            return Err(damaged(format!(
+        if let Some((file, line, head)) = found.iter().find(|(.., head)| head.seq > files.seq) {
+            let problem = format!(
                 "a signed head names record {}, but the log ends with record {}",
                 head.seq, files.seq
-            )));
+            );
+            return Err(damaged((file, *line), problem));
         }
         let after = signed.map_or(0, |head| head.seq);
         if after < files.seq {
@@ -119,7 +121,7 @@ impl Files {
             files.commit(&[])?;
         }
         segment::append_head(&dir, &files.head(now))?;
-        files.sign_newest();
+        files.sign_newest()?;
         Ok(files)
     }
 
@@ -223,10 +225,12 @@ impl Files {
         Ok(())
     }
 
-    /// Signs the place reached beside the log, so that records are without a signature for a moment only. What could not
-    /// be written shows when the log is verified.
-    pub(crate) fn sign_newest(&self) {
-        let _ = segment::put_newest(&self.options.dir, &self.head(self.at));
+    /// Signs the place reached beside the log, so that records are without a signature for a moment only.
+    ///
+    /// # Errors
+    /// The system's: the records are on disk all the same.
+    pub(crate) fn sign_newest(&self) -> Result<(), AuditError> {
+        segment::put_newest(&self.options.dir, &self.head(self.at))
     }
 
     /// The signed place reached on disk.

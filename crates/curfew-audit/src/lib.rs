@@ -1,9 +1,9 @@
 //! The audit log: hash-chained, signed, append-only segment files, and their offline verification (I9).
 //!
 //! A record is one JSON line; `hash` is the SHA-256 of its bytes before `,"hash":`, and `prev` is the hash of the
-//! record before. Heads (the place reached, signed with Ed25519 after each write) are kept beside and can be exported. A log that
-//! cannot keep records says so and counts what it lost; it never makes a caller wait. No clock may live here: the
-//! time comes in as a parameter. Sending records elsewhere is for other crates.
+//! record before. Heads (the place reached, signed with Ed25519 after each write) are kept beside and can be exported.
+//! A log that cannot keep records says so and counts what it lost; it never makes a caller wait. No clock may live here:
+//! the time comes in as a parameter. Sending records elsewhere is for other crates.
 
 mod carried;
 mod counts;

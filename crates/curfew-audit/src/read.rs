@@ -108,8 +108,7 @@ pub fn tail(dir: &Path, count: usize) -> Result<Vec<String>, AuditError> {
     Ok(found.into())
 }
 
-/// The newest head that was signed beside a log; none where none was. That of a log that is being written is as old as
-/// its newest segment.
+/// The newest head that was signed beside a log; none where none was.
 ///
 /// # Errors
 /// [`AuditError`] when the heads cannot be read, or the newest is no signed head.
@@ -132,6 +131,7 @@ pub fn newest_head(dir: &Path) -> Result<Option<Head>, AuditError> {
         return Err(damaged(Problem::BadSignature.to_string()));
     }
     let newest = segment::read_newest(dir)?.parse::<Head>().ok();
-    let newest = newest.filter(|newest| newest.is_signed() && newest.seq > head.seq);
+    let newest = newest
+        .filter(|newest| newest.is_signed() && newest.key == head.key && newest.seq > head.seq);
     Ok(Some(newest.unwrap_or(head)))
 }

@@ -12,7 +12,7 @@ use crate::{AuditError, Head, MAX_RECORD, Record, record};
 /// Signed heads, one a line, the oldest first.
 pub(crate) const HEADS: &str = "heads.jsonl";
 /// The newest signed head, in one line.
-pub(crate) const NEWEST: &str = "head.json";
+pub(crate) const NEWEST: &str = "newest.json";
 /// How often a head is read again that is just being written.
 const AGAIN: u32 = 3;
 /// The signed head of the last record that retention removed.
@@ -139,7 +139,7 @@ pub(crate) fn put_newest(dir: &Path, head: &Head) -> Result<(), AuditError> {
 pub(crate) fn read_newest(dir: &Path) -> Result<String, AuditError> {
     let mut text = read_small(dir, NEWEST)?;
     for _ in 0..AGAIN {
-        if text.is_empty() || text.parse::<Head>().is_ok() {
+        if text.is_empty() || text.parse().is_ok_and(|head: Head| head.is_signed()) {
             break;
         }
         text = read_small(dir, NEWEST)?;

@@ -38,8 +38,9 @@ pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
         let anchor = segment::read_small(dir, segment::ANCHOR)?;
         let report = verify_from(dir, &anchor, head);
         // Retention may have removed meanwhile what it began with.
+        let is_gone = report.as_ref().is_err_and(AuditError::is_not_found);
         let is_same = segment::read_small(dir, segment::ANCHOR)? == anchor;
-        if is_same || tries.next().is_none() {
+        if is_same && !is_gone || tries.next().is_none() {
             return report;
         }
     }

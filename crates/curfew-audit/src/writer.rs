@@ -400,8 +400,7 @@ fn write(shared: &Shared, mut files: Files) {
             for callback in callbacks.into_values().flatten() {
                 callback(Ok(()));
             }
-            files.sign_newest();
-            result = files.rotate_if_full();
+            result = files.rotate_if_full().and(files.sign_newest());
         }
         let failed = result.is_err();
         let finished = last_try && (failed || (emptied && !files.has_own()));

@@ -143,7 +143,7 @@ fn a_rewritten_chain_and_a_cut_end_are_found_against_an_exported_head() {
     )
     .unwrap();
     assert!(!verify(dir.path(), None).unwrap().is_ok());
-    fs::remove_file(dir.path().join("head.json")).unwrap();
+    fs::remove_file(dir.path().join("newest.json")).unwrap();
     let report = verify(dir.path(), None).unwrap();
     assert!(report.is_ok());
     assert_eq!(report.signed_through, Some(0));

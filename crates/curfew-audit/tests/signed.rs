@@ -55,7 +55,7 @@ fn what_a_killed_process_wrote_is_signed_and_what_was_found_unsigned_is_on_recor
     let opened = Log::open(Options::new(left.path()), NOW);
     assert!(matches!(opened, Err(AuditError::Damaged { .. })));
     // Without the head that names it, it is not signed before it is on record that it was not.
-    fs::remove_file(left.path().join("head.json")).unwrap();
+    fs::remove_file(left.path().join("newest.json")).unwrap();
     assert_eq!(verify(left.path(), None).unwrap().signed_through, Some(0));
     drop(Log::open(Options::new(left.path()), NOW).unwrap());
     let found = tail(left.path(), 1).unwrap().remove(0);

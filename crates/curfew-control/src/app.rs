@@ -32,7 +32,7 @@ pub(crate) struct App {
     pub(crate) hub: Hub,
     pub(crate) outcomes: Mutex<Outcomes>,
     pub(crate) segments: Segments,
-    /// Turns of those who only look, which are fewer than threads that may block: an order finds one free.
+    /// Turns of those who only look, which are fewer than threads that may block: they keep no order waiting.
     pub(crate) looking: Arc<Semaphore>,
     /// One verification of the log at a time: each reads everything.
     pub(crate) verifying: Arc<Semaphore>,

@@ -39,7 +39,7 @@ const WORKERS: usize = 2;
 /// Threads that may: as many requests read the store or wait for enforcers at once.
 const BLOCKING: usize = 64;
 /// Of these, for those who only look.
-const LOOKING: usize = 8;
+const LOOKING: usize = 16;
 /// After the system had no more file descriptors, the next connection is taken this much later.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Without an answer from the other end for so long, a connection is gone.

@@ -169,7 +169,13 @@ impl Bindings {
         bound.groups.dedup();
         let all = &bound.identities;
         let other = |a: &Identity| all.iter().any(|b| a.kind == b.kind && !is_same(a, b));
-        bound.ambiguous = all.iter().any(other);
+        bound.ambiguous = all.iter().any(other) || peer.unknown && self.binds_a_uid(now);
         (bound, proof)
+    }
+
+    fn binds_a_uid(&self, now: BootInstant) -> bool {
+        let uids = BindingKey::Uid(0)..=BindingKey::Uid(u32::MAX);
+        let mut bound = self.claims.range(uids);
+        bound.any(|(_, claims)| claims.live(now).next().is_some())
     }
 }

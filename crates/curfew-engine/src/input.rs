@@ -156,6 +156,8 @@ pub struct Peer {
     pub uid: Option<u32>,
     /// Its cgroup path.
     pub cgroup: Option<String>,
+    /// It is on this host, and whose it is could not be learnt: while there is a binding by uid, that may be anybody.
+    pub unknown: bool,
 }
 
 /// A session that wants to pass.

@@ -108,6 +108,9 @@ pub(crate) fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// What stands in the place of a uid that could not be learnt.
+const UNKNOWN: u8 = 1;
+
 /// Writes to `out` who the facts of a door and the bindings say it is. `facts` are those of the door, sorted.
 pub(crate) fn encode(out: &mut Vec<u8>, facts: &Facts, bound: &Bound, peer: &Peer) {
     let Facts {
@@ -127,8 +130,10 @@ pub(crate) fn encode(out: &mut Vec<u8>, facts: &Facts, bound: &Bound, peer: &Pee
     put_attributes(out, &bound.attributes);
     put_option(out, device.as_ref().map(DeviceId::as_str));
     put_option(out, peer.cgroup.as_deref());
-    if let Some(uid) = peer.uid {
-        out.extend_from_slice(&uid.to_le_bytes());
+    match peer.uid {
+        Some(uid) => out.extend_from_slice(&uid.to_le_bytes()),
+        None if peer.unknown => out.push(UNKNOWN),
+        None => {}
     }
 }
 
@@ -190,6 +195,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Who> {
         },
         peer: Peer {
             cgroup: reader.option()?.map(str::to_owned),
+            unknown: reader.0 == [UNKNOWN],
             uid: reader.uid(),
         },
     })
@@ -400,9 +406,13 @@ mod tests {
             attributes: [("device.compliant".to_owned(), "true".to_owned())].into(),
             ambiguous: false,
         };
-        for uid in [None, Some(1_000)] {
+        for (uid, unknown) in [(None, false), (None, true), (Some(1_000), false)] {
             let cgroup = uid.map(|uid| format!("/user.slice/{uid}"));
-            let peer = Peer { uid, cgroup };
+            let peer = Peer {
+                uid,
+                cgroup,
+                unknown,
+            };
             let mut bytes = Vec::new();
             encode(&mut bytes, &facts, &bound, &peer);
             let who = decode(&bytes).unwrap();

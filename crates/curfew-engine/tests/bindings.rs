@@ -260,6 +260,7 @@ fn processes_are_bound_by_uid_and_cgroup() {
     local.peer = curfew_engine::Peer {
         uid: Some(uid),
         cgroup: Some(path.clone()),
+        unknown: false,
     };
     engine.open(local, at(0)).unwrap();
     bind(
@@ -277,6 +278,29 @@ fn processes_are_bound_by_uid_and_cgroup() {
     let gone = Input::BindingRemoved(Keeper::Config, BindingKey::Cgroup(path));
     engine.handle(gone, at(3)).unwrap();
     assert_eq!(closes(&mut engine), [(id(1), EndReason::BindingExpired)]);
+}
+
+#[test]
+fn who_could_not_be_learnt_is_let_in_only_while_nobody_is_bound_by_uid() {
+    let mut engine = engine(Rules::default());
+    let unknown = |engine: &mut Engine, n| {
+        let mut local = open(n, "", "db", at(n));
+        local.peer.unknown = true;
+        engine.open(local, at(n)).map_err(|refused| refused.reason)
+    };
+    unknown(&mut engine, 1).unwrap();
+    let by_uid = Binding {
+        key: BindingKey::Uid(1_000),
+        ..binding("alice", "10.0.0.0/8", None, None)
+    };
+    bind(&mut engine, Keeper::Config, by_uid, at(2));
+    assert_eq!(unknown(&mut engine, 3).err(), Some(EndReason::Unattributed));
+    // Of others the address says enough.
+    engine.open(open(4, "", "db", at(4)), at(4)).unwrap();
+    let gone = Input::BindingRemoved(Keeper::Config, BindingKey::Uid(1_000));
+    engine.handle(gone, at(5)).unwrap();
+    unknown(&mut engine, 6).unwrap();
+    engine.check().unwrap();
 }
 
 #[test]

@@ -2,13 +2,26 @@
 //! live here.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use curfew_enforcer::Peer;
 use rustix::net::getsockname;
 
 use crate::accept::Client;
 use crate::diag::Diag;
+
+/// Who a client is of whom the kernel did not say it.
+pub fn unlearnt(client: SocketAddr) -> Peer {
+    Peer {
+        unknown: is_here(client.ip()),
+        ..Peer::default()
+    }
+}
+
+/// Whether an address is of this host: only those can be bound to.
+fn is_here(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
 
 /// Asks the kernel who owns sockets of this network namespace.
 pub struct Peers(Diag);
@@ -53,7 +66,7 @@ impl Peers {
         let owned = found.filter(|found| found.inode != 0);
         Ok(Peer {
             uid: owned.map(|found| found.uid),
-            cgroup: None,
+            ..Peer::default()
         })
     }
 }
@@ -78,6 +91,19 @@ mod tests {
             let peer = peers.of(from, accepted.local_addr().unwrap()).unwrap();
             assert_eq!(peer.uid, Some(uid()), "{address}");
             drop(client);
+        }
+    }
+
+    #[test]
+    fn who_was_not_learnt_may_be_anybody_only_on_this_host() {
+        for (client, unknown) in [
+            ("127.0.0.7:4711", true),
+            ("[::1]:4711", true),
+            ("192.0.2.1:4711", false),
+            ("[2001:db8::1]:4711", false),
+        ] {
+            let peer = unlearnt(client.parse().unwrap());
+            assert_eq!((peer.uid, peer.unknown), (None, unknown), "{client}");
         }
     }
 

@@ -70,7 +70,7 @@ pub struct Facts {
     pub credential_until: Option<WallInstant>,
     /// The end of the binding used, if any.
     pub binding_until: Option<WallInstant>,
-    /// Two bindings claim the address, or it could not be learnt whose it is.
+    /// Two bindings claim the client, or it could not be learnt whose it is.
     pub ambiguous: bool,
 }
 

@@ -178,6 +178,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Unreadable> {
             | Error::AliasReplayStackDepthExceeded { .. } => (TOO_OFTEN.into(), SPLIT),
             error => (UserMessageFormatter.format_message(error), QUOTE),
         };
+        let said = said.replace(char::is_control, " ");
         Unreadable {
             line,
             column,

@@ -20,6 +20,7 @@ use curfew_model::{Binding, ServiceName, UpstreamAddress};
 use curfew_policy::{Place, Problem, Severity};
 
 pub use audit::{Audit, OnFull};
+pub use services::overlap;
 
 use crate::sources::{self, SourceError};
 

@@ -34,6 +34,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(10);
 /// After so much of that it is looked whether somebody asked again.
 const SLICE: Duration = Duration::from_millis(100);
+/// A signal that comes again so soon is the same order.
+const ONE_ORDER: Duration = Duration::from_secs(1);
 /// Between two looks at the log and at policy that is watched.
 const TEND: Duration = Duration::from_secs(1);
 
@@ -183,14 +185,16 @@ fn reload(node: &mut Node, checked: Result<Checked, NodeError>) {
     }
 }
 
-/// Lets sessions finish, until somebody who asked for the stop asks once more.
+/// Lets sessions finish, until somebody who asked for the stop asks once more. At once that may be the same order: it is
+/// sent to a process and to its group.
 fn drain(node: &mut Node, events: &Receiver<Event>) {
-    let slices = DRAIN.as_millis() / SLICE.as_millis();
-    for _ in 0..slices {
+    node.take_nobody();
+    for slice in 1..=DRAIN.as_millis() / SLICE.as_millis() {
         if node.drain(SLICE) {
             return;
         }
-        if events.try_iter().any(|event| event.is_stop()) {
+        let again = events.try_iter().any(|event| event.is_stop());
+        if again && slice * SLICE.as_millis() >= ONE_ORDER.as_millis() {
             info!("a second signal: what has not finished ends now");
             return;
         }

@@ -106,6 +106,11 @@ pub(super) async fn list(
     Query(listing): Query<Listing>,
 ) -> Answered<Json<Revocations>> {
     let limit = page(listing.limit)?;
+    app.look(move |app| Json(listed(app, &listing, limit)))
+        .await
+}
+
+fn listed(app: &App, listing: &Listing, limit: usize) -> Revocations {
     let state = app.parts.store.read();
     let now = app.wall();
     let from = listing.after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -123,7 +128,7 @@ pub(super) async fn list(
     let more = revocations.len() > limit;
     revocations.truncate(limit);
     let next = revocations.last().filter(|_| more).map(|last| last.id);
-    Ok(Json(Revocations { revocations, next }))
+    Revocations { revocations, next }
 }
 
 /// Shows an order.

@@ -32,8 +32,8 @@ pub fn goodbye(reason: EndReason, session: SessionId) -> Vec<u8> {
     } else {
         "57P01"
     };
-    let text = ("session ended", reason.text());
-    fatal(code, text, reason, session, hint(reason))
+    let text = format!("session ended: {}", reason.text());
+    fatal(code, &text, reason, session, hint(reason))
 }
 
 /// The ErrorResponse FATAL of a session that does not come to its server, with the time to wait where it is known.
@@ -64,17 +64,11 @@ pub fn refusal(reason: EndReason, session: SessionId, wait: Option<Duration>) ->
         }
         _ => reason.text(),
     };
-    fatal(code, (what, why), reason, session, &hint)
+    fatal(code, &format!("{what}: {why}"), reason, session, &hint)
 }
 
-fn fatal(
-    code: &str,
-    (what, why): (&str, &str),
-    reason: EndReason,
-    session: SessionId,
-    hint: &str,
-) -> Vec<u8> {
-    let message = format!("curfew: {what}: {why} ({reason})");
+fn fatal(code: &str, text: &str, reason: EndReason, session: SessionId, hint: &str) -> Vec<u8> {
+    let message = format!("curfew: {text} ({reason})");
     build(
         b'E',
         "FATAL",

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use curfew_enforcer::Peer;
 use curfew_model::{BootInstant, EndReason, SessionId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -14,6 +13,7 @@ use super::pending::{Admitted, Claim, Errand, Pending, Purpose, Stage};
 use super::sockets::{is_open, reset, say};
 use crate::accept::{Client, Permit};
 use crate::door::{CarryError, Nudge};
+use crate::peer::unlearnt;
 use crate::postgres::preamble::{Outcome, Preamble, Startup};
 
 impl Front {
@@ -117,23 +117,15 @@ impl Front {
             return self.refuse(id, client, session, EndReason::Overloaded);
         };
         let user = startup.as_ref().map(|startup| startup.user.as_str());
-        let mut facts = facts(self.config(), client.address, user, now.boot);
-        let peer = match self.peers.as_mut().map(|peers| peers.of_client(&client)) {
-            Some(Ok(peer)) => peer,
-            // Somebody who may be blocked: it is not guessed.
-            Some(Err(_)) => {
-                facts.ambiguous = true;
-                Peer::default()
-            }
-            // Where nobody can be known by uid, no binding by uid is taken.
-            None => Peer::default(),
-        };
+        let facts = facts(self.config(), client.address, user, now.boot);
+        let peers = self.peers.as_mut();
+        let peer = peers.and_then(|peers| peers.of_client(&client).ok());
         // It leads where it was decided that it may, though the service leads elsewhere by then.
         let upstreams = Arc::clone(&facts.target.upstreams);
         let open = curfew_enforcer::Open {
             id: session,
             facts,
-            peer,
+            peer: peer.unwrap_or_else(|| unlearnt(client.address)),
             decided_at: None,
         };
         let nudge: Arc<dyn Nudge> = Arc::clone(&self.desk) as Arc<dyn Nudge>;

@@ -85,9 +85,11 @@ impl ServiceConfig {
     }
 }
 
-/// Told of clients that got no session and of whom the enforcer does not know: for metrics and the log.
+/// Told of clients that came to no server: for metrics and the log.
 pub trait TurnedAway: Send + Sync {
-    /// Called on the relay's event loops: must not block.
+    /// Told of a client that got no session, and of whom the enforcer does not know.
+    ///
+    /// Called on the relay's event loops, as the other: must not block.
     /// `session` is the id that the client is told, if it is told one; `detail` is for operators.
     fn turned_away(
         &self,

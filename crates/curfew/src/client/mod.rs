@@ -364,7 +364,7 @@ impl Client {
             )
         };
         match error {
-            _ if why.contains("InvalidContentType") => {
+            Error::Io(error) if is_plain(error) => {
                 self.strange("something else than TLS: write http:// if it has none")
             }
             Error::Rustls(_) | Error::Tls(_) => ClientError::Untrusted { server, why },
@@ -419,9 +419,17 @@ impl Client {
 
 /// Whether an error of the system is one of TLS.
 fn is_tls(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<rustls::Error>())
+    tls_error(error).is_some()
+}
+
+/// Whether the other end speaks no TLS at all.
+fn is_plain(error: &io::Error) -> bool {
+    let not_tls = rustls::InvalidMessage::InvalidContentType;
+    tls_error(error) == Some(&rustls::Error::InvalidMessage(not_tls))
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Entries of a list.

@@ -214,7 +214,7 @@ fn apart(source: &Source<'_>, read: &[Read], control: Option<&Placed<Control>>) 
 }
 
 /// Whether two sockets of one port are in each other's way: `[::]` takes IPv4 too.
-fn overlap(one: IpAddr, other: IpAddr) -> bool {
+pub fn overlap(one: IpAddr, other: IpAddr) -> bool {
     let takes =
         |all: IpAddr, some: IpAddr| all.is_unspecified() && (all.is_ipv6() || some.is_ipv4());
     one == other || takes(one, other) || takes(other, one)

@@ -92,11 +92,6 @@ pub enum NodeError {
     /// The host's name is none.
     #[error("the name of this host cannot name an enforcer")]
     Name(#[from] InvalidName),
-    /// Bindings by uid, where nobody can be known by it.
-    #[error(
-        "a binding by uid needs the kernel's word whose a client's socket is, and it is not to be had: load the kernel's modules `inet_diag` and `tcp_diag` and allow netlink, or remove the bindings by uid"
-    )]
-    Unseen(#[source] std::io::Error),
     /// The engine does not take a binding.
     #[error("a binding is not taken")]
     Engine(#[from] EngineError),
@@ -213,12 +208,10 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
             }
         }
     }
-    for name in circular(&services) {
-        let placed = draft
-            .services
-            .iter()
-            .find(|placed| placed.service.name == name);
-        more.extend(placed.map(in_a_circle));
+    if matches!(purpose, Purpose::Start) {
+        let circular = circular(&services);
+        let is = |placed: &&PlacedService| circular.contains(&placed.service.name);
+        more.extend(draft.services.iter().filter(is).map(in_a_circle));
     }
     draft.problems.extend(more);
     draft.problems.sort_by(|a, b| a.place.cmp(&b.place));

@@ -1,9 +1,11 @@
 //! Services whose upstreams lead back to themselves. What is said of them may not live here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use curfew_gateway::service::ServiceConfig;
 use curfew_model::{ServiceName, UpstreamAddress};
+
+use crate::config::overlap;
 
 /// The services that a connection comes back to, be it by way of others.
 pub fn circular(services: &[ServiceConfig]) -> Vec<ServiceName> {
@@ -42,9 +44,14 @@ fn next<'a>(service: &ServiceConfig, services: &'a [ServiceConfig]) -> Vec<&'a S
 
 /// Whether what listens there is reached at this address. Other addresses of this host than loopback are not known here.
 fn listens_at(listen: SocketAddr, address: SocketAddr) -> bool {
-    let (at, to) = (listen.ip().to_canonical(), address.ip().to_canonical());
-    let here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
-    let same = at == to || at.is_unspecified() && here(to) || to.is_unspecified() && here(at);
+    let at = listen.ip().to_canonical();
+    // Where a connection to no address in particular goes.
+    let to = match address.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        to => to,
+    };
+    let same = at == to || to.is_loopback() && overlap(at, to);
     listen.port() == address.port() && same
 }
 
@@ -72,6 +79,9 @@ mod tests {
             service("into", "127.0.0.1:4", "127.0.0.1:1"),
             service("chained", "127.0.0.1:5", "127.0.0.1:6"),
             service("last", "127.0.0.1:6", "192.0.2.1:6"),
+            service("other-family", "0.0.0.0:7", "[::1]:7"),
+            service("elsewhere", "[::]:8", "192.0.2.1:8"),
+            service("beside", "127.0.0.2:9", "0.0.0.0:9"),
         ];
         let found = circular(&services);
         let found: Vec<&str> = found.iter().map(ServiceName::as_str).collect();

@@ -159,7 +159,10 @@ fn keep_ends(enforcer: &Enforcer, store: &dyn Store, now: Now, kept: &mut BootIn
     for some in ends.chunks(AT_ONCE) {
         let mut changes: Vec<Change> = some.iter().filter_map(|end| change(end, now)).collect();
         changes.extend(forget_old(&store.read(), KEPT));
-        if let Err(error) = store.commit(Expected::Nothing, &changes) {
+        // A subject that cannot be read back is kept by nobody.
+        if !changes.is_empty()
+            && let Err(error) = store.commit(Expected::Nothing, &changes)
+        {
             warn!(%error, "ends by lifetime are not kept yet: a restart would forget them");
             return false;
         }

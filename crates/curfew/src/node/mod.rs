@@ -18,6 +18,7 @@ mod log_watch;
 mod past;
 mod private;
 mod record;
+mod reload;
 mod resolver;
 mod scribe;
 mod teller;
@@ -25,25 +26,21 @@ mod unbound;
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use curfew_audit::Log;
 use curfew_control::{Metrics, Parts, Server, Settings};
-use curfew_enforcer::{
-    Bounds, Deadlines, Door, Enforcer, Engine, Input, Report, Scheduling, SessionView,
-};
+use curfew_enforcer::{Bounds, Deadlines, Door, Enforcer, Engine, Input, Scheduling, SessionView};
 use curfew_gateway::{
     door::GatewayDoor,
+    peer::Peers,
     relay::{Relay, RelayConfig},
     service::{Gateway, Service, ServiceConfig},
 };
-use curfew_model::{BootInstant, Clock, EventKind, Revision, SessionId};
-use curfew_state::{
-    Bus, Change, Commit, CommitError, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store,
-};
+use curfew_model::{BootInstant, Clock, EventKind, SessionId};
+use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store};
 use tracing::warn;
 
 use crate::config::Config;
@@ -66,8 +63,6 @@ pub const AUDIT: &str = "audit";
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How long requests may take to come to their end when the process stops.
 const FINISH: Duration = Duration::from_secs(2);
-/// How often a set is checked anew because another owner's changed meanwhile.
-const TRIES: u32 = 5;
 
 /// A running process.
 pub struct Node {
@@ -156,7 +151,12 @@ impl Node {
         let set = compiler::union(&in_force::owners(&state.policies), state.revision);
         let set = Arc::new(set.map_err(NodeError::Policy)?);
         unbound::warn(&set, &config.bindings, &state);
-        unbound::check_seen(config.bindings.iter().chain(state.bindings.values()))?;
+        if let Err(error) = Peers::open() {
+            warn!(
+                %error,
+                "the kernel does not say whose a client's socket is: while there is a binding by uid, clients of this host are refused as `unattributed`; load its modules `inet_diag` and `tcp_diag`, and allow netlink"
+            );
+        }
         let now = clock.now();
         let bounds = Bounds {
             // Whatever the state holds is held here too.
@@ -259,92 +259,6 @@ impl Node {
         )
     }
 
-    /// Takes policy and bindings from a new configuration; live sessions are decided again.
-    ///
-    /// # Errors
-    /// What the check found, or [`NodeError`]: a set that does not compile with what the API holds changes nothing.
-    pub fn reload(&mut self, checked: Result<Checked, NodeError>) -> Result<Reloaded, NodeError> {
-        let taken = checked.and_then(|checked| self.take(checked));
-        self.recorder.metrics.reloaded(taken.is_ok());
-        taken
-    }
-
-    fn take(&mut self, checked: Checked) -> Result<Reloaded, NodeError> {
-        unbound::check_seen(&checked.config.bindings)?;
-        let mut tries = 0..TRIES;
-        let (state, set, report) = loop {
-            let state = self.store.read();
-            let mut owners = in_force::owners(&state.policies);
-            owners.insert(Owner::Files, checked.policy.as_str().into());
-            let set = compiler::union(&owners, Revision(0)).map_err(NodeError::Policy)?;
-            match self.put_in_force(&checked, state.revision) {
-                Err(NodeError::Commit(CommitError::Conflict { .. })) if tries.next().is_some() => {}
-                report => break (state, set, report?),
-            }
-        };
-        unbound::warn(&set, &checked.config.bindings, &state);
-        self.configured.told(checked.config.bindings);
-        let restart_needed = checked.config.services != self.config.services
-            || checked.config.control != self.config.control
-            || checked.config.audit != self.config.audit;
-        self.config.policy = checked.config.policy;
-        self.config.watch = checked.config.watch;
-        self.seen = Ok(checked.policy);
-        Ok(Reloaded {
-            revision: self.desired.revision(),
-            closed: report.closed,
-            restart_needed,
-        })
-    }
-
-    /// Carries out what was checked beside the sets of this revision.
-    fn put_in_force(&self, checked: &Checked, on: Revision) -> Result<Report, NodeError> {
-        let bindings = self.configured.changes(&checked.config.bindings);
-        self.desired.reload(bindings, || {
-            let wall = self.clock.now().wall;
-            let expected = Expected::Policies(on);
-            let commit = keep_policy(
-                &*self.store,
-                expected,
-                &checked.policy,
-                &checked.config,
-                wall,
-            )?;
-            if let Some(commit) = &commit {
-                let cause = Some(checked.config.policy.display().to_string());
-                self.recorder
-                    .note(EventKind::PolicyApplied, commit.revision, cause);
-            }
-            Ok(commit)
-        })
-    }
-
-    /// What a configuration is checked for that is to be taken while this runs.
-    #[must_use]
-    pub fn reloading(&self) -> Purpose {
-        Purpose::Reload(Running {
-            services: Arc::clone(&self.running),
-            desired: Arc::clone(&self.desired),
-            policies: in_force::owners(&self.store.read().policies),
-        })
-    }
-
-    /// The policy's files, if they are to be watched.
-    #[must_use]
-    pub fn watched(&self) -> Option<&Path> {
-        self.config.watch.then_some(&self.config.policy)
-    }
-
-    /// Whether the policy's files, as they were just read, are others than those that were read last. Files that cannot
-    /// be read are others too: reading them says why.
-    #[must_use]
-    pub fn policy_changed(&mut self, read: Result<String, NodeError>) -> bool {
-        let read = read.map_err(|error| error.to_string());
-        let changed = read != self.seen;
-        self.seen = read;
-        changed
-    }
-
     /// What has to be looked at now and then: there may be something to say of the log, and clients were turned away.
     pub fn tend(&mut self) {
         self.recorder.count_the_crowd(self.clock.now().boot);
@@ -367,17 +281,22 @@ impl Node {
         self.keeper = None;
     }
 
-    /// Takes nobody more, and waits until sessions have finished, no longer than `within`; whether all have.
-    pub fn drain(&mut self, within: Duration) -> bool {
+    /// Takes nobody more from now on.
+    pub fn take_nobody(&mut self) {
         if let Some(control) = &self.control {
             control.drain();
         }
         self.services.iter_mut().for_each(Service::stop);
+    }
+
+    /// Waits until sessions have finished, no longer than `within`; whether all have.
+    pub fn drain(&self, within: Duration) -> bool {
         self.relay.drain(within)
     }
 
     /// Takes nobody more, ends every session with the reason `shutdown`, and closes the log behind them.
     pub fn stop(mut self) {
+        self.take_nobody();
         self.drain(Duration::ZERO);
         // By order, so that clients are told in their protocol; what takes leave still may for a moment.
         let _ = self.deadlines.enforcer().handle(Input::Shutdown);
@@ -394,17 +313,6 @@ impl Node {
         // Here, whatever thread lets go of it last: the head that it is signed with is the last act.
         self.recorder.log.close();
     }
-}
-
-/// What a reload did.
-#[derive(Clone, Copy, Debug)]
-pub struct Reloaded {
-    /// The revision that is in force.
-    pub revision: Revision,
-    /// Sessions that it ended.
-    pub closed: u64,
-    /// Services, the API or the audit log differ, and a restart is needed for that.
-    pub restart_needed: bool,
 }
 
 /// Keeps the policy of the files in the store, if it is another than before.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Access, access},
+    fs::{Access, AtFlags, CWD, accessat},
     process::geteuid,
 };
 
@@ -16,6 +16,10 @@ use super::NodeError;
 /// What its mode lets others do.
 const WRITE: u32 = 0o022;
 const ANYTHING: u32 = 0o077;
+/// What Curfew needs itself.
+const ALL: Access = Access::READ_OK
+    .union(Access::WRITE_OK)
+    .union(Access::EXEC_OK);
 /// Who may write everywhere.
 const ROOT: u32 = 0;
 /// The mode that lets them do nothing.
@@ -62,14 +66,10 @@ pub fn check(dir: &Path) -> Result<(), NodeError> {
             let owner = found.uid();
             Err(NodeError::OthersOwn { path, owner })
         }
-        Ok(_) => {
-            access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
-                NodeError::DataDir {
-                    path,
-                    source: error.into(),
-                }
-            })
-        }
+        Ok(_) => accessat(CWD, dir, ALL, AtFlags::EACCESS).map_err(|error| NodeError::DataDir {
+            path,
+            source: error.into(),
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(NodeError::DataDir { path, source }),
     }

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub enum Line {
     /// Something that is on record too.
     Event(Event),
-    /// A client that got no session, and that the enforcer does not know of.
+    /// A client that came to no server.
     TurnedAway {
         /// Which service.
         service: ServiceName,

@@ -1,13 +1,10 @@
 //! Whom the policy names and nobody is yet, who can never give the proof that it asks for, and what no door of this
-//! process sees: said when it is loaded, as bindings may come later. Finding them is the policy's. Bindings that the kernel
-//! gives no word for are not taken at all.
+//! process sees: said when it is loaded, as bindings may come later. Finding them is the policy's.
 
-use curfew_gateway::peer::Peers;
-use curfew_model::{Binding, BindingKey};
+use curfew_model::Binding;
 use curfew_policy::{Given, PolicySet, Problem};
 use curfew_state::State;
 
-use super::NodeError;
 use crate::doors;
 
 /// What a set needs and no door sees, what it asks of those whom the configuration binds and they cannot give, and whom it
@@ -37,17 +34,4 @@ pub fn warn(set: &PolicySet, configured: &[Binding], state: &State) {
     for problem in of(set, configured, state.bindings.values(), groups) {
         tracing::warn!("{problem}");
     }
-}
-
-/// Refuses bindings by uid where the kernel does not say whose a socket is: who is meant by them would pass as nobody,
-/// blocks and exceptions would not concern him.
-///
-/// # Errors
-/// [`NodeError::Unseen`].
-pub fn check_seen<'a>(bindings: impl IntoIterator<Item = &'a Binding>) -> Result<(), NodeError> {
-    let mut bindings = bindings.into_iter();
-    if bindings.any(|binding| matches!(binding.key, BindingKey::Uid(_))) {
-        Peers::open().map_err(NodeError::Unseen)?;
-    }
-    Ok(())
 }

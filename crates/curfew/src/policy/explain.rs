@@ -251,5 +251,11 @@ fn attributed(
         ..Changes::default()
     };
     engine.handle(Input::Changes(changes), now)?;
-    Ok(engine.attributed(facts, &Peer { uid, cgroup: None }))
+    Ok(engine.attributed(
+        facts,
+        &Peer {
+            uid,
+            ..Peer::default()
+        },
+    ))
 }
