@@ -55,18 +55,19 @@ impl Peers {
         self.of(client.address, SocketAddr::try_from(local)?)
     }
 
-    /// Who owns the socket bound to `client` and connected to `local`; an empty answer when it is not of this host,
-    /// or belongs to no process any more.
+    /// Who owns the socket bound to `client` and connected to `local`; an empty answer when it is not of this host. One that
+    /// belongs to no process any more is nobody's: whose its bytes are cannot be learnt.
     ///
     /// # Errors
     /// The kernel's, where it does not answer questions about TCP sockets.
     pub fn of(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Peer> {
-        let found = self.0.find(client, local)?;
-        // Without an inode no process has it, and the uid says 0, which is nobody's word that it is root's.
-        let owned = found.filter(|found| found.inode != 0);
-        Ok(Peer {
-            uid: owned.map(|found| found.uid),
-            ..Peer::default()
+        Ok(match self.0.find(client, local)? {
+            // Without an inode no process has it, and the uid says 0, which is nobody's word that it is root's.
+            Some(found) if found.inode != 0 => Peer {
+                uid: Some(found.uid),
+                ..Peer::default()
+            },
+            _ => unlearnt(client),
         })
     }
 }
@@ -120,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_not_here_or_no_process_s_is_nobody() {
+    fn a_client_that_is_not_here_is_nobody_and_one_that_is_no_process_s_may_be_anybody() {
         let mut peers = Peers::open().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
         // The listener itself is what the kernel's lookup falls back to here.
         let none = peers.of(local, "127.0.0.1:1".parse().unwrap()).unwrap();
-        assert_eq!(none, Peer::default());
+        assert_eq!((none.uid, none.unknown), (None, true));
         let afar = peers.of("192.0.2.1:40000".parse().unwrap(), local).unwrap();
         assert_eq!(afar, Peer::default());
         let client = TcpStream::connect(local).unwrap();
@@ -134,7 +135,7 @@ mod tests {
         // Closed, the client's socket goes on without a process.
         drop(client);
         let left = peers.of(from, local).unwrap();
-        assert_eq!(left, Peer::default());
+        assert_eq!((left.uid, left.unknown), (None, true));
         drop(accepted);
     }
 }

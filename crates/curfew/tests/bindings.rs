@@ -54,3 +54,21 @@ fn those_of_the_configuration_are_shown_and_go_with_it() {
     let gone = site.curfew(&remove);
     assert!(gone.err.contains("not_found"), "{gone:?}");
 }
+
+#[test]
+fn who_has_left_before_it_is_learnt_who_it_was_is_let_in_only_while_nobody_is_bound_by_uid() {
+    let left = |bindings: &str| {
+        let site = Site::start_with("", bindings);
+        site.signal("STOP");
+        // Its end is closed, and nobody's, before the gateway looks.
+        drop(site.connect("127.0.0.1"));
+        site.signal("CONT");
+        let lines = site.logged_until("session.");
+        let fields = &lines.last().unwrap()["fields"];
+        (fields["event"].clone(), fields["reason"].clone())
+    };
+    assert_eq!(left("").0, "session.opened");
+    let refused = left("- {uid: 4711, user: intern}\n");
+    assert_eq!(refused.0, "session.refused");
+    assert_eq!(refused.1, "unattributed");
+}
