@@ -134,9 +134,8 @@ impl App {
         W: FnOnce(&Self) -> T + Send + 'static,
     {
         self.blocking(move |app| {
-            let done = work(app);
-            drop(turn);
-            done
+            let _turn = turn;
+            work(app)
         })
     }
 

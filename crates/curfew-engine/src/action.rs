@@ -245,3 +245,18 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_many_names_the_first_are_listed_and_the_others_counted() {
+        let names = |count| vec!["a".to_owned(); count];
+        assert_eq!(listed(&names(0)), None);
+        assert_eq!(listed(&names(2)).as_deref(), Some("a a"));
+        let many = listed(&names(LISTED + 3)).unwrap();
+        assert_eq!(many.matches("a ").count(), LISTED);
+        assert!(many.ends_with("a and 3 more"), "{many}");
+    }
+}

@@ -40,7 +40,7 @@ fn stopped_with_a_queue(lab: &mut Lab) -> Vec<Wire> {
     });
     for _ in 0..QUEUED {
         lab.wait("each", |heard| match heard {
-            Heard::TurnedAway(EndReason::Shutdown, _) => Some(()),
+            Heard::TurnedAway(away) if away.reason == EndReason::Shutdown => Some(()),
             _ => None,
         });
     }

@@ -138,8 +138,7 @@ fn refusals_have_their_codes() {
     assert!(cause.unwrap().contains("refused"));
     // It has ended, and is not refused as well.
     let told = lab.wait("the service's word", |heard| match heard {
-        Heard::TurnedAway(reason, session) => Some((reason, session, false)),
-        Heard::Unconnected(reason, session) => Some((reason, Some(session), true)),
+        Heard::TurnedAway(away) => Some((away.reason, away.session, away.was_open)),
         _ => None,
     });
     assert_eq!(told, (EndReason::UpstreamUnreachable, session, true));
@@ -436,9 +435,9 @@ fn clients_that_have_no_session_yet_are_told_of_a_shutdown() {
     let (mut turned_away, mut ended) = (None, None);
     lab.wait("both", |heard| {
         match heard {
-            Heard::TurnedAway(reason, _) => turned_away = Some(reason),
+            Heard::TurnedAway(away) => turned_away = Some(away.reason),
             Heard::Event(event) => ended = ended.or(event.reason),
-            Heard::Unconnected(..) | Heard::GoodbyeSkipped(_) => {}
+            Heard::GoodbyeSkipped(_) => {}
         }
         turned_away.zip(ended)
     });

@@ -32,11 +32,11 @@ use curfew_gateway::{
     door::GatewayDoor,
     protocol::Protocol,
     relay::{Relay, RelayConfig},
-    service::{Gateway, Service, ServiceConfig, TurnedAway},
+    service::{Away, Gateway, Service, ServiceConfig, TurnedAway},
 };
 use curfew_model::{
     BootInstant, Bound, Clock, EndReason, Facts, Lease, Now, Provenance, Revision, ServiceName,
-    SessionId, UpstreamAddress,
+    UpstreamAddress,
 };
 use curfew_policy::{Decide, Decision};
 use curfew_testkit::{BootClock, Lifetime};
@@ -100,18 +100,7 @@ impl Sink for Late {
 struct Quiet;
 
 impl TurnedAway for Quiet {
-    fn turned_away(
-        &self,
-        _: &ServiceName,
-        client: SocketAddr,
-        _: Option<SessionId>,
-        reason: EndReason,
-        detail: &str,
-    ) {
-        eprintln!("{client} got no session: {reason} {detail}");
-    }
-
-    fn unconnected(&self, _: &ServiceName, _: SocketAddr, _: SessionId, _: EndReason, _: &str) {}
+    fn turned_away(&self, _: Away) {}
 }
 
 fn main() {

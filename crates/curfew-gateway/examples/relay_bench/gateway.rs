@@ -13,9 +13,9 @@ use curfew_gateway::{
     door::GatewayDoor,
     protocol::Protocol,
     relay::{Relay, RelayConfig},
-    service::{Gateway, Service, ServiceConfig, TurnedAway},
+    service::{Away, Gateway, Service, ServiceConfig, TurnedAway},
 };
-use curfew_model::{Clock, EndReason, ServiceName, SessionId, UpstreamAddress};
+use curfew_model::{Clock, ServiceName, UpstreamAddress};
 use curfew_testkit::{BootClock, Lifetime};
 
 use crate::relays::{ECHO, SOURCE};
@@ -27,17 +27,7 @@ impl Sink for Quiet {
 }
 
 impl TurnedAway for Quiet {
-    fn turned_away(
-        &self,
-        _: &ServiceName,
-        _: SocketAddr,
-        _: Option<SessionId>,
-        _: EndReason,
-        _: &str,
-    ) {
-    }
-
-    fn unconnected(&self, _: &ServiceName, _: SocketAddr, _: SessionId, _: EndReason, _: &str) {}
+    fn turned_away(&self, _: Away) {}
 }
 
 /// Serves both upstreams until the process is ended; every session lives for `lifetime`.

@@ -17,7 +17,7 @@ use super::desk::Desk;
 use super::facts::session_id;
 use super::pending::{Pending, Purpose, Stage};
 use super::sockets::{reset, say};
-use super::{Common, ServiceConfig, TurnedAway};
+use super::{Away, Common, ServiceConfig};
 use crate::accept::{self, Client, Next};
 use crate::descriptors::is_kept;
 use crate::door::GatewayDoor;
@@ -369,9 +369,14 @@ impl Front {
         reason: EndReason,
         detail: &str,
     ) {
-        let (service, address) = (&self.config().name, client.address);
-        let turned_away: &dyn TurnedAway = &*self.common.turned_away;
-        turned_away.turned_away(service, address, session, reason, detail);
+        self.common.turned_away.turned_away(Away {
+            service: self.config().name.clone(),
+            client: client.address,
+            session,
+            reason,
+            detail: detail.to_owned(),
+            was_open: false,
+        });
     }
 }
 

@@ -85,30 +85,27 @@ impl ServiceConfig {
     }
 }
 
+/// A client that came to no server.
+#[derive(Clone, Debug)]
+pub struct Away {
+    /// Which service it asked for.
+    pub service: ServiceName,
+    /// Where it came from.
+    pub client: SocketAddr,
+    /// The id that it is told, if it is told one.
+    pub session: Option<SessionId>,
+    /// Why.
+    pub reason: EndReason,
+    /// Why, for operators.
+    pub detail: String,
+    /// Its session was open and found no upstream: the enforcer counts and records that end. Of others it does not know.
+    pub was_open: bool,
+}
+
 /// Told of clients that came to no server: for metrics and the log.
 pub trait TurnedAway: Send + Sync {
-    /// Told of a client that got no session, and of whom the enforcer does not know.
-    ///
-    /// Called on the relay's event loops, as the other: must not block.
-    /// `session` is the id that the client is told, if it is told one; `detail` is for operators.
-    fn turned_away(
-        &self,
-        service: &ServiceName,
-        client: SocketAddr,
-        session: Option<SessionId>,
-        reason: EndReason,
-        detail: &str,
-    );
-
-    /// Told of a client whose session was opened and found no upstream: the enforcer counts and records that end.
-    fn unconnected(
-        &self,
-        service: &ServiceName,
-        client: SocketAddr,
-        session: SessionId,
-        reason: EndReason,
-        detail: &str,
-    );
+    /// Called on the relay's event loops: must not block.
+    fn turned_away(&self, away: Away);
 }
 
 /// What the services of one gateway share.

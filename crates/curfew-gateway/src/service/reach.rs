@@ -7,6 +7,7 @@ use std::sync::Arc;
 use curfew_model::{BootInstant, EndReason, UpstreamAddress};
 use rustix::event::epoll::EventFlags;
 
+use super::Away;
 use super::front::Front;
 use super::pending::{Admitted, Errand, Pending, Purpose, Stage};
 use super::sockets::say;
@@ -115,8 +116,14 @@ impl Front {
                 opening.fail(reason, Some(detail.clone()));
                 drop(place);
                 if let Some(client) = client {
-                    let (told, service) = (&self.common.turned_away, &self.config().name);
-                    told.unconnected(service, client.address, session, reason, &detail);
+                    self.common.turned_away.turned_away(Away {
+                        service: self.config().name.clone(),
+                        client: client.address,
+                        session: Some(session),
+                        reason,
+                        detail,
+                        was_open: true,
+                    });
                     self.refuse(id, client, session, reason);
                 }
             }

@@ -26,7 +26,7 @@ use curfew_gateway::{
     door::GatewayDoor,
     protocol::Protocol,
     relay::{Relay, RelayConfig},
-    service::{Gateway, Service, ServiceConfig, TurnedAway},
+    service::{Away, Gateway, Service, ServiceConfig, TurnedAway},
 };
 use curfew_model::{Clock, EndReason, Event, EventKind, ServiceName, SessionId, UpstreamAddress};
 use curfew_policy::Decide;
@@ -42,9 +42,7 @@ pub enum Heard {
     /// From the enforcer.
     Event(Event),
     /// From the service.
-    TurnedAway(EndReason, Option<SessionId>),
-    /// From the service.
-    Unconnected(EndReason, SessionId),
+    TurnedAway(Away),
     /// From the enforcer.
     GoodbyeSkipped(SessionId),
 }
@@ -71,29 +69,11 @@ impl Sink for Ear {
 }
 
 impl TurnedAway for Ear {
-    fn turned_away(
-        &self,
-        _: &ServiceName,
-        _: SocketAddr,
-        session: Option<SessionId>,
-        reason: EndReason,
-        _: &str,
-    ) {
+    fn turned_away(&self, away: Away) {
         self.talking.fetch_add(1, Ordering::AcqRel);
         drop(self.deaf.lock());
         self.talking.fetch_sub(1, Ordering::AcqRel);
-        let _ = self.sender.lock().send(Heard::TurnedAway(reason, session));
-    }
-
-    fn unconnected(
-        &self,
-        _: &ServiceName,
-        _: SocketAddr,
-        session: SessionId,
-        reason: EndReason,
-        _: &str,
-    ) {
-        let _ = self.sender.lock().send(Heard::Unconnected(reason, session));
+        let _ = self.sender.lock().send(Heard::TurnedAway(away));
     }
 }
 
@@ -238,7 +218,7 @@ impl Lab {
     /// The same, and the id on record.
     pub fn turned_away_as(&self) -> (EndReason, Option<SessionId>) {
         self.wait("the turning away", |heard| match heard {
-            Heard::TurnedAway(reason, session) => Some((reason, session)),
+            Heard::TurnedAway(away) => Some((away.reason, away.session)),
             _ => None,
         })
     }

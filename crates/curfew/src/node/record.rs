@@ -1,13 +1,13 @@
 //! What happens, put on record and into the log for operators. Nothing is decided here.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use curfew_audit::{Entry, Log, Ticket};
 use curfew_control::{Door, Metrics};
 use curfew_enforcer::{Close, Record};
-use curfew_gateway::service::TurnedAway;
+use curfew_gateway::service::{Away, TurnedAway};
 use curfew_model::{
-    BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName, SessionId,
+    BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName,
 };
 use curfew_state::{Bus, EnforcerEvent, Message, Store};
 use parking_lot::Mutex;
@@ -193,55 +193,20 @@ impl Recorder {
     }
 }
 
-impl Recorder {
-    fn tell_away(
-        &self,
-        service: &ServiceName,
-        client: SocketAddr,
-        session: Option<SessionId>,
-        reason: EndReason,
-        detail: &str,
-    ) {
-        self.teller.tell(Line::TurnedAway {
-            service: service.clone(),
-            client,
-            session,
-            reason,
-            detail: detail.to_owned(),
-        });
-    }
-}
-
 impl TurnedAway for Recorder {
-    fn turned_away(
-        &self,
-        service: &ServiceName,
-        client: SocketAddr,
-        session: Option<SessionId>,
-        reason: EndReason,
-        detail: &str,
-    ) {
-        self.metrics.refused(&[], Door::Gateway, reason);
-        let now = self.clock.now().boot;
-        if self.crowd.lock().takes(service, reason, now) {
-            let event = Event {
-                session,
-                ..self.refusal(service, reason, detail)
-            };
-            self.put(event.with("client", client));
+    fn turned_away(&self, away: Away) {
+        if !away.was_open {
+            self.metrics.refused(&[], Door::Gateway, away.reason);
+            let now = self.clock.now().boot;
+            if self.crowd.lock().takes(&away.service, away.reason, now) {
+                let event = Event {
+                    session: away.session,
+                    ..self.refusal(&away.service, away.reason, &away.detail)
+                };
+                self.put(event.with("client", away.client));
+            }
         }
-        self.tell_away(service, client, session, reason, detail);
-    }
-
-    fn unconnected(
-        &self,
-        service: &ServiceName,
-        client: SocketAddr,
-        session: SessionId,
-        reason: EndReason,
-        detail: &str,
-    ) {
-        self.tell_away(service, client, Some(session), reason, detail);
+        self.teller.tell(Line::TurnedAway(away));
     }
 }
 
@@ -289,5 +254,25 @@ mod tests {
         assert!(rings(EndReason::LifetimeExpired));
         assert!(!rings(EndReason::ClosedByClient));
         assert!(!rings(EndReason::SubjectRevoked));
+    }
+
+    #[test]
+    fn who_is_turned_away_is_refused_unless_the_session_was_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = recorder(folder.path());
+        let refused = |was_open| {
+            recorder.turned_away(Away {
+                service: ServiceName::new("db").unwrap(),
+                client: "192.0.2.1:4711".parse().unwrap(),
+                session: None,
+                reason: EndReason::Overloaded,
+                detail: "no descriptors".to_owned(),
+                was_open,
+            });
+            recorder.flush();
+            recorder.log.health().seq > 0
+        };
+        assert!(!refused(true));
+        assert!(refused(false));
     }
 }

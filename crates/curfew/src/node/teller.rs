@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use curfew_model::{EndReason, Event, SegmentName, ServiceName, SessionId};
+use curfew_gateway::service::Away;
+use curfew_model::{EndReason, Event, SegmentName};
 use tracing::{info, warn};
 
 use crate::show::clean;
@@ -27,18 +27,7 @@ pub enum Line {
     /// Something that is on record too.
     Event(Event),
     /// A client that came to no server.
-    TurnedAway {
-        /// Which service.
-        service: ServiceName,
-        /// Who.
-        client: SocketAddr,
-        /// The id that it was told, if it was told one.
-        session: Option<SessionId>,
-        /// Why.
-        reason: EndReason,
-        /// Why, in words.
-        detail: String,
-    },
+    TurnedAway(Away),
     /// Everything before this is written.
     Flush(SyncSender<()>),
 }
@@ -123,13 +112,14 @@ fn write(line: Line) {
                 cause = event.cause.as_deref().map(clean),
             );
         }
-        Line::TurnedAway {
+        Line::TurnedAway(Away {
             service,
             client,
             session,
             reason,
             detail,
-        } => {
+            was_open: _,
+        }) => {
             let session = session.map(tracing::field::display);
             let detail = clean(&detail);
             info!(session, %service, %client, reason = reason.code(), detail, "turned away");
@@ -149,6 +139,10 @@ fn names(segments: &[SegmentName]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use curfew_model::ServiceName;
+
     use super::*;
 
     #[test]
@@ -209,13 +203,14 @@ mod tests {
     }
 
     fn line(number: u16) -> Line {
-        Line::TurnedAway {
+        Line::TurnedAway(Away {
             service: ServiceName::new("db").unwrap(),
             client: SocketAddr::from(([192, 0, 2, 1], number)),
             session: None,
             reason: EndReason::Overloaded,
             detail: String::new(),
-        }
+            was_open: false,
+        })
     }
 
     #[test]
@@ -230,7 +225,7 @@ mod tests {
                 opened.recv().unwrap();
             }
             match line {
-                Line::TurnedAway { client, .. } => wrote.send(client.port()).unwrap(),
+                Line::TurnedAway(away) => wrote.send(away.client.port()).unwrap(),
                 other => write(other),
             }
         })
