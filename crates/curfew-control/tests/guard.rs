@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::{fs, io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    fs, io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _, sync::atomic::Ordering,
+    time::Duration,
+};
 
 use curfew_control::{Server, Settings, StartError};
 use curfew_state::{Hash, Role, Store as _};
@@ -11,6 +14,7 @@ use serde_json::json;
 use support::{
     SOON, World,
     client::{Client, read},
+    fakes::boot,
     first_token, is_problem,
 };
 
@@ -353,20 +357,46 @@ fn stopping_is_bounded_though_a_client_stays() {
 #[test]
 fn a_token_that_is_removed_while_a_body_arrives_does_nothing_more() {
     let world = World::start();
-    let thief = world.role("admin");
-    let body = json!({"name": "again", "role": "admin"}).to_string();
-    let json = thief.with("Content-Type", "application/json");
-    let json = json.with("Expect", "100-continue");
-    let head = json.head("POST", "/v1/tokens", "1.1", Some(body.len()));
-    let mut stream = TcpStream::connect(world.address()).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.write_all(head.as_bytes()).unwrap();
-    // The caller is known by now, and the body is waited for.
-    assert_eq!(read(&mut stream).status, 100);
+    for (path, body) in [
+        ("/v1/tokens", json!({"name": "again", "role": "admin"})),
+        (
+            "/v1/revocations",
+            json!({"scope": "all", "reason": "again"}),
+        ),
+    ] {
+        let thief = world.role("admin");
+        let body = body.to_string();
+        let json = thief.with("Content-Type", "application/json");
+        let json = json.with("Expect", "100-continue");
+        let head = json.head("POST", path, "1.1", Some(body.len()));
+        let mut stream = TcpStream::connect(world.address()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        // The caller is known by now, and the body is waited for.
+        assert_eq!(read(&mut stream).status, 100);
+        assert_eq!(world.admin().delete("/v1/tokens/a-admin").status, 204);
+        stream.write_all(body.as_bytes()).unwrap();
+        let refused = read(&mut stream);
+        assert!(is_problem(&refused, 401, "unauthenticated"), "{refused:?}");
+        let made = world.admin().get(path).body;
+        assert!(!made.contains("again"), "{made}");
+    }
+}
+
+#[test]
+fn a_token_that_is_removed_while_a_set_is_checked_applies_nothing() {
+    let world = World::start();
+    let thief = world.role("admin").with("Content-Type", "application/json");
+    let held = world.compile.gate.lock();
+    let set = json!({"sources": [{"path": "p.yaml", "text": "segment a"}]}).to_string();
+    let mut stream = thief.open("POST", "/v1/policies", "1.1", Some(set.as_bytes()));
+    let give_up = boot().after(SOON);
+    while world.compile.at_once.load(Ordering::SeqCst) == 0 {
+        assert!(boot() < give_up, "nothing is checked");
+    }
     assert_eq!(world.admin().delete("/v1/tokens/a-admin").status, 204);
-    stream.write_all(body.as_bytes()).unwrap();
+    drop(held);
     let refused = read(&mut stream);
     assert!(is_problem(&refused, 401, "unauthenticated"), "{refused:?}");
-    let tokens = world.admin().get("/v1/tokens").body;
-    assert!(!tokens.contains("again"), "{tokens}");
+    assert!(world.store.read().policies.is_empty());
 }
