@@ -47,6 +47,14 @@ pub(crate) struct Names {
 }
 
 impl Names {
+    /// Any name may be in a source that could not be read, and a segment too.
+    pub(crate) fn miss_a_source(&mut self) {
+        self.unread = true;
+        self.some_segment = true;
+    }
+}
+
+impl Names {
     /// Notes whom a policy names; the first place is kept.
     pub(crate) fn name(&mut self, named: Named, name: String, place: Place) {
         self.named.entry((named, name)).or_insert(place);

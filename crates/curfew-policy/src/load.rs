@@ -50,6 +50,12 @@ impl Loaded {
             .iter()
             .any(|problem| problem.severity == Severity::Error)
     }
+
+    /// Counts a source in that could not be read at all: any document may be in it.
+    pub fn unread(&mut self, problem: Problem) {
+        self.documents.names.miss_a_source();
+        self.problems.push(problem);
+    }
 }
 
 /// Reads documents from `(name, text)` sources: YAML or JSON, several documents each. Nesting is bounded, and needs no
@@ -99,8 +105,7 @@ fn load_here(sources: &[(&str, &str)]) -> Loaded {
                         format!("more than {MAX_DOCUMENTS} documents in one set"),
                     ));
                 }
-                loaded.documents.names.unread = true;
-                loaded.documents.names.some_segment = true;
+                loaded.documents.names.miss_a_source();
             }
         }
         loaded.problems.extend(source.into_problems());

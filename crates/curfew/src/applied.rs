@@ -12,7 +12,7 @@ use crate::{
     outcomes,
     revoke::duration,
     show::{Output, Reading, Side, Table, clean, items, text},
-    sources::{self, SourceError},
+    sources,
 };
 
 /// Whose documents they are.
@@ -74,8 +74,8 @@ impl Apply {
     /// What could not be done, and why.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let sources = match sources::read(&self.path) {
-            Err(SourceError::Empty(_)) if self.allow_empty => Vec::new(),
-            read => read?,
+            Err(error) if error.is_empty() && self.allow_empty => Vec::new(),
+            read => read?.whole()?,
         };
         let sources: Vec<Value> = sources
             .into_iter()

@@ -10,7 +10,13 @@ use curfew_model::{Clock as _, Revision};
 use curfew_policy::{PolicySet, Problem, Severity, compile, load};
 use serde_json::json;
 
-use crate::{applied, cli::FINDINGS, clock::SystemClock, show::Output, sources};
+use crate::{
+    applied,
+    cli::FINDINGS,
+    clock::SystemClock,
+    show::Output,
+    sources::{self, Source, SourceError},
+};
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -59,15 +65,24 @@ impl Policy {
 }
 
 /// A set, or why there is none, and the warnings about it.
-pub fn compiled(
-    sources: &[sources::Source],
+pub fn compiled(sources: &[Source], revision: Revision) -> (Option<PolicySet>, Vec<Problem>) {
+    compiled_without(&[], sources, revision)
+}
+
+/// The same, where further sources could not be read: there is none.
+pub fn compiled_without(
+    unread: &[SourceError],
+    sources: &[Source],
     revision: Revision,
 ) -> (Option<PolicySet>, Vec<Problem>) {
-    let loaded = load(
+    let mut loaded = load(
         sources
             .iter()
             .map(|(name, text)| (name.as_str(), text.as_str())),
     );
+    unread
+        .iter()
+        .for_each(|error| loaded.unread(error.problem()));
     let mut problems = loaded.problems;
     // Names across documents are checked too where single documents are wrong already: one pass finds all.
     let set = match compile(loaded.documents, revision) {
@@ -90,7 +105,8 @@ pub fn compiled(
 impl Validate {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let sources = sources::read(&self.path)?;
-        let (set, mut problems) = compiled(&sources, Revision(0));
+        let files = sources.read.len() + sources.unread.len();
+        let (set, mut problems) = compiled_without(&sources.unread, &sources.read, Revision(0));
         let now = SystemClock.now().wall;
         problems.extend(set.iter().flat_map(|set| set.over(now)));
         problems.sort_by(|a, b| a.place.cmp(&b.place));
@@ -100,7 +116,7 @@ impl Validate {
             for problem in &problems {
                 text.push_str(&format!("{problem}\n\n"));
             }
-            let summary = summary(set.is_some(), sources.len(), &problems);
+            let summary = summary(set.is_some(), files, &problems);
             text + &format!("{}: {summary}\n", self.path.display())
         })?;
         // What is only warned of keeps nobody from using the set.

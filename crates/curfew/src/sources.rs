@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use curfew_policy::{Place, Problem};
 use rustix::fs::OFlags;
 
 /// Larger files are no source, in bytes.
@@ -16,80 +17,156 @@ const MAX_FILES: usize = 10_000;
 /// Reads of a folder that is being written before it is given up.
 const MAX_READS: usize = 10;
 
-/// Why sources cannot be read.
+/// Why a source cannot be read, and where.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+#[error("{}: {why}", path.display())]
+pub struct SourceError {
+    /// What was read.
+    path: PathBuf,
+    /// Why it cannot be.
+    why: Unreadable,
+}
+
+/// Why a source cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
     /// The system refused.
-    #[error("{}: cannot be read: check that the path is right and readable", path.display())]
-    Io {
-        /// What was read.
-        path: PathBuf,
-        /// The system's word.
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot be read: check that the path is right and readable: {0}")]
+    Io(io::Error),
     /// It is a pipe, a socket or a device: reading it could take for ever.
-    #[error("{}: is no regular file: write the documents to one, or leave it out", .0.display())]
-    NotAFile(PathBuf),
+    #[error("is no regular file: write the documents to one, or leave it out")]
+    NotAFile,
     /// It is no text.
-    #[error("{}: is not UTF-8 text", .0.display())]
-    NotText(PathBuf),
+    #[error("is not UTF-8 text")]
+    NotText,
     /// A file is too large.
-    #[error("{}: larger than 4 MiB: name another file, or split it", .0.display())]
-    TooLarge(PathBuf),
+    #[error("larger than 4 MiB: name another file, or split it")]
+    TooLarge,
     /// A folder holds too many files.
-    #[error("{}: more than {MAX_FILES} policy files", .0.display())]
-    TooMany(PathBuf),
+    #[error("more than {MAX_FILES} policy files")]
+    TooMany,
     /// A folder holds none.
-    #[error("{}: holds no .yaml, .yml or .json file: name the folder with the policy documents", .0.display())]
-    Empty(PathBuf),
+    #[error("holds no .yaml, .yml or .json file: name the folder with the policy documents")]
+    Empty,
     /// A folder did not stand still.
-    #[error("{}: changed while it was read, {MAX_READS} times: write it elsewhere and move it here", .0.display())]
-    Unsteady(PathBuf),
+    #[error("changed while it was read, {MAX_READS} times: write it elsewhere and move it here")]
+    Unsteady,
+}
+
+impl Unreadable {
+    fn at(self, path: &Path) -> SourceError {
+        SourceError {
+            path: path.to_owned(),
+            why: self,
+        }
+    }
+
+    fn of(path: &Path) -> impl Fn(io::Error) -> SourceError {
+        move |error| Self::Io(error).at(path)
+    }
+}
+
+impl SourceError {
+    /// Whether it is a folder without any policy file.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.why, Unreadable::Empty)
+    }
+
+    /// As a finding about one of several sources.
+    pub fn problem(&self) -> Problem {
+        let place = Place::whole(self.path.display().to_string());
+        Problem::error(&place, self.why.to_string())
+    }
 }
 
 /// A source: its name as it is shown, and its text.
 pub type Source = (String, String);
 
+/// The sources of one path.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// Those that were read, by name.
+    pub read: Vec<Source>,
+    /// Files of a folder that could not be.
+    pub unread: Vec<SourceError>,
+}
+
+impl Sources {
+    /// All of them, where none is missing.
+    ///
+    /// # Errors
+    /// The first that could not be read.
+    pub fn whole(self) -> Result<Vec<Source>, SourceError> {
+        match self.unread.into_iter().next() {
+            None => Ok(self.read),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.read.len() + self.unread.len()
+    }
+
+    /// Whether a second read came to the same.
+    fn is_as(&self, again: &Self) -> bool {
+        let paths = |sources: &Self| -> Vec<PathBuf> {
+            let paths = sources.unread.iter().map(|error| error.path.clone());
+            paths.collect()
+        };
+        self.read == again.read && paths(self) == paths(again)
+    }
+}
+
 /// Reads a file, or the `.yaml`, `.yml` and `.json` files of a folder and its folders in the order of their names.
-/// A folder is taken when two reads agree.
+/// A folder is taken when two reads agree; a file of it that cannot be read keeps the others from nothing.
 ///
 /// # Errors
 /// [`SourceError`]: what, where, and what to do.
-pub fn read(path: &Path) -> Result<Vec<Source>, SourceError> {
+pub fn read(path: &Path) -> Result<Sources, SourceError> {
     if !metadata(path)?.is_dir() {
-        return Ok(vec![read_file(path)?]);
+        return Ok(Sources {
+            read: vec![read_file(path)?],
+            unread: Vec::new(),
+        });
     }
     let mut before = read_folder(path)?;
     for _ in 0..MAX_READS {
         let again = read_folder(path)?;
-        if again == before {
-            return if again.is_empty() {
-                Err(SourceError::Empty(path.to_owned()))
-            } else {
-                Ok(again)
+        if before.is_as(&again) {
+            return match again.len() {
+                0 => Err(Unreadable::Empty.at(path)),
+                _ => Ok(again),
             };
         }
         before = again;
     }
-    Err(SourceError::Unsteady(path.to_owned()))
+    Err(Unreadable::Unsteady.at(path))
 }
 
-fn read_folder(folder: &Path) -> Result<Vec<Source>, SourceError> {
+fn read_folder(folder: &Path) -> Result<Sources, SourceError> {
+    let mut sources = Sources::default();
     let mut files = Vec::new();
-    list(folder, &mut files, 0)?;
+    list(folder, &mut files, &mut sources.unread, 0)?;
     files.sort();
-    files.iter().map(|file| read_file(file)).collect()
+    for file in &files {
+        match read_file(file) {
+            Ok(source) => sources.read.push(source),
+            Err(error) => sources.unread.push(error),
+        }
+    }
+    Ok(sources)
 }
 
 /// Folders whose name starts with a dot are left out: mounted volumes keep their older versions there.
-fn list(folder: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<(), SourceError> {
-    let io = |source| SourceError::Io {
-        path: folder.to_owned(),
-        source,
-    };
-    for entry in fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
+fn list(
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+    unread: &mut Vec<SourceError>,
+    depth: usize,
+) -> Result<(), SourceError> {
+    let io = Unreadable::of(folder);
+    for entry in fs::read_dir(folder).map_err(&io)? {
+        let path = entry.map_err(&io)?.path();
         let name = path
             .file_name()
             .unwrap_or_default()
@@ -101,25 +178,27 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<(), Sou
         let policy = path
             .extension()
             .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
-        if metadata(&path)?.is_dir() {
-            if depth < 16 {
-                list(&path, files, depth + 1)?;
+        match metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                if depth < 16
+                    && let Err(error) = list(&path, files, unread, depth + 1)
+                {
+                    unread.push(error);
+                }
             }
-        } else if policy {
-            files.push(path);
+            Ok(_) if policy => files.push(path),
+            Ok(_) => {}
+            Err(error) => unread.push(error),
         }
-        if files.len() > MAX_FILES {
-            return Err(SourceError::TooMany(folder.to_owned()));
+        if files.len() + unread.len() > MAX_FILES {
+            return Err(Unreadable::TooMany.at(folder));
         }
     }
     Ok(())
 }
 
 fn metadata(path: &Path) -> Result<fs::Metadata, SourceError> {
-    fs::metadata(path).map_err(|source| SourceError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    fs::metadata(path).map_err(Unreadable::of(path))
 }
 
 /// Reads one file.
@@ -127,13 +206,10 @@ fn metadata(path: &Path) -> Result<fs::Metadata, SourceError> {
 /// # Errors
 /// [`SourceError`]: what, where, and what to do.
 pub fn read_file(path: &Path) -> Result<Source, SourceError> {
-    let io = |source| SourceError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = Unreadable::of(path);
     let regular = |metadata: &fs::Metadata| match metadata.is_file() || metadata.is_dir() {
         true => Ok(()),
-        false => Err(SourceError::NotAFile(path.to_owned())),
+        false => Err(Unreadable::NotAFile.at(path)),
     };
     // Before it is opened, which can do something to a device, and then what was opened. No open waits for a writer.
     regular(&metadata(path)?)?;
@@ -142,17 +218,17 @@ pub fn read_file(path: &Path) -> Result<Source, SourceError> {
         .read(true)
         .custom_flags(flags)
         .open(path)
-        .map_err(io)?;
-    regular(&file.metadata().map_err(io)?)?;
+        .map_err(&io)?;
+    regular(&file.metadata().map_err(&io)?)?;
     let mut bytes = Vec::new();
     // Not by the length that the system tells: some files have none, and no end.
     file.take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(io)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(SourceError::TooLarge(path.to_owned()));
+        return Err(Unreadable::TooLarge.at(path));
     }
-    let text = String::from_utf8(bytes).map_err(|_| SourceError::NotText(path.to_owned()))?;
+    let text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText.at(path))?;
     Ok((path.display().to_string(), text))
 }
 
@@ -174,6 +250,7 @@ mod tests {
             fs::write(folder.path().join(name), text).unwrap();
         }
         let texts: Vec<String> = read(folder.path())
+            .and_then(Sources::whole)
             .unwrap()
             .into_iter()
             .map(|(_, text)| text)
@@ -184,13 +261,29 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(read(folder.path()), Err(SourceError::Empty(_))));
-        assert!(matches!(
-            read(&folder.path().join("none")),
-            Err(SourceError::Io { .. })
-        ));
+        assert!(read(folder.path()).is_err_and(|error| error.is_empty()));
+        let none = read(&folder.path().join("none")).unwrap_err();
+        assert!(matches!(none.why, Unreadable::Io(_)), "{none}");
         let path = folder.path().join("x.yaml");
         fs::write(&path, [0xff]).unwrap();
-        assert!(matches!(read(&path), Err(SourceError::NotText(_))));
+        let error = read(&path).unwrap_err();
+        assert!(matches!(error.why, Unreadable::NotText), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_hides_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), [0xff]).unwrap();
+        fs::write(folder.path().join("b.yaml"), "1").unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("c.yaml")).unwrap();
+        let sources = read(folder.path()).unwrap();
+        assert_eq!(sources.read.len(), 1);
+        let mut unread: Vec<&str> = Vec::new();
+        for error in &sources.unread {
+            unread.extend(error.path.file_name().and_then(|name| name.to_str()));
+        }
+        unread.sort_unstable();
+        assert_eq!(unread, ["a.yaml", "c.yaml"]);
+        assert!(sources.whole().is_err());
     }
 }

@@ -42,12 +42,45 @@ fn what_is_no_regular_file_is_named_and_not_waited_for() {
     let fifo = folder.path().join("p.yaml");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status();
     assert!(made.unwrap().success());
-    for path in [folder.path(), &fifo] {
-        let ran = Ran::of(curfew(&["policy", "validate"]).arg(path));
-        assert_eq!(ran.code, 1, "{ran:?}");
-        let says = format!("{}: is no regular file", fifo.display());
-        assert!(ran.err.contains(&says), "{ran:?}");
-    }
+    let validated = |path| Ran::of(curfew(&["policy", "validate"]).arg(path));
+    let ran = validated(&fifo);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let says = format!("{}: is no regular file", fifo.display());
+    assert!(ran.err.contains(&says), "{ran:?}");
+    let ran = validated(&folder.path().to_owned());
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let says = format!("{}: error: is no regular file", fifo.display());
+    assert!(ran.out.contains(&says), "{ran:?}");
     let ran = Ran::of(curfew(&["run", "--check", "-c"]).arg(&fifo));
     assert!(ran.out.contains("is no regular file"), "{ran:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_hides_nothing_of_the_others() {
+    let site = Site::start("");
+    std::fs::write(site.path("policy/a.yaml"), [0xff]).unwrap();
+    let wrong = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: x}\nspec: {sensitivty: low}\n";
+    std::fs::write(site.path("policy/b.yaml"), wrong).unwrap();
+    let policy = site.path("policy");
+    let policy = policy.to_str().unwrap();
+    let checked = Ran::of(curfew(&["run", "--check", "-c"]).arg(site.path("curfew.yaml")));
+    for ran in [
+        Ran::of(&mut curfew(&["policy", "validate", policy])),
+        checked,
+    ] {
+        assert_eq!(ran.code, 3, "{ran:?}");
+        for finding in ["a.yaml: error: is not UTF-8 text", "b.yaml:4:8: error: "] {
+            assert!(ran.out.contains(finding), "{ran:?}");
+        }
+    }
+    // In force stays what was there before.
+    site.signal("HUP");
+    let refused = site.logged("is not UTF-8 text").to_string();
+    assert!(refused.contains("b.yaml:4:8"), "{refused}");
+    site.open("127.0.0.1");
+    let ran = site.curfew(&["policy", "apply", policy]);
+    assert!(
+        ran.code == 1 && ran.err.contains("is not UTF-8 text"),
+        "{ran:?}"
+    );
 }

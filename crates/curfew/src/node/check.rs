@@ -18,7 +18,7 @@ use curfew_state::{CommitError, EmbeddedStore, Owner, StoreError};
 use crate::{
     cli::chain,
     config::{self, Config, ConfigError, Draft, Placed, PlacedService, Service},
-    policy::compiled,
+    policy::compiled_without,
     sources::{self, SourceError},
 };
 
@@ -164,13 +164,16 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
     if let Some(Placed { value, place }) = &draft.policy {
         match sources::read(value) {
             Ok(sources) => {
-                policy = Some(pack_sources(sources.clone())?);
+                if sources.unread.is_empty() {
+                    policy = Some(pack_sources(sources.read.clone())?);
+                }
                 let others = others(&draft, &purpose).unwrap_or_else(|error| {
                     more.push(Problem::error(place, error));
                     Vec::new()
                 });
                 let problems;
-                (set, problems) = compiled(&[sources, others].concat(), Revision(0));
+                let all = [sources.read, others].concat();
+                (set, problems) = compiled_without(&sources.unread, &all, Revision(0));
                 more.extend(problems);
             }
             Err(error) => more.push(Problem::error(place, chain(&error))),
@@ -286,7 +289,7 @@ fn in_no_segment(placed: &PlacedService, why: Uncovered) -> Problem {
 /// # Errors
 /// [`NodeError`] when they cannot be read.
 pub fn packed(policy: &Path) -> Result<String, NodeError> {
-    pack_sources(sources::read(policy)?)
+    pack_sources(sources::read(policy)?.whole()?)
 }
 
 fn pack_sources(sources: Vec<sources::Source>) -> Result<String, NodeError> {

@@ -108,7 +108,7 @@ impl Explain {
         let policy = config.as_ref().map(|config| &config.policy);
         // One of the two is required.
         let path = self.path.as_ref().or(policy).cloned().unwrap_or_default();
-        let sources = sources::read(&path)?;
+        let sources = sources::read(&path)?.whole()?;
         let (set, problems) = compiled(&sources, Revision(0));
         let Some(set) = set else {
             problems.iter().for_each(|problem| eprintln!("{problem}\n"));
