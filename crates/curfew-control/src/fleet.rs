@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use curfew_model::{
-    Binding, BindingKey, BootInstant, EnforcerId, Revision, RevocationId, SegmentName, SessionId,
-    WallInstant,
+    Binding, BindingKey, BootInstant, EnforcerId, Revision, RevocationId, SegmentName, ServiceName,
+    SessionId, WallInstant,
 };
 use curfew_state::Commit;
 use serde::{Deserialize, Serialize};
@@ -155,3 +155,6 @@ pub struct Enforcer {
     #[schema(value_type = String, format = DateTime)]
     pub heard_at: WallInstant,
 }
+    /// The services of its gateway.
+    #[schema(value_type = Vec<String>)]
+    pub services: Vec<ServiceName>,

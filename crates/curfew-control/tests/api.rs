@@ -114,6 +114,23 @@ fn sessions_are_filtered_and_paged() {
 }
 
 #[test]
+fn an_empty_list_says_what_its_filter_names_and_does_not_exist() {
+    let world = World::start();
+    let warned = |query: &str| {
+        let listed = world.admin().get(&format!("/v1/sessions?{query}")).json();
+        listed["warnings"].clone()
+    };
+    assert_eq!(warned("service=orders"), json!([]));
+    assert_eq!(
+        warned("service=order&enforcer=gw-9"),
+        json!([
+            "no enforcer `gw-9` is known",
+            "no enforcer has a service `order`"
+        ])
+    );
+}
+
+#[test]
 fn explain_says_what_set_each_bound() {
     let world = World::start();
     let id = world.fleet.open_session(1, "alice", "db");
@@ -314,6 +331,7 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
     let key = BindingKey::Address("10.1.2.3/32".parse().unwrap());
     let state = world.store.read();
     let binding = &state.bindings[&key];
+    assert_eq!(bound.json()["warnings"], json!([]));
     assert_eq!(binding.identity.issuer.0, "https://idp.example");
     assert_eq!(binding.identity.id, "alice");
     assert_eq!(binding.groups, ["dba"]);
@@ -383,6 +401,17 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
 
 #[test]
 fn bindings_of_the_configuration_are_listed_and_left_alone() {
+#[test]
+fn a_binding_that_no_door_sees_is_made_with_a_warning() {
+    let world = World::start();
+    let cgroup = json!({"cgroup": "/system.slice/x.service", "workload": "x"});
+    let bound = world.admin().put("/v1/bindings", &cgroup);
+    assert_eq!(bound.status, 200, "{bound:?}");
+    let bound = bound.json();
+    let said = bound["warnings"][0].as_str().unwrap();
+    assert!(said.contains("sees cgroups"), "{said}");
+}
+
     let world = World::start();
     let admin = world.admin();
     for uid in [1, 2] {

@@ -114,6 +114,7 @@ impl Bindings {
         };
         let answer = self.asking.client()?.send(&call)?;
         self.asking.output.show(&answer, changed)?;
+        outcomes::warn(&answer);
         Ok(outcomes::exit_code(&answer))
     }
 }

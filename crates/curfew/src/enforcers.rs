@@ -58,3 +58,5 @@ fn table(enforcers: &Value, reading: &Reading) -> String {
     }
     table.written("no enforcers")
 }
+        ("SERVICES", Side::Left),
+            list(enforcer, "services"),

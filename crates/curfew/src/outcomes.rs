@@ -26,6 +26,14 @@ pub fn exit_code(answer: &Value) -> ExitCode {
     }
 }
 
+/// Says on standard error what is probably not meant.
+pub fn warn(answer: &Value) {
+    for warning in items(answer, "warnings") {
+        let warning = warning.as_str().unwrap_or_default();
+        eprintln!("curfew: warning: {}", clean(warning));
+    }
+}
+
 /// A row for each enforcer, and what becomes of those that did not answer.
 #[must_use]
 pub fn table(answer: &Value) -> String {

@@ -13,7 +13,7 @@ use crate::{
     client::{Call, Connect},
     outcomes,
     revocations::block_words,
-    show::{Output, Reading, clean, count, flag, items, scope, text},
+    show::{Output, Reading, clean, count, flag, scope, text},
 };
 
 /// End the sessions of a subject, device, segment, policy, enforcer or all, now
@@ -124,10 +124,7 @@ impl Revoke {
         let answer = client.send(&call)?;
         self.output
             .show(&answer, |answer| done(answer, &Reading::here()))?;
-        for warning in items(&answer, "warnings") {
-            let warning = warning.as_str().unwrap_or_default();
-            eprintln!("curfew: warning: {}", clean(warning));
-        }
+        outcomes::warn(&answer);
         Ok(outcomes::exit_code(&answer))
     }
 

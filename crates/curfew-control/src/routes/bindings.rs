@@ -11,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Changed, Wait, page, subjects::groups};
 use crate::{
+    Door, Enforcer,
     app::{App, Deed},
     caller::{Binder, Caller, Viewer},
     extract::{Json, Query},
@@ -287,7 +288,20 @@ pub(super) async fn bind(
     let binding = new.read(app.wall())?;
     let key = binding.key.clone();
     let cause = format!("{key} is bound to {}", binding.identity);
-    change(app, by, key, Change::Bind(binding), cause, wait).await
+    let unseen = match key {
+        BindingKey::Cgroup(_) => app.look(cgroups_unseen).await?,
+        _ => None,
+    };
+    let Json(mut changed) = change(app, by, key, Change::Bind(binding), cause, wait).await?;
+    changed.warnings.extend(unseen);
+    Ok(Json(changed))
+}
+
+/// Says that no door that is known sees cgroups. May block.
+fn cgroups_unseen(app: &App) -> Option<String> {
+    let sees = |known: &Enforcer| known.doors.contains(&Door::Kernel);
+    let unseen = "no door that is known sees cgroups: the binding does nothing until one does";
+    (!app.parts.fleet.enforcers().iter().any(sees)).then(|| unseen.to_owned())
 }
 
 /// The binding to remove.
@@ -371,6 +385,7 @@ async fn change(
         Ok(Json(Changed {
             revision,
             enforcers,
+            warnings: Vec::new(),
         }))
     })
     .await

@@ -163,6 +163,8 @@ struct Changed {
     /// What each enforcer did.
     enforcers: Vec<Outcome>,
 }
+    /// What is probably not meant.
+    warnings: Vec<String>,
 
 /// How many entries of a list are wanted.
 fn page(limit: Option<usize>) -> Answered<usize> {

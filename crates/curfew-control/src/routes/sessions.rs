@@ -119,7 +119,15 @@ fn unknown(app: &App, filter: Filter) -> Vec<String> {
         filter.enforcer.map(Scope::Enforcer),
     ];
     let missing = |scope: Scope| super::revoke::missing(app, &scope);
-    named.into_iter().flatten().filter_map(missing).collect()
+    let missing = named.into_iter().flatten().filter_map(missing);
+    let no_service = filter.service.filter(|service| {
+        let enforcers = app.parts.fleet.enforcers();
+        !enforcers
+            .iter()
+            .any(|known| known.services.contains(service))
+    });
+    let no_service = no_service.map(|name| format!("no enforcer has a service `{name}`"));
+    missing.chain(no_service).collect()
 }
 
 /// Shows a session, living or among the 10,000 that ended last.

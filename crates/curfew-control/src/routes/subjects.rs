@@ -216,6 +216,7 @@ async fn change(
         Ok(Json(Changed {
             revision,
             enforcers,
+            warnings: Vec::new(),
         }))
     })
     .await

@@ -399,6 +399,7 @@ impl Fleet for FakeFleet {
             doors: vec![Door::Gateway],
             revision: Revision(1),
             open: u64::try_from(self.sessions.lock().len()).unwrap(),
+            services: vec!["orders".parse().unwrap()],
             heard_at: WallInstant(1),
         }]
     }

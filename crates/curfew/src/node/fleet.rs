@@ -9,7 +9,7 @@ use curfew_control::{
 use curfew_enforcer::{Enforcer, Engine, EngineError, Input, SessionView, State};
 use curfew_model::{
     Binding, BindingKey, BootInstant, Bound, Clock, EnforcerId, Identity, Now, RevocationId,
-    SegmentName, SessionId,
+    SegmentName, ServiceName, SessionId,
 };
 use curfew_state::Commit;
 
@@ -27,6 +27,7 @@ pub struct LocalFleet {
     pub desired: Arc<Desired>,
     pub configured: Arc<Configured>,
     pub id: EnforcerId,
+    pub services: Vec<ServiceName>,
     pub clock: Arc<dyn Clock>,
     pub scribe: Arc<Scribe>,
 }
@@ -215,6 +216,7 @@ impl Fleet for LocalFleet {
             doors: vec![Door::Gateway],
             revision: self.desired.revision(),
             open: self
+            services: self.services.clone(),
                 .enforcer
                 .look(|engine| u64::try_from(engine.len()).unwrap_or(u64::MAX)),
             heard_at: self.clock.now().wall,

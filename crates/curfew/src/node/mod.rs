@@ -195,6 +195,10 @@ impl Node {
             scribe: Arc::clone(&scribe),
         };
         let parts = Parts {
+            services: services
+                .iter()
+                .map(|service| service.name.clone())
+                .collect(),
             store: Arc::clone(&store),
             journal: log,
             bus: as_bus,
