@@ -39,6 +39,8 @@ impl Mark {
 /// An entry on its way to the disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
+    /// What it tells.
+    pub(crate) event: RecordKind,
     /// Its time.
     pub(crate) at: WallInstant,
     /// The entry as a JSON object.
@@ -51,6 +53,7 @@ impl Line {
     /// None for an entry that is no JSON.
     pub(crate) fn of(entry: &Entry) -> Option<Self> {
         Some(Self {
+            event: entry.event,
             at: entry.at,
             json: serde_json::to_string(entry).ok()?,
             mark: Mark::of(entry),

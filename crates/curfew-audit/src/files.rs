@@ -39,7 +39,7 @@ pub(crate) struct Files {
     pub(crate) seq: u64,
     /// Its hash.
     pub(crate) hash: Digest,
-    /// The latest time that a record brought.
+    /// The latest time on record.
     at: WallInstant,
     /// The log's own records, for the next batch.
     own: Vec<Line>,
@@ -169,7 +169,7 @@ impl Files {
             .rposition(|&byte| byte == b'\n')
             .map_or(0, |end| end + 1);
         let (kept, torn) = bytes.split_at_checked(whole).unwrap_or((&bytes, &[]));
-        let mut number = 0;
+        let (mut number, mut latest) = (0, WallInstant(i64::MIN));
         for line in kept.split_inclusive(|&byte| byte == b'\n') {
             number += 1;
             let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -194,8 +194,10 @@ impl Files {
                 return Err(damaged(Problem::Rewritten(record.seq).to_string()));
             }
             (self.seq, self.hash) = (record.seq, record.hash);
-            self.at = self.at.max(record.entry.at);
+            let (event, at) = (record.entry.event, record.entry.at);
+            latest = event.latest(latest, at);
         }
+        self.at = self.at.max(latest);
         if number == 0 && first != self.seq + 1 {
             return Err(AuditError::Damaged {
                 path,
@@ -260,7 +262,7 @@ impl Files {
         let mut bytes = Vec::new();
         for line in self.own.iter().chain(batch) {
             seq += 1;
-            at = at.max(line.at);
+            at = line.event.latest(at, line.at);
             hash = record::write_line(&mut bytes, seq, &line.json, hash);
         }
         self.leave_if_gone()?;

@@ -115,6 +115,17 @@ pub enum RecordKind {
     Log(LogEvent),
 }
 
+impl RecordKind {
+    /// The latest time on record once this is, too: an accepted clock takes back what was recorded by a wrong one.
+    #[must_use]
+    pub fn latest(self, before: WallInstant, at: WallInstant) -> WallInstant {
+        match self {
+            Self::Event(EventKind::ClockAccepted) => at,
+            _ => before.max(at),
+        }
+    }
+}
+
 /// What a caller puts into the log. The field names are a contract: those that every record has are there where they
 /// say nothing, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

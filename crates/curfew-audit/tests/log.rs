@@ -12,10 +12,10 @@ use std::{
 };
 
 use curfew_audit::{
-    AppendError, AuditError, Head, Log, Options, Problem, Record, RecordKind, Truncation, export,
-    newest_head, tail, verify,
+    AppendError, AuditError, Entry, Head, Log, Options, Problem, Record, RecordKind, Truncation,
+    export, newest_head, tail, verify,
 };
-use curfew_model::EventKind;
+use curfew_model::{Event, EventKind, Revision, WallInstant};
 use proptest::prelude::*;
 use support::{LONG, NOW, entry};
 
@@ -262,6 +262,32 @@ fn retention_keeps_the_rest_verifiable() {
     // Removing one more by hand is found.
     fs::remove_file(&segments(dir.path())[0]).unwrap();
     assert!(!verify(dir.path(), None).unwrap().is_ok());
+}
+
+#[test]
+fn a_clock_that_was_wrong_ahead_and_is_accepted_makes_nothing_old_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options {
+        keep_for: Some(Duration::from_secs(3_600)),
+        ..small(dir.path())
+    };
+    let year = 365 * 86_400_000;
+    let log = Log::open(options(), WallInstant(0)).unwrap();
+    let put = |log: &Log, kind, at| {
+        let event = Event::new(kind, WallInstant(at), Revision(1));
+        let ticket = log.append(&Entry::new(event)).unwrap();
+        log.durable(ticket, LONG).unwrap();
+    };
+    put(&log, EventKind::EnforcerStarted, year);
+    put(&log, EventKind::ClockAccepted, 1_000);
+    log.close();
+    drop(log);
+    // Far more than one file, none of which is older than the hour.
+    let log = Log::open(options(), WallInstant(1_000)).unwrap();
+    (0..60).for_each(|n| put(&log, EventKind::EnforcerStarted, 1_000 + n));
+    log.close();
+    let first = export(dir.path(), 1).unwrap().next().unwrap().unwrap();
+    assert!(first.contains(r#""seq":1,"#), "{first}");
 }
 
 #[test]

@@ -78,11 +78,18 @@ pub trait Fleet: Send + Sync {
     /// Every enforcer that is known.
     fn enforcers(&self) -> Vec<Enforcer>;
 
+    /// Has an enforcer take its wall clock as it is, though a later time is on record (rule 10), and gives it as it is
+    /// then. What it recorded before is on record when this returns.
+    ///
+    /// # Errors
+    /// [`FleetError`] when it is not known, or does not answer.
+    fn accept_clock(&self, id: &EnforcerId) -> Result<Enforcer, FleetError>;
+
     /// The bindings that `curfew.yaml` holds, by key. They come and go with it, and not through the API.
     fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>>;
 }
 
-/// Why a session could not be cancelled or renewed.
+/// Why an order to one enforcer could not be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FleetError {
     /// No such session is open.
@@ -93,6 +100,9 @@ pub enum FleetError {
         "session {0} renews only when its subject proves itself again: have the source of its binding refresh it first"
     )]
     ProofRequired(SessionId),
+    /// No enforcer of this name is known.
+    #[error("there is no enforcer {0}: `curfew enforcers list` shows those that are known")]
+    UnknownEnforcer(EnforcerId),
     /// The enforcer of the session does not answer.
     #[error("enforcer {0} does not answer: the session ends at its deadline; try again")]
     Unreachable(EnforcerId),
@@ -146,6 +156,9 @@ pub struct Enforcer {
     pub id: EnforcerId,
     /// Its doors.
     pub doors: Vec<Door>,
+    /// The services of its gateway.
+    #[schema(value_type = Vec<String>)]
+    pub services: Vec<ServiceName>,
     /// The revision that it has applied.
     #[schema(value_type = u64)]
     pub revision: Revision,
@@ -154,7 +167,7 @@ pub struct Enforcer {
     /// When it was last heard.
     #[schema(value_type = String, format = DateTime)]
     pub heard_at: WallInstant,
+    /// How much earlier its wall clock is than the latest time on record, in milliseconds. As long as it is, admissions
+    /// are judged by that time.
+    pub clock_behind_ms: u64,
 }
-    /// The services of its gateway.
-    #[schema(value_type = Vec<String>)]
-    pub services: Vec<ServiceName>,

@@ -78,6 +78,15 @@ fn histogram() -> Histogram {
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
+/// What is read when metrics are asked for.
+pub(crate) struct Read<'a> {
+    pub(crate) open: &'a [OpenCount],
+    pub(crate) revision: Revision,
+    pub(crate) health: &'a Health,
+    /// How much earlier an enforcer's wall clock is than the latest time on record, at most.
+    pub(crate) behind: Duration,
+}
+
 /// Every metric. The binary tells it what the doors did; the rest is read when it is asked for.
 #[derive(Debug)]
 pub struct Metrics {
@@ -99,6 +108,7 @@ pub struct Metrics {
     files: Gauge,
     writable: Gauge,
     resolved: Family<AtService, Gauge>,
+    behind: Gauge,
 }
 
 impl Default for Metrics {
@@ -129,6 +139,7 @@ impl Metrics {
             files: Gauge::default(),
             writable: Gauge::default(),
             resolved: Family::default(),
+            behind: Gauge::default(),
         };
         metrics.register();
         metrics.reloaded(true);
@@ -201,6 +212,12 @@ impl Metrics {
             "upstream_resolved",
             "1 unless the name of the upstream could not be looked up the last time",
             self.resolved.clone(),
+        );
+        registry.register_with_unit(
+            "clock_behind",
+            "How much earlier an enforcer's wall clock is than the latest time on record, at most",
+            Unit::Seconds,
+            self.behind.clone(),
         );
     }
 
@@ -275,10 +292,16 @@ impl Metrics {
     }
 
     /// Writes everything, with what is read now.
-    pub(crate) fn write(&self, open: &[OpenCount], revision: Revision, health: &Health) -> String {
+    pub(crate) fn write(&self, read: &Read<'_>) -> String {
+        let Read {
+            open,
+            revision,
+            health,
+            behind,
+        } = read;
         let _reading = self.reading.lock();
         self.open.clear();
-        for count in open {
+        for count in *open {
             let place = Place {
                 segment: self.label(count.segment.as_ref()),
                 door: count.door.as_str(),
@@ -291,6 +314,7 @@ impl Metrics {
         self.last.set(gauge(health.seq));
         self.files.set(gauge(health.segments));
         self.writable.set(i64::from(health.keeps_records()));
+        self.behind.set(gauge(behind.as_secs()));
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -324,7 +348,12 @@ mod tests {
             seq: 0,
             segments: 1,
         };
-        let text = metrics.write(&[], Revision(7), &health);
+        let text = metrics.write(&Read {
+            open: &[],
+            revision: Revision(7),
+            health: &health,
+            behind: Duration::from_millis(3_999),
+        });
         let lines = text
             .lines()
             .filter(|line| line.starts_with("curfew_sessions_ended_total{"));
@@ -332,5 +361,6 @@ mod tests {
         let other = r#"curfew_sessions_ended_total{segment="other",door="gateway",reason="idle_timeout"} 50"#;
         assert!(text.contains(other), "{text}");
         assert!(text.contains("curfew_state_revision 7"));
+        assert!(text.contains("curfew_clock_behind_seconds 3\n"), "{text}");
     }
 }

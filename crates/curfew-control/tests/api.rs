@@ -232,7 +232,9 @@ fn a_set_is_applied_though_something_else_changes_meanwhile() {
         world.store.pass.pass("changed");
         applying.join().unwrap()
     };
-    let unrelated = || Change::WallSeen(support::now());
+    let unrelated = || Change::ForgetEnds {
+        before: support::now(),
+    };
     assert_eq!(applied(None, unrelated()).status, 200);
     let before = world.store.read().revision.0;
     let stale = applied(Some(before), unrelated());
@@ -329,9 +331,9 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
     let bound = binder.put("/v1/bindings", &bind);
     assert_eq!(bound.status, 200, "{bound:?}");
     let key = BindingKey::Address("10.1.2.3/32".parse().unwrap());
+    assert_eq!(bound.json()["warnings"], json!([]));
     let state = world.store.read();
     let binding = &state.bindings[&key];
-    assert_eq!(bound.json()["warnings"], json!([]));
     assert_eq!(binding.identity.issuer.0, "https://idp.example");
     assert_eq!(binding.identity.id, "alice");
     assert_eq!(binding.groups, ["dba"]);
@@ -400,8 +402,6 @@ fn bindings_are_made_refreshed_removed_and_kept_within_networks() {
 }
 
 #[test]
-fn bindings_of_the_configuration_are_listed_and_left_alone() {
-#[test]
 fn a_binding_that_no_door_sees_is_made_with_a_warning() {
     let world = World::start();
     let cgroup = json!({"cgroup": "/system.slice/x.service", "workload": "x"});
@@ -412,6 +412,8 @@ fn a_binding_that_no_door_sees_is_made_with_a_warning() {
     assert!(said.contains("sees cgroups"), "{said}");
 }
 
+#[test]
+fn bindings_of_the_configuration_are_listed_and_left_alone() {
     let world = World::start();
     let admin = world.admin();
     for uid in [1, 2] {

@@ -101,7 +101,7 @@ fn each_role_does_what_it_may_and_nothing_else() {
     let subject = json!({"kind": "user", "id": "alice", "groups": ["dba"]});
     let token = json!({"name": "x", "role": "viewer"});
     // What a role may not do is 403; what it may do is anything else.
-    let table: [(&str, String, serde_json::Value, &[&str]); 13] = [
+    let table: [(&str, String, serde_json::Value, &[&str]); 14] = [
         (
             "GET",
             "/v1/sessions".to_owned(),
@@ -158,6 +158,12 @@ fn each_role_does_what_it_may_and_nothing_else() {
         ),
         ("PUT", "/v1/subjects".to_owned(), subject, &["admin"]),
         ("POST", "/v1/policies".to_owned(), set, &["admin"]),
+        (
+            "POST",
+            "/v1/enforcers/gw-1/accept-clock".to_owned(),
+            json!(null),
+            &["admin"],
+        ),
         ("GET", "/v1/tokens".to_owned(), json!(null), &["admin"]),
         ("POST", "/v1/tokens".to_owned(), token, &["admin"]),
     ];

@@ -166,6 +166,31 @@ fn enforcers_are_listed() {
 }
 
 #[test]
+fn an_enforcer_that_is_behind_the_record_is_told_to_take_its_clock_as_it_is() {
+    let world = World::start();
+    let admin = world.admin();
+    *world.fleet.clock_behind_ms.lock() = 3_600_000;
+    let listed = admin.get("/v1/enforcers").json();
+    assert_eq!(listed["enforcers"][0]["clock_behind_ms"], 3_600_000);
+    let metrics = admin.get("/metrics").body;
+    assert!(metrics.contains("curfew_clock_behind_seconds 3600\n"));
+    let nobody = admin.post("/v1/enforcers/gw-9/accept-clock", &json!(null));
+    assert_eq!(nobody.status, 404, "{nobody:?}");
+    let accepted = admin.post("/v1/enforcers/gw-1/accept-clock", &json!(null));
+    assert_eq!(accepted.json()["clock_behind_ms"], 0);
+    let records = admin.get("/v1/audit").json();
+    let last = records["records"]
+        .as_array()
+        .unwrap()
+        .last()
+        .unwrap()
+        .clone();
+    assert_eq!(last["event"], "clock.accepted");
+    assert_eq!(last["cause"], "enforcer gw-1 was 1h behind the record");
+    assert_eq!(last["detail"]["by"], "api:admin");
+}
+
+#[test]
 fn the_openapi_document_describes_what_is_served() {
     let world = World::start();
     let document = world.stranger().get("/v1/openapi.json").json();
@@ -219,6 +244,7 @@ fn the_openapi_document_describes_what_is_served() {
         "get /v1/subjects",
         "get /v1/tokens",
         "post /v1/audit/verify",
+        "post /v1/enforcers/{id}/accept-clock",
         "post /v1/policies",
         "post /v1/policies/validate",
         "post /v1/revocations",

@@ -178,6 +178,10 @@ fn it_is_true_of_what_is_answered() {
             "{path} lists nothing: {page}"
         );
     }
+    let (template, clock) = ["{id}", "gw-1"]
+        .map(|id| format!("/v1/enforcers/{id}/accept-clock"))
+        .into();
+    check("post", &template, &clock, &Value::Null, 200);
     let of = |rest: &str| format!("/v1/sessions/{session}{rest}");
     check("get", "/v1/sessions/{id}", &of(""), &Value::Null, 200);
     check(

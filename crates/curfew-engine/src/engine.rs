@@ -112,7 +112,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An empty engine that hears the control plane at `now`.
+    /// An empty engine that hears the control plane at `now`, the wall time of which is the highest on record.
     #[must_use]
     pub fn new(set: Arc<dyn Decide>, bounds: Bounds, now: Now) -> Self {
         Self {
@@ -220,6 +220,10 @@ impl Engine {
                 self.audit = audit;
                 Ok(Report::default())
             }
+            Input::AcceptClock => {
+                self.now.wall = now.wall;
+                Ok(Report::default())
+            }
             Input::Shutdown => Ok(self.shut_down()),
         };
         self.flush_probes();
@@ -240,6 +244,12 @@ impl Engine {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The wall time that admissions are judged by: the highest that the engine has seen.
+    #[must_use]
+    pub fn wall(&self) -> WallInstant {
+        self.now.wall
     }
 
     /// How many sessions are open or closing.

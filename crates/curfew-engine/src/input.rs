@@ -82,6 +82,9 @@ pub enum Input {
     Installed(Revision),
     /// Whether the audit log takes records.
     Audit(AuditLog),
+    /// The wall clock is right though it was later before: from now on admissions are judged by it. Only an administrator
+    /// may say so (rule 10).
+    AcceptClock,
     /// The process stops: every session ends, in audit mode too, since its carrier is going away.
     Shutdown,
 }

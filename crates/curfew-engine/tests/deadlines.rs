@@ -282,3 +282,21 @@ fn a_clock_set_back_revives_no_credential() {
     let refused = engine.open(late, back).unwrap_err();
     assert_eq!(refused.reason, EndReason::CredentialExpired);
 }
+
+#[test]
+fn a_clock_that_was_wrong_ahead_is_judged_by_again_once_it_is_accepted() {
+    let rules = Rules {
+        window: Some((0, 1_000)),
+        ..Rules::default()
+    };
+    let mut engine = engine(rules);
+    engine.poll(stepped(at(50), 7_200_000));
+    let enter = |engine: &mut Engine, n| {
+        let opened = engine.open(open(n, "alice", "db", at(51)), at(51));
+        opened.map(drop).map_err(|refused| refused.reason)
+    };
+    assert_eq!(enter(&mut engine, 1), Err(EndReason::OutsideHours));
+    engine.handle(Input::AcceptClock, at(52)).unwrap();
+    assert_eq!(engine.wall(), at(52).wall);
+    assert_eq!(enter(&mut engine, 2), Ok(()));
+}

@@ -54,6 +54,9 @@ pub enum EventKind {
     /// An API token was made or removed.
     #[serde(rename = "token.changed")]
     TokenChanged,
+    /// An administrator had an enforcer take its wall clock as it is, though a later time is on record.
+    #[serde(rename = "clock.accepted")]
+    ClockAccepted,
     /// The process started.
     #[serde(rename = "enforcer.started")]
     EnforcerStarted,

@@ -70,6 +70,13 @@ fn policy(content: &str) -> Change {
     }
 }
 
+/// A change that every state takes and that leaves it as it is.
+fn harmless(number: i64) -> Change {
+    Change::ForgetEnds {
+        before: WallInstant(number),
+    }
+}
+
 /// One change of every kind that adds something.
 fn everything() -> Result<Vec<Change>, String> {
     let identity = Identity {
@@ -108,7 +115,6 @@ fn everything() -> Result<Vec<Change>, String> {
             },
             at: WallInstant(50),
         },
-        Change::WallSeen(WallInstant(70)),
     ])
 }
 
@@ -117,7 +123,7 @@ pub const STORE: &[(&str, Check)] = &[
     ("commits are numbered, conditional and atomic", commits),
     ("everything survives reopening", survives),
     ("orders are idempotent and lifts keep them", orders),
-    ("ends and wall time only grow", only_grow),
+    ("of two ends the later one is kept", the_later_end),
     ("idempotency keys", keys),
     ("changes are told before they are answered", accepted),
     ("watching", watching),
@@ -130,7 +136,7 @@ fn commits(open: Open<'_>) -> Result<(), String> {
     ensure(*store.read() == State::default(), || {
         "a new store is not empty".to_owned()
     })?;
-    let seen = |at| [Change::WallSeen(WallInstant(at))];
+    let seen = |at| [harmless(at)];
     let first = store
         .commit(Expected::State(Revision(0)), &seen(1))
         .map_err(text)?;
@@ -255,7 +261,7 @@ fn orders(open: Open<'_>) -> Result<(), String> {
     })
 }
 
-fn only_grow(open: Open<'_>) -> Result<(), String> {
+fn the_later_end(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
     let address = "2001:db8::1".parse().map_err(text)?;
     let keys = [Whose::Subject(subject("bob")), Whose::Address { address }];
@@ -266,23 +272,14 @@ fn only_grow(open: Open<'_>) -> Result<(), String> {
     });
     for at in [5, 9, 3].map(WallInstant) {
         let ended = keys.clone().map(|key| Change::Ended { key, at });
-        let seen = [Change::WallSeen(at)];
-        store
-            .commit(Expected::Nothing, &[&ended[..], &seen].concat())
-            .map_err(text)?;
+        store.commit(Expected::Nothing, &ended).map_err(text)?;
     }
     drop(store);
-    let state = open()?.read();
-    let last = WallInstant(9);
-    let found = (&state.last_ends, state.highest_wall);
-    ensure(
-        found
-            == (
-                &keys.map(|key| (key, last)).into_iter().collect(),
-                Some(last),
-            ),
-        || format!("{found:?}"),
-    )
+    let found = &open()?.read().last_ends;
+    let last = keys.map(|key| (key, WallInstant(9)));
+    ensure(*found == last.into_iter().collect(), || {
+        format!("{found:?}")
+    })
 }
 
 fn keys(open: Open<'_>) -> Result<(), String> {
@@ -292,7 +289,7 @@ fn keys(open: Open<'_>) -> Result<(), String> {
         .commit_once("k", Expected::Nothing, &changes)
         .map_err(text)?;
     store
-        .commit(Expected::Nothing, &[Change::WallSeen(WallInstant(1))])
+        .commit(Expected::Nothing, &[harmless(1)])
         .map_err(text)?;
     drop(store);
     let store = open()?;
@@ -305,7 +302,7 @@ fn keys(open: Open<'_>) -> Result<(), String> {
     ensure(store.read().revision == Revision(2), || {
         "a repetition made a revision".to_owned()
     })?;
-    let other = store.commit_once("k", Expected::Nothing, &[Change::WallSeen(WallInstant(2))]);
+    let other = store.commit_once("k", Expected::Nothing, &[harmless(2)]);
     ensure(other == Err(CommitError::KeyReused("k".to_owned())), || {
         format!("{other:?}")
     })
@@ -344,16 +341,15 @@ fn watching(open: Open<'_>) -> Result<(), String> {
     ensure(none.is_none(), || format!("{none:?} before any commit"))?;
     for at in 1..=3 {
         store
-            .commit(Expected::Nothing, &[Change::WallSeen(WallInstant(at))])
+            .commit(Expected::Nothing, &[harmless(at)])
             .map_err(text)?;
     }
     let mut late = store.watch(Revision(2)).map_err(text)?;
     for (watch, revisions) in [(&mut watch, 1..=3), (&mut late, 3..=3)] {
         for revision in revisions {
             let commit = watch.next(SOON).map_err(text)?.ok_or("no commit came")?;
-            let at = WallInstant(i64::try_from(revision).map_err(text)?);
-            let right =
-                commit.revision == Revision(revision) && commit.changes == [Change::WallSeen(at)];
+            let at = i64::try_from(revision).map_err(text)?;
+            let right = commit.revision == Revision(revision) && commit.changes == [harmless(at)];
             ensure(right, || {
                 format!("{commit:?} where revision {revision} belongs")
             })?;

@@ -128,7 +128,6 @@ impl Database {
     pub(crate) fn load(&self) -> Result<State, StoreError> {
         let mut state = State {
             revision: self.meta("revision")?.unwrap_or_default(),
-            highest_wall: self.meta("highest_wall")?,
             ..State::default()
         };
         state.revocations = self.entries("revocation")?;
@@ -343,7 +342,6 @@ fn write_batch(tx: &Transaction<'_>, state: &State, batch: &[Write]) -> rusqlite
             Touched::Subject(key) => put(tx, "subject", key, state.subjects.get(key))?,
             Touched::Token(name) => put(tx, "token", name, state.tokens.get(name))?,
             Touched::End(key) => put(tx, "end", key, state.last_ends.get(key))?,
-            Touched::Wall => put_meta(tx, "highest_wall", &state.highest_wall)?,
         }
     }
     if touched

@@ -224,8 +224,6 @@ pub struct State {
     pub tokens: OrdMap<String, ApiToken>,
     /// The last end by lifetime of each subject into each segment.
     pub last_ends: OrdMap<EndKey, WallInstant>,
-    /// The highest wall time on record.
-    pub highest_wall: Option<WallInstant>,
 }
 
 /// What a change touched: the engine writes these entries, or removes them when the state has them no more.
@@ -237,7 +235,6 @@ pub(crate) enum Touched {
     Subject(SubjectKey),
     Token(String),
     End(EndKey),
-    Wall,
 }
 
 fn put<K: Ord + Clone, V: Clone>(
@@ -427,10 +424,6 @@ impl State {
                     self.last_ends.remove(key);
                 }
                 return Ok(old.into_iter().map(Touched::End).collect());
-            }
-            Change::WallSeen(at) => {
-                self.highest_wall = self.highest_wall.max(Some(*at));
-                Touched::Wall
             }
         };
         Ok(vec![touched])

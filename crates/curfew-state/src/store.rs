@@ -57,8 +57,6 @@ pub enum Change {
         /// The first instant that is kept.
         before: WallInstant,
     },
-    /// Wall time was seen; the highest is kept.
-    WallSeen(WallInstant),
 }
 
 /// The changes of one revision, as applied.

@@ -75,7 +75,9 @@ fn a_second_opener_is_told_who_has_it() {
 
 #[test]
 fn a_file_that_is_removed_or_replaced_takes_no_commits() {
-    let seen = [Change::WallSeen(WallInstant(1))];
+    let seen = [Change::ForgetEnds {
+        before: WallInstant(1),
+    }];
     for name in ["state.db", "state.db-wal"] {
         for replaced in [false, true] {
             let dir = tempfile::tempdir().unwrap();
@@ -100,7 +102,9 @@ fn a_watcher_that_falls_behind_is_told_to_read_the_state() {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(dir.path()).unwrap();
     let mut slow = store.watch(Revision(0)).unwrap();
-    let seen = [Change::WallSeen(WallInstant(1))];
+    let seen = [Change::ForgetEnds {
+        before: WallInstant(1),
+    }];
     for _ in 0..=4096 {
         store.commit(Expected::Nothing, &seen).unwrap();
     }
@@ -120,7 +124,9 @@ fn a_watcher_that_falls_behind_is_told_to_read_the_state() {
 fn what_is_too_much_is_refused_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(dir.path()).unwrap();
-    let seen = Change::WallSeen(WallInstant(1));
+    let seen = Change::ForgetEnds {
+        before: WallInstant(1),
+    };
     let many = vec![seen.clone(); 10_001];
     let large = Change::ApplyPolicy {
         owner: Owner::Files,

@@ -1,6 +1,6 @@
 //! Metrics, and whether the process is alive and ready.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -15,6 +15,7 @@ use crate::{
     app::{App, Phase},
     caller::Viewer,
     extract::Json,
+    metrics::Read,
     problem::Answered,
 };
 
@@ -25,12 +26,11 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, _: Viewer) -> Answered<
         .look(|app| {
             let parts = &app.parts;
             let (mut open, health) = (parts.fleet.open(), parts.journal.health());
-            let state = parts.store.read();
+            let (state, enforcers) = (parts.store.read(), parts.fleet.enforcers());
+            let behind = enforcers.iter().map(|known| known.clock_behind_ms).max();
             // Of each segment of the policy there is a series, so that none open is a number too.
             if let Ok(policy) = app.segments.of(&state, &*parts.compile) {
-                let doors: Vec<Door> = parts
-                    .fleet
-                    .enforcers()
+                let doors: Vec<Door> = enforcers
                     .into_iter()
                     .flat_map(|known| known.doors)
                     .collect();
@@ -46,7 +46,12 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, _: Viewer) -> Answered<
                     })
                 }));
             }
-            parts.metrics.write(&open, state.revision, &health)
+            parts.metrics.write(&Read {
+                open: &open,
+                revision: state.revision,
+                health: &health,
+                behind: Duration::from_millis(behind.unwrap_or_default()),
+            })
         })
         .await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

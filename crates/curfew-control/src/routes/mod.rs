@@ -76,6 +76,7 @@ fn all() -> Vec<UtoipaMethodRouter<Arc<App>>> {
         routes!(tokens::list, tokens::create),
         routes!(tokens::remove),
         routes!(enforcers::list),
+        routes!(enforcers::accept_clock),
         routes!(audit::tail),
         routes!(audit::head),
         routes!(audit::verify),
@@ -162,9 +163,9 @@ struct Changed {
     revision: Revision,
     /// What each enforcer did.
     enforcers: Vec<Outcome>,
-}
     /// What is probably not meant.
     warnings: Vec<String>,
+}
 
 /// How many entries of a list are wanted.
 fn page(limit: Option<usize>) -> Answered<usize> {

@@ -241,7 +241,9 @@ pub(super) async fn renew(
 fn failed(app: &App, id: SessionId, error: FleetError) -> Problem {
     let over = match error {
         FleetError::Unknown(_) => app.parts.fleet.session(id).and_then(|known| known.over()),
-        FleetError::ProofRequired(_) | FleetError::Unreachable(_) => None,
+        FleetError::ProofRequired(_)
+        | FleetError::UnknownEnforcer(_)
+        | FleetError::Unreachable(_) => None,
     };
     match over {
         Some(over) => Problem::new(Code::NotFound, format!("session {id} is not open: {over}")),
@@ -252,7 +254,7 @@ fn failed(app: &App, id: SessionId, error: FleetError) -> Problem {
 impl From<FleetError> for Problem {
     fn from(error: FleetError) -> Self {
         let code = match error {
-            FleetError::Unknown(_) => Code::NotFound,
+            FleetError::Unknown(_) | FleetError::UnknownEnforcer(_) => Code::NotFound,
             FleetError::ProofRequired(_) => Code::ProofRequired,
             FleetError::Unreachable(_) => Code::Unreachable,
         };

@@ -17,9 +17,9 @@ use curfew_control::{
     Journal, Level, OpenCount, Outcome, Segment, Session, SessionState, Source, Valid, WhenDurable,
 };
 use curfew_model::{
-    Access, Binding, BindingKey, Block, BootInstant, Bound, Clock as _, EndReason, Identity,
-    Issuer, Kind, Lease, Mode, Proof, Provenance, Revision, RevocationId, Sensitivity, SessionId,
-    WallInstant,
+    Access, Binding, BindingKey, Block, BootInstant, Bound, Clock as _, EndReason, EnforcerId,
+    Identity, Issuer, Kind, Lease, Mode, Proof, Provenance, Revision, RevocationId, Sensitivity,
+    SessionId, WallInstant,
 };
 use curfew_state::{
     Accepted, BLOCKS, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner,
@@ -220,6 +220,7 @@ pub struct FakeFleet {
     pub outcomes: Mutex<Vec<Outcome>>,
     /// Sessions whose subject has fresh proof.
     pub proved: Mutex<Vec<SessionId>>,
+    pub clock_behind_ms: Mutex<u64>,
     /// The bindings of the configuration.
     pub configured: Mutex<Arc<BTreeMap<BindingKey, Binding>>>,
 }
@@ -236,6 +237,7 @@ impl FakeFleet {
                 outcome("gw-2", Answer::Unreachable, 0),
             ]),
             proved: Mutex::default(),
+            clock_behind_ms: Mutex::default(),
             configured: Mutex::default(),
         }
     }
@@ -397,11 +399,17 @@ impl Fleet for FakeFleet {
         vec![Enforcer {
             id: "gw-1".parse().unwrap(),
             doors: vec![Door::Gateway],
+            services: vec!["orders".parse().unwrap()],
             revision: Revision(1),
             open: u64::try_from(self.sessions.lock().len()).unwrap(),
-            services: vec!["orders".parse().unwrap()],
             heard_at: WallInstant(1),
+            clock_behind_ms: *self.clock_behind_ms.lock(),
         }]
+    }
+
+    fn accept_clock(&self, _: &EnforcerId) -> Result<Enforcer, FleetError> {
+        *self.clock_behind_ms.lock() = 0;
+        Ok(self.enforcers().remove(0))
     }
 
     fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>> {

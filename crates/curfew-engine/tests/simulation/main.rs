@@ -52,6 +52,7 @@ fn the_invariants_hold_whatever_happens() {
         "binding refreshed",
         "binding removed",
         "binding set",
+        "clock accepted",
         "close lost",
         "control plane silent",
         "decided on an older revision",

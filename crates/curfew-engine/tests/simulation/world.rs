@@ -158,9 +158,12 @@ impl World {
         }
     }
 
+    fn clock(&self) -> Now {
+        support::stepped(support::nanos(self.oracle.boot), self.wall_offset)
+    }
+
     fn now(&mut self) -> Now {
-        let mut now = support::nanos(self.oracle.boot);
-        now.wall.0 += self.wall_offset;
+        let now = self.clock();
         self.oracle.wall = self.oracle.wall.max(now.wall.0);
         now
     }

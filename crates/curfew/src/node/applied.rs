@@ -56,8 +56,7 @@ impl What {
             | Change::PutToken(_)
             | Change::RemoveToken(_)
             | Change::Ended { .. }
-            | Change::ForgetEnds { .. }
-            | Change::WallSeen(_) => None,
+            | Change::ForgetEnds { .. } => None,
         }
     }
 }

@@ -311,8 +311,7 @@ impl Desired {
             | Change::PutToken(_)
             | Change::RemoveToken(_)
             | Change::Ended { .. }
-            | Change::ForgetEnds { .. }
-            | Change::WallSeen(_) => Ok(Report::default()),
+            | Change::ForgetEnds { .. } => Ok(Report::default()),
         }
     }
 

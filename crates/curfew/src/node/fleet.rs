@@ -211,16 +211,28 @@ impl Fleet for LocalFleet {
     }
 
     fn enforcers(&self) -> Vec<Known> {
+        let (open, judged_by) = self.enforcer.look(|engine| (engine.len(), engine.wall()));
+        let shown = self.clock.now().wall;
         vec![Known {
             id: self.id.clone(),
             doors: vec![Door::Gateway],
-            revision: self.desired.revision(),
-            open: self
             services: self.services.clone(),
-                .enforcer
-                .look(|engine| u64::try_from(engine.len()).unwrap_or(u64::MAX)),
-            heard_at: self.clock.now().wall,
+            revision: self.desired.revision(),
+            open: u64::try_from(open).unwrap_or(u64::MAX),
+            heard_at: shown,
+            clock_behind_ms: u64::try_from(judged_by.since(shown).as_millis()).unwrap_or(u64::MAX),
         }]
+    }
+
+    fn accept_clock(&self, id: &EnforcerId) -> Result<Known, FleetError> {
+        let unknown = || FleetError::UnknownEnforcer(id.clone());
+        if *id != self.id {
+            return Err(unknown());
+        }
+        // It cannot be refused.
+        let _ = self.enforcer.handle(Input::AcceptClock);
+        self.scribe.settle(ON_RECORD);
+        self.enforcers().pop().ok_or_else(unknown)
     }
 
     fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>> {

@@ -5,6 +5,7 @@
 mod applied;
 mod check;
 mod circle;
+mod clock_watch;
 mod compiler;
 mod configured;
 mod crowd;
@@ -44,12 +45,14 @@ use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDER
 use tracing::warn;
 
 use crate::config::Config;
+use clock_watch::ClockWatch;
 use configured::Configured;
 use desired::Desired;
 use fleet::LocalFleet;
 use keeper::{Bell, Keeper};
 use log_alarm::LogAlarm;
 use log_watch::LogWatch;
+use past::Past;
 use record::Recorder;
 use resolver::Resolver;
 use scribe::Scribe;
@@ -86,6 +89,7 @@ pub struct Node {
     seen: Result<String, String>,
     _log_alarm: LogAlarm,
     log_watch: LogWatch,
+    clock_watch: ClockWatch,
     _resolver: Resolver,
 }
 
@@ -130,13 +134,13 @@ impl Node {
             counted: parking_lot::Mutex::default(),
             crowd: parking_lot::Mutex::default(),
         });
-        let past = past::Past::read(&config.data_dir, log.health().seq)?;
+        let past = Past::read(&config.data_dir, log.health().seq)?;
         past.tell(&log);
         let before = store.read().revision;
         recorder.note(EventKind::EnforcerStarted, before, None);
         // Only when their ends are on disk may the next start leave them out.
-        if recorder.end_the_dead(past.unfinished, before) {
-            past::begin(&config.data_dir, past.next).map_err(data_dir)?;
+        if recorder.end_the_dead(&past.unfinished, before) {
+            past.begin(&config.data_dir).map_err(data_dir)?;
         }
 
         let (nothing, wall) = (Expected::Nothing, clock.now().wall);
@@ -157,7 +161,7 @@ impl Node {
                 "the kernel does not say whose a client's socket is: while there is a binding by uid, clients of this host are refused as `unattributed`; load its modules `inet_diag` and `tcp_diag`, and allow netlink"
             );
         }
-        let now = clock.now();
+        let now = past.at_least(clock.now());
         let bounds = Bounds {
             // Whatever the state holds is held here too.
             revocations: ORDERS,
@@ -191,14 +195,14 @@ impl Node {
             desired: Arc::clone(&desired),
             configured: Arc::clone(&configured),
             id,
-            clock: Arc::clone(&clock),
-            scribe: Arc::clone(&scribe),
-        };
-        let parts = Parts {
             services: services
                 .iter()
                 .map(|service| service.name.clone())
                 .collect(),
+            clock: Arc::clone(&clock),
+            scribe: Arc::clone(&scribe),
+        };
+        let parts = Parts {
             store: Arc::clone(&store),
             journal: log,
             bus: as_bus,
@@ -243,6 +247,7 @@ impl Node {
             seen: Ok(policy),
             _log_alarm: log_alarm,
             log_watch: LogWatch::default(),
+            clock_watch: ClockWatch::default(),
             _resolver: resolver,
         })
     }
@@ -263,9 +268,15 @@ impl Node {
         )
     }
 
-    /// What has to be looked at now and then: there may be something to say of the log, and clients were turned away.
+    /// What has to be looked at now and then: there may be something to say of the log and of the clock, and clients were
+    /// turned away.
     pub fn tend(&mut self) {
-        self.recorder.count_the_crowd(self.clock.now().boot);
+        let now = self.clock.now();
+        self.recorder.count_the_crowd(now.boot);
+        let judged_by = self.deadlines.enforcer().look(Engine::wall);
+        if let Some(told) = self.clock_watch.look(now.wall, judged_by) {
+            told.say(&self.recorder.enforcer);
+        }
         if let Some(told) = self.log_watch.look(&self.recorder.log.health()) {
             told.say(self.config.audit.on_full.log(false));
         }

@@ -1,16 +1,13 @@
-//! Sessions of a process that died: open in its records, and never ended. They are put on record as ended, once.
+//! What the processes before this one left on record: sessions that never ended, which are put on record as ended, once,
+//! and the highest wall time, below which admissions are not judged (rule 10).
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, Write},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use curfew_audit::{AuditError, Log, LogEvent, Record, RecordKind};
-use curfew_model::{EventKind, SessionId};
+use curfew_model::{EventKind, Now, SessionId, WallInstant};
 
-/// In the data directory: the number of the first record of the process that ran last.
+/// In the data directory: the number of the first record of the process that ran last, and the highest wall time on
+/// record before it.
 const SINCE: &str = "audit-since";
 
 /// What the processes before this one left behind.
@@ -19,6 +16,8 @@ pub struct Past {
     pub unfinished: Vec<Record>,
     /// The number that this process's first record has.
     pub next: u64,
+    /// The highest wall time on record since an administrator accepted the clock; none where nothing is on record.
+    pub highest_wall: Option<WallInstant>,
 }
 
 impl Past {
@@ -28,16 +27,19 @@ impl Past {
     /// [`AuditError`] when the log cannot be read.
     pub fn read(data_dir: &Path, seq: u64) -> Result<Self, AuditError> {
         // Without the note the whole log is read: slower, and right.
-        let since = fs::read_to_string(data_dir.join(SINCE))
+        let (since, mut highest_wall) = fs::read(data_dir.join(SINCE))
             .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(1);
+            .and_then(|note| serde_json::from_slice(&note).ok())
+            .unwrap_or((1, None));
         let mut open: BTreeMap<SessionId, Record> = BTreeMap::new();
         for line in curfew_audit::export(&data_dir.join(super::AUDIT), since)? {
             // What is no record is for `audit verify` to say.
             let Ok(record) = serde_json::from_str::<Record>(&line?) else {
                 continue;
             };
+            let at = record.entry.at;
+            let latest = |before| record.entry.event.latest(before, at);
+            highest_wall = Some(highest_wall.map_or(at, latest));
             let Some(session) = record.entry.session else {
                 continue;
             };
@@ -53,7 +55,30 @@ impl Past {
         Ok(Self {
             unfinished: open.into_values().collect(),
             next: seq + 1,
+            highest_wall,
         })
+    }
+
+    /// The clocks, the wall time never below the highest on record.
+    pub fn at_least(&self, now: Now) -> Now {
+        Now {
+            wall: self
+                .highest_wall
+                .map_or(now.wall, |highest| highest.max(now.wall)),
+            ..now
+        }
+    }
+
+    /// Notes that the records of this process are the next; atomically, so that a crash leaves the old note.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn begin(&self, data_dir: &Path) -> io::Result<()> {
+        let fresh = data_dir.join(format!("{SINCE}.new"));
+        let mut file = fs::File::create(&fresh)?;
+        serde_json::to_writer(&mut file, &(self.next, self.highest_wall))?;
+        file.sync_all()?;
+        fs::rename(&fresh, data_dir.join(SINCE))
     }
 
     /// Has the log keep the openings until their ends are on record. Before its first record, so that none is removed.
@@ -64,16 +89,4 @@ impl Past {
             }
         }
     }
-}
-
-/// Notes that the records of this process begin with `next`; atomically, so that a crash leaves the old note.
-///
-/// # Errors
-/// The file system's.
-pub fn begin(data_dir: &Path, next: u64) -> io::Result<()> {
-    let fresh = data_dir.join(format!("{SINCE}.new"));
-    let mut file = fs::File::create(&fresh)?;
-    writeln!(file, "{next}")?;
-    file.sync_all()?;
-    fs::rename(&fresh, data_dir.join(SINCE))
 }

@@ -78,7 +78,7 @@ impl Recorder {
 
     /// Ends the sessions of a process that died, on record, and waits for the disk; false if it does not take them all.
     #[must_use]
-    pub fn end_the_dead(&self, openings: Vec<curfew_audit::Record>, revision: Revision) -> bool {
+    pub fn end_the_dead(&self, openings: &[curfew_audit::Record], revision: Revision) -> bool {
         if !openings.is_empty() {
             warn!(
                 sessions = openings.len(),
@@ -89,11 +89,11 @@ impl Recorder {
             if self.log.health().full && !self.is_on_disk() {
                 return false;
             }
-            let opening = opening.entry;
+            let opening = &opening.entry;
             let event = Event {
                 session: opening.session,
-                subject: opening.subject,
-                segments: opening.segments,
+                subject: opening.subject.clone(),
+                segments: opening.segments.clone(),
                 reason: Some(EndReason::EnforcerLost),
                 cause: Some("the process before this one died".to_owned()),
                 ..Event::new(EventKind::SessionEnded, self.clock.now().wall, revision)

@@ -135,8 +135,14 @@ impl Site {
 
     /// Kills the server and starts it again in the same folder.
     pub fn restart(&mut self) {
+        self.restart_after(|_| ());
+    }
+
+    /// The same; something is done to its folder in between.
+    pub fn restart_after(&mut self, between: impl FnOnce(&Path)) {
         self.child.0.kill().unwrap();
         self.child.0.wait().unwrap();
+        between(self.folder.path());
         (self.child, self.log, self.begun) = run(self.path("curfew.yaml"));
         [self.service, self.control] = addresses(&self.begun);
     }

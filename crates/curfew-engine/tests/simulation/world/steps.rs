@@ -33,9 +33,17 @@ impl World {
                 self.sockets.clear();
                 self.snapshot();
             }
+            21 if self.one_in(4) => {
+                self.hit("clock accepted");
+                self.tell(Input::AcceptClock);
+                self.oracle.wall = self.clock().wall.0;
+            }
             21 => {
                 self.hit("wall clock step");
+                // Windows are written from the start on.
+                let first = -((self.oracle.boot / MS) as i64);
                 self.wall_offset += self.random.below(7_200) as i64 * 50 - 180_000;
+                self.wall_offset = self.wall_offset.max(first);
             }
             _ if self.one_in(40) => {
                 self.hit("control plane silent");

@@ -1,0 +1,71 @@
+//! A wall clock that is behind the record: what it revives, and how an administrator has it accepted.
+#![cfg(test)]
+
+mod support;
+
+use std::path::Path;
+
+use curfew_audit::{Entry, Log, Options};
+use curfew_model::{Event, EventKind, Revision, WallInstant};
+use support::{Ran, curfew, site::Site};
+
+/// A grant that ends in 2099.
+const GRANT: &str = "
+---
+apiVersion: curfew.dev/v1alpha1
+kind: Segment
+metadata: {name: echo}
+spec: {sensitivity: high, members: [{service: echo}]}
+---
+apiVersion: curfew.dev/v1alpha1
+kind: SessionPolicy
+metadata: {name: dba}
+spec: {from: {groups: [dba]}, to: {segments: [echo]}, notAfter: 2099-01-01T00:00:00Z}
+";
+
+/// Puts on record what a process records whose clock shows a year after the end of the grant.
+fn record_the_future(folder: &Path) {
+    let at = WallInstant(4_102_444_800_000);
+    let log = Log::open(Options::new(folder.join("data/audit")), at).unwrap();
+    let event = Event::new(EventKind::EnforcerStarted, at, Revision(1));
+    log.append(&Entry::new(event)).unwrap();
+    log.close();
+}
+
+#[test]
+fn a_clock_set_back_reopens_no_grant_over_restarts_until_it_is_accepted() {
+    let mut site = Site::start("");
+    site.restart_after(|folder| std::fs::write(folder.join("policy/p.yaml"), GRANT).unwrap());
+    site.open("127.0.0.1");
+
+    site.restart_after(record_the_future);
+    site.logged("the wall clock is behind the latest time on record");
+    assert!(!site.connect("127.0.0.1").echoes());
+    let refused = site.curfew(&["sessions", "list", "--state", "refused", "--output", "json"]);
+    assert_eq!(refused.json()[0]["reason"], "grant_expired");
+    // The process before had nothing on record from its own clock that is later.
+    site.restart();
+    site.logged("the wall clock is behind the latest time on record");
+    assert!(!site.connect("127.0.0.1").echoes());
+
+    let listed = site
+        .curfew(&["enforcers", "list", "--output", "json"])
+        .json();
+    assert!(listed[0]["clock_behind_ms"].as_u64() > Some(1_000_000_000_000));
+    let name = listed[0]["id"].as_str().unwrap();
+    let accepted = site.curfew(&["enforcers", "accept-clock", name]);
+    assert_eq!(accepted.code, 0, "{accepted:?}");
+    site.logged("judged by what the wall clock shows again");
+    site.open("127.0.0.1");
+    site.restart();
+    site.open("127.0.0.1");
+
+    let audit = site.path("data/audit");
+    let exported = Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()])).out;
+    let accepted: Vec<&str> = exported
+        .lines()
+        .filter(|line| line.contains(r#""event":"clock.accepted""#))
+        .collect();
+    assert_eq!(accepted.len(), 1, "{accepted:?}");
+    assert!(accepted[0].contains(r#""by":"api:admin""#), "{accepted:?}");
+}
