@@ -69,6 +69,8 @@ pub struct Engine {
     pub(crate) revision: Revision,
     pub(crate) bounds: Bounds,
     pub(crate) now: Now,
+    /// What the wall clock shows, which may be earlier than what is judged by.
+    pub(crate) shown: WallInstant,
     pub(crate) table: Table,
     pub(crate) wheel: Wheel,
     pub(crate) whos: Interner<Encoded>,
@@ -120,6 +122,7 @@ impl Engine {
             set,
             bounds,
             now,
+            shown: now.wall,
             table: Table::default(),
             wheel: Wheel::default(),
             whos: Interner::default(),
@@ -221,7 +224,7 @@ impl Engine {
                 Ok(Report::default())
             }
             Input::AcceptClock => {
-                self.now.wall = now.wall;
+                self.now.wall = self.shown;
                 Ok(Report::default())
             }
             Input::Shutdown => Ok(self.shut_down()),
@@ -278,6 +281,7 @@ impl Engine {
 
     /// Both clocks with the highest wall time on record: a clock set back revives nothing (rule 10).
     pub(crate) fn see(&mut self, now: Now) {
+        self.shown = now.wall;
         self.now = Now {
             boot: self.now.boot.max(now.boot),
             wall: WallInstant(self.now.wall.0.max(now.wall.0)),

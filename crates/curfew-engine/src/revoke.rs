@@ -165,7 +165,12 @@ impl Engine {
         }
         let full = self.orders.held.len() >= self.bounds.revocations;
         if !full {
-            self.orders.insert(revocation, self.now);
+            // By what the clock shows: a later time, by which sessions are judged, would end a block early.
+            let now = Now {
+                wall: self.shown,
+                ..self.now
+            };
+            self.orders.insert(revocation, now);
         }
         self.note(EventKind::RevocationCreated, cause.clone());
         let slots = match &scope {

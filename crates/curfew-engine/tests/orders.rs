@@ -252,6 +252,22 @@ fn an_order_is_dropped_when_no_session_can_match_it() {
 }
 
 #[test]
+fn a_block_that_ends_by_itself_does_not_end_early_because_the_clock_was_wrong_ahead() {
+    let mut engine = engine(Rules::default());
+    engine.poll(stepped(at(100), 3_600_000));
+    let timed = Revocation {
+        block: Block::Until(at(110).wall),
+        ..order(1, alice(), 2)
+    };
+    engine.handle(Input::Revoke(timed), at(101)).unwrap();
+    let refused = engine.open(open(1, "alice", "db", at(109)), at(109));
+    assert_eq!(refused.unwrap_err().reason, EndReason::SubjectRevoked);
+    engine
+        .open(open(2, "alice", "db", at(110)), at(110))
+        .unwrap();
+}
+
+#[test]
 fn many_people_under_one_role_are_found_by_it_and_without_it() {
     let mut engine = engine(Rules::default());
     for n in 0..2_000 {

@@ -161,13 +161,13 @@ impl Node {
                 "the kernel does not say whose a client's socket is: while there is a binding by uid, clients of this host are refused as `unattributed`; load its modules `inet_diag` and `tcp_diag`, and allow netlink"
             );
         }
-        let now = past.at_least(clock.now());
+        let now = clock.now();
         let bounds = Bounds {
             // Whatever the state holds is held here too.
             revocations: ORDERS,
             ..Bounds::default()
         };
-        let mut engine = Engine::new(set.clone(), bounds, now);
+        let mut engine = Engine::new(set.clone(), bounds, past.at_least(now));
         keeper::kept_ends(&state, now).for_each(|end| engine.restore_last_end(end));
 
         let door = Arc::new(GatewayDoor::default());
