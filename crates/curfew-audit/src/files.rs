@@ -369,6 +369,14 @@ impl Files {
         Ok(())
     }
 
+    /// The time that age is counted by: the earlier one of the last records of the two newest segments, so that a clock
+    /// which is wrong ahead for a while makes nothing old.
+    fn settled(segments: &[(u64, PathBuf)]) -> Result<Option<WallInstant>, AuditError> {
+        let newest = segments.iter().rev().take(2);
+        let lasts: Result<Vec<_>, _> = newest.map(|(_, path)| segment::last_record(path)).collect();
+        Ok(lasts?.into_iter().flatten().map(|last| last.entry.at).min())
+    }
+
     /// The last record that retention removes, and what has to be carried over. What would fill more than half of a
     /// segment is not carried: its segment stays until the sessions that it tells of have ended.
     fn removable(&self) -> Result<(Option<Record>, Vec<Line>), AuditError> {
@@ -377,16 +385,15 @@ impl Files {
             .options
             .keep_segments
             .map_or(0, |keep| segments.len().saturating_sub(keep.get()));
+        let now = Self::settled(&segments)?;
         let mut room = usize::try_from(self.options.max_segment / 2).unwrap_or(usize::MAX);
         let (mut last, mut all) = (None, Vec::new());
         for (index, (first, path)) in segments.iter().enumerate() {
             let Some(record) = segment::last_record(path)? else {
                 break;
             };
-            let old = self
-                .options
-                .keep_for
-                .is_some_and(|keep| self.at.since(record.entry.at) > keep);
+            let age = now.map(|now| now.since(record.entry.at));
+            let old = self.options.keep_for.is_some_and(|keep| age > Some(keep));
             // Never the whole log: its last record stays readable.
             if (index >= over && !old) || record.seq >= self.seq {
                 break;

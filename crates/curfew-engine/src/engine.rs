@@ -288,6 +288,14 @@ impl Engine {
         };
     }
 
+    /// Both clocks as they are: what is told is told by them, and only what is judged may be judged by a later time.
+    pub(crate) fn clocks(&self) -> Now {
+        Now {
+            wall: self.shown,
+            ..self.now
+        }
+    }
+
     /// Puts a session under a class that was taken for it.
     pub(crate) fn join_class(&mut self, slot: u32, key: u32) {
         let head = self.table.link(List::Class, self.classes.head(key), slot);

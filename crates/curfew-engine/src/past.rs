@@ -122,7 +122,7 @@ impl Engine {
             ties: *parts.ties,
             state,
             end: End {
-                at: self.now.wall,
+                at: self.shown,
                 cause,
                 late: None,
             },

@@ -166,11 +166,7 @@ impl Engine {
         let full = self.orders.held.len() >= self.bounds.revocations;
         if !full {
             // By what the clock shows: a later time, by which sessions are judged, would end a block early.
-            let now = Now {
-                wall: self.shown,
-                ..self.now
-            };
-            self.orders.insert(revocation, now);
+            self.orders.insert(revocation, self.clocks());
         }
         self.note(EventKind::RevocationCreated, cause.clone());
         let slots = match &scope {

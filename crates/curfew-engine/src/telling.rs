@@ -42,7 +42,7 @@ impl Engine {
         let expires_at = Some(record.expires).filter(|at| *at != NEVER);
         let recorded = Recorded {
             number: self.records,
-            at: self.now.wall,
+            at: self.shown,
             event,
             session: Some(record.id),
             reason,
@@ -54,7 +54,7 @@ impl Engine {
                 target: Arc::clone(target),
                 policies: kept.map(|kept| Arc::clone(&kept.class.policies)),
                 port: record.port,
-                expires_at: expires_at.map(|at| self.now.wall_at(BootInstant(at))),
+                expires_at: expires_at.map(|at| self.clocks().wall_at(BootInstant(at))),
             }),
         };
         self.put(recorded);
@@ -76,7 +76,7 @@ impl Engine {
     pub(crate) fn note(&mut self, event: EventKind, cause: String) {
         self.put(Recorded {
             number: self.records,
-            at: self.now.wall,
+            at: self.shown,
             event,
             session: None,
             reason: None,

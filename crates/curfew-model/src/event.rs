@@ -54,6 +54,9 @@ pub enum EventKind {
     /// An API token was made or removed.
     #[serde(rename = "token.changed")]
     TokenChanged,
+    /// The wall clock of an enforcer shows an earlier time than the latest on record, by which it judges.
+    #[serde(rename = "clock.behind")]
+    ClockBehind,
     /// An administrator had an enforcer take its wall clock as it is, though a later time is on record.
     #[serde(rename = "clock.accepted")]
     ClockAccepted,

@@ -62,10 +62,18 @@ fn a_clock_set_back_reopens_no_grant_over_restarts_until_it_is_accepted() {
 
     let audit = site.path("data/audit");
     let exported = Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()])).out;
-    let accepted: Vec<&str> = exported
-        .lines()
-        .filter(|line| line.contains(r#""event":"clock.accepted""#))
-        .collect();
+    let told = |event: &str| {
+        let is_told = format!(r#""event":"{event}""#);
+        let lines = exported.lines().filter(|line| line.contains(&is_told));
+        lines.collect::<Vec<_>>()
+    };
+    let judged_by = "sessions are judged by 2100-01-01T00:00:00.000Z";
+    let behind = told("clock.behind");
+    assert!(
+        behind.len() == 2 && behind[0].contains(judged_by),
+        "{behind:?}"
+    );
+    let accepted = told("clock.accepted");
     assert_eq!(accepted.len(), 1, "{accepted:?}");
     assert!(accepted[0].contains(r#""by":"api:admin""#), "{accepted:?}");
 }

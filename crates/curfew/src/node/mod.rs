@@ -45,7 +45,7 @@ use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDER
 use tracing::warn;
 
 use crate::config::Config;
-use clock_watch::ClockWatch;
+use clock_watch::{ClockWatch, Told};
 use configured::Configured;
 use desired::Desired;
 use fleet::LocalFleet;
@@ -276,6 +276,13 @@ impl Node {
         let judged_by = self.deadlines.enforcer().look(Engine::wall);
         if let Some(told) = self.clock_watch.look(now.wall, judged_by) {
             told.say(&self.recorder.enforcer);
+            if told != Told::Caught {
+                let cause =
+                    format!("sessions are judged by {judged_by}, the latest time on record");
+                let revision = self.desired.revision();
+                self.recorder
+                    .note(EventKind::ClockBehind, revision, Some(cause));
+            }
         }
         if let Some(told) = self.log_watch.look(&self.recorder.log.health()) {
             told.say(self.config.audit.on_full.log(false));
