@@ -324,6 +324,8 @@ fn signals(tell: SyncSender<Event>) -> std::io::Result<()> {
 fn start_log(form: LogForm) {
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // A line that cannot be written is lost. It would be told on standard error, and a panic if that fails too.
+        .log_internal_errors(false)
         .with_target(false);
     match form {
         LogForm::Text => builder.init(),

@@ -4,13 +4,16 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{fs::File, time::Duration};
 
 use curfew_model::Clock as _;
 use curfew_testkit::BootClock;
 use serde_json::json;
 
-use support::site::{PATIENCE, Site};
+use support::{
+    curfew,
+    site::{PATIENCE, Running, Site, leads_nowhere},
+};
 
 #[test]
 fn an_order_that_finds_no_room_closes_and_keeps_nobody_out() {
@@ -62,4 +65,27 @@ fn high_segments_take_no_session_from_the_first_record_on_that_finds_no_room() {
     let taken = (0..FEW).take_while(|_| site.connect("127.0.0.1").echoes());
     assert!(taken.count() < FEW);
     site.logged("the audit log is full");
+}
+
+#[test]
+fn a_process_whose_log_for_operators_takes_nothing_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = leads_nowhere(folder.path(), "");
+    for form in ["text", "json"] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let server = curfew(&["run", "--log", form, "-c"])
+            .arg(&config)
+            .stderr(full)
+            .spawn();
+        let mut server = Running(server.unwrap());
+        let give_up = BootClock.now().boot.after(PATIENCE);
+        // It is the last that is made before it serves, and it has said something by then.
+        while !folder.path().join("data/admin.token").exists() {
+            assert!(BootClock.now().boot < give_up, "it does not serve");
+        }
+        server.signal("HUP");
+        server.signal("TERM");
+        assert_eq!(server.0.wait().unwrap().code(), Some(0), "{form}");
+        std::fs::remove_dir_all(folder.path().join("data")).unwrap();
+    }
 }
