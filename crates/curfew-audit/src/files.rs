@@ -22,6 +22,10 @@ use crate::{
     segment,
 };
 
+/// What is kept for those who read the log as a whole while there is more to remove: so many segments, and so many bytes
+/// where those are small. They cannot fill the disk.
+const PUT_OFF: (u64, u64) = (8, 64 << 20);
+
 /// The open segment, and the place reached on disk.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -43,6 +47,8 @@ pub(crate) struct Files {
     at: WallInstant,
     /// The log's own records, for the next batch.
     own: Vec<Line>,
+    /// Bytes that were written since somebody who verifies the log kept anything from being removed.
+    put_off: u64,
     open: Arc<OpenSessions>,
     /// Holds the lock for as long as the log is open.
     _lock: File,
@@ -99,6 +105,7 @@ impl Files {
             hash: Digest::GENESIS,
             at: now,
             own: Vec::new(),
+            put_off: 0,
             open: Arc::default(),
             _lock: lock,
         };
@@ -343,6 +350,13 @@ impl Files {
     /// Removes the oldest segments: all but `keep_segments`, and those whose last record is older than `keep_for`. What
     /// they tell of open sessions is on disk once more, and then the anchor, before the first file goes.
     fn prune(&mut self) -> Result<(), AuditError> {
+        let alone = segment::remove_some(&self.options.dir);
+        let (segments, bytes) = PUT_OFF;
+        if alone.is_none() && self.put_off < bytes.max(segments * self.options.max_segment) {
+            self.put_off += self.len;
+            return Ok(());
+        }
+        self.put_off = 0;
         let (Some(record), carried) = self.removable()? else {
             return Ok(());
         };
@@ -369,12 +383,21 @@ impl Files {
         Ok(())
     }
 
-    /// The time that age is counted by: the earlier one of the last records of the two newest segments, so that a clock
-    /// which is wrong ahead for a while makes nothing old.
-    fn settled(segments: &[(u64, PathBuf)]) -> Result<Option<WallInstant>, AuditError> {
-        let newest = segments.iter().rev().take(2);
-        let lasts: Result<Vec<_>, _> = newest.map(|(_, path)| segment::last_record(path)).collect();
-        Ok(lasts?.into_iter().flatten().map(|last| last.entry.at).min())
+    /// How old the last record of each segment is, the oldest first. A clock that was wrong ahead for a while makes nothing
+    /// old, and keeps nothing young: time is that of the two newest segments at least, and no record is later than one
+    /// behind it.
+    fn ages(segments: &[(u64, PathBuf)]) -> Result<Vec<Duration>, AuditError> {
+        let mut times = Vec::with_capacity(segments.len());
+        let mut latest = WallInstant(i64::MAX);
+        for (_, path) in segments.iter().rev() {
+            if let Some(last) = segment::last_record(path)? {
+                latest = latest.min(last.entry.at);
+            }
+            times.push(latest);
+        }
+        let now = times.get(1).or(times.first()).copied();
+        let age = |time: &WallInstant| now.map_or(Duration::ZERO, |now| now.since(*time));
+        Ok(times.iter().rev().map(age).collect())
     }
 
     /// The last record that retention removes, and what has to be carried over. What would fill more than half of a
@@ -385,15 +408,17 @@ impl Files {
             .options
             .keep_segments
             .map_or(0, |keep| segments.len().saturating_sub(keep.get()));
-        let now = Self::settled(&segments)?;
+        let ages = match self.options.keep_for {
+            Some(_) => Self::ages(&segments)?,
+            None => Vec::new(),
+        };
         let mut room = usize::try_from(self.options.max_segment / 2).unwrap_or(usize::MAX);
         let (mut last, mut all) = (None, Vec::new());
         for (index, (first, path)) in segments.iter().enumerate() {
             let Some(record) = segment::last_record(path)? else {
                 break;
             };
-            let age = now.map(|now| now.since(record.entry.at));
-            let old = self.options.keep_for.is_some_and(|keep| age > Some(keep));
+            let old = ages.get(index).copied() > self.options.keep_for && !ages.is_empty();
             // Never the whole log: its last record stays readable.
             if (index >= over && !old) || record.seq >= self.seq {
                 break;

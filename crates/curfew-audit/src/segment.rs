@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
+
 use crate::{AuditError, Head, MAX_RECORD, Record, record};
 
 /// Signed heads, one a line, the oldest first.
@@ -56,6 +58,23 @@ pub fn is_log(dir: &Path) -> Result<bool, AuditError> {
         .iter()
         .any(|name| dir.join(name).exists());
     Ok(left || !list(dir)?.is_empty())
+}
+
+/// Has retention remove nothing for as long as the answer lives. Waits while it removes something.
+pub(crate) fn keep_all(dir: &Path) -> Result<File, AuditError> {
+    lock_names(dir, FlockOperation::LockShared)
+}
+
+/// Lets nobody read the log as a whole for as long as the answer lives; none while somebody does.
+pub(crate) fn remove_some(dir: &Path) -> Option<File> {
+    lock_names(dir, FlockOperation::NonBlockingLockExclusive).ok()
+}
+
+fn lock_names(dir: &Path, how: FlockOperation) -> Result<File, AuditError> {
+    let names = File::open(dir).map_err(AuditError::io("open", dir))?;
+    let locked = flock(&names, how).map_err(std::io::Error::from);
+    locked.map_err(AuditError::io("lock", dir))?;
+    Ok(names)
 }
 
 /// Makes names in `dir` durable.

@@ -28,16 +28,18 @@ struct Claim {
     hash: Digest,
 }
 
-/// Verifies the log in `dir`, against a head exported earlier if there is one. Reads everything, changes nothing.
+/// Verifies the log in `dir`, against a head exported earlier if there is one. Reads everything, changes nothing; retention
+/// waits for it for a while.
 ///
 /// # Errors
 /// [`AuditError`] when a file cannot be read.
 pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
+    let _reading = segment::keep_all(dir)?;
     let mut tries = 0..AGAIN;
     loop {
         let anchor = segment::read_small(dir, segment::ANCHOR)?;
         let report = verify_from(dir, &anchor, head);
-        // Retention may have removed meanwhile what it began with.
+        // Retention may have removed meanwhile what it began with, where it waited no longer.
         let is_gone = report.as_ref().is_err_and(AuditError::is_not_found);
         let is_same = segment::read_small(dir, segment::ANCHOR)? == anchor;
         if is_same && !is_gone || tries.next().is_none() {

@@ -7,16 +7,20 @@ use std::{
     fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
 use curfew_audit::{
-    AppendError, AuditError, Entry, Head, Log, Options, Problem, Record, RecordKind, Truncation,
-    export, newest_head, tail, verify,
+    AppendError, AuditError, Head, Log, Options, Problem, Record, RecordKind, Truncation, export,
+    newest_head, tail, verify,
 };
-use curfew_model::{Event, EventKind, Revision, WallInstant};
+use curfew_model::EventKind;
 use proptest::prelude::*;
+use rustix::fs::{FlockOperation, flock};
 use support::{LONG, NOW, entry};
 
 fn small(dir: &Path) -> Options {
@@ -265,57 +269,6 @@ fn retention_keeps_the_rest_verifiable() {
     assert!(!verify(dir.path(), None).unwrap().is_ok());
 }
 
-/// A log that keeps an hour, and what one of its records says.
-fn hour(dir: &Path) -> (Log, impl Fn(&Log, EventKind, i64)) {
-    let options = Options {
-        keep_for: Some(Duration::from_secs(3_600)),
-        ..small(dir)
-    };
-    let put = |log: &Log, kind, at| {
-        let event = Event::new(kind, WallInstant(at), Revision(1));
-        let ticket = log.append(&Entry::new(event)).unwrap();
-        log.durable(ticket, LONG).unwrap();
-    };
-    (Log::open(options, WallInstant(0)).unwrap(), put)
-}
-
-fn first_record(dir: &Path) -> u64 {
-    let first = export(dir, 1).unwrap().next().unwrap().unwrap();
-    serde_json::from_str::<Record>(&first).unwrap().seq
-}
-
-const YEAR: i64 = 365 * 86_400_000;
-
-#[test]
-fn a_clock_that_is_wrong_ahead_for_a_moment_makes_nothing_old() {
-    let dir = tempfile::tempdir().unwrap();
-    let (log, put) = hour(dir.path());
-    // Some files, then one record far ahead in the midst of each.
-    (0..20).for_each(|n| put(&log, EventKind::EnforcerStarted, n));
-    for n in 0..60 {
-        let at = if n % 10 == 4 { YEAR } else { 100 + n };
-        put(&log, EventKind::EnforcerStarted, at);
-    }
-    log.close();
-    assert!(segments(dir.path()).len() > 5);
-    assert_eq!(first_record(dir.path()), 1);
-}
-
-#[test]
-fn a_clock_that_was_wrong_ahead_and_is_accepted_makes_nothing_old_any_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let (log, put) = hour(dir.path());
-    put(&log, EventKind::EnforcerStarted, YEAR);
-    put(&log, EventKind::ClockAccepted, 1_000);
-    log.close();
-    drop(log);
-    // Far more than one file, none of which is older than the hour.
-    let (log, put) = hour(dir.path());
-    (0..60).for_each(|n| put(&log, EventKind::EnforcerStarted, 1_000 + n));
-    log.close();
-    assert_eq!(first_record(dir.path()), 1);
-}
-
 #[test]
 fn a_head_is_no_permission_to_remove_what_is_before_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -474,21 +427,39 @@ fn a_log_verifies_while_retention_removes_its_beginning() {
         ..small(dir.path())
     };
     let log = Log::open(options, NOW).unwrap();
-    let write = |from: u64| {
-        // A segment, so that another one goes.
-        for n in from..from + 6 {
-            let ticket = log.append(&entry(n)).unwrap();
-            log.durable(ticket, LONG).unwrap();
-        }
-    };
-    for round in 0..40 {
-        std::thread::scope(|scope| {
-            scope.spawn(|| write(round * 6));
+    let written = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..400 {
+                // Several at once, so that segments come and go while one verification reads.
+                let tickets = (0..4).map(|_| log.append(&entry(n)).unwrap());
+                log.durable(tickets.last().unwrap(), LONG).unwrap();
+                written.store(n + 1, Ordering::Release);
+            }
+        });
+        while written.load(Ordering::Acquire) < 400 {
             let report = verify(dir.path(), None).unwrap();
             // The last line may be on its way.
             let wrong = report.findings.iter();
             let wrong: Vec<_> = wrong.filter(|f| f.problem != Problem::Torn).collect();
             assert!(wrong.is_empty(), "{wrong:?}");
-        });
+        }
+    });
+}
+
+#[test]
+fn whoever_verifies_without_end_does_not_keep_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        keep_segments: NonZeroUsize::new(2),
+        ..small(dir.path())
+    };
+    let log = Log::open(options, NOW).unwrap();
+    let reading = fs::File::open(dir.path()).unwrap();
+    flock(&reading, FlockOperation::LockShared).unwrap();
+    for n in 0..1_200 {
+        let large = entry(n).with("large", "x".repeat(60_000));
+        log.durable(log.append(&large).unwrap(), LONG).unwrap();
     }
+    assert!(segments(dir.path()).len() < 1_150);
 }
