@@ -4,15 +4,17 @@
 use std::{error::Error, fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, ValueEnum};
+use curfew_policy::Problem;
 use serde_json::{Value, json};
 
 use crate::{
     cli::FINDINGS,
     client::{Call, ClientError, Connect, Refusal, finding_text},
     outcomes,
+    policy::as_json,
     revoke::duration,
     show::{Output, Reading, Side, Table, clean, items, text},
-    sources,
+    sources::{self, Unread},
 };
 
 /// Whose documents they are.
@@ -75,7 +77,10 @@ impl Apply {
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         let sources = match sources::read(&self.path) {
             Err(error) if error.is_empty() && self.allow_empty => Vec::new(),
-            read => read?.whole()?,
+            read => match read?.whole() {
+                Ok(sources) => sources,
+                Err(unread) => return self.refuse(&unread),
+            },
         };
         let sources: Vec<Value> = sources
             .into_iter()
@@ -103,6 +108,17 @@ impl Apply {
         };
         self.output.show(&answer, applied)?;
         Ok(outcomes::exit_code(&answer))
+    }
+
+    /// Shows what cannot be read, and applies nothing.
+    fn refuse(&self, unread: &Unread) -> Result<ExitCode, Box<dyn Error>> {
+        let problems: Vec<Problem> = unread.problems().collect();
+        let answer = json!({"valid": false, "problems": as_json(&problems)});
+        self.output.show(&answer, |_| {
+            let lines = problems.iter().map(|problem| format!("{problem}\n"));
+            lines.collect::<String>() + "nothing was applied\n"
+        })?;
+        Ok(ExitCode::from(FINDINGS))
     }
 
     /// The folder that the server itself reads belongs to its files: what it reads again replaces the same documents.

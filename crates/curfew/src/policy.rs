@@ -137,7 +137,8 @@ fn summary(valid: bool, files: usize, problems: &[Problem]) -> String {
     format!("{verdict}; files {files}, errors {errors}, warnings {warnings}")
 }
 
-fn as_json(problems: &[Problem]) -> Vec<serde_json::Value> {
+/// Problems as scripts read them.
+pub fn as_json(problems: &[Problem]) -> Vec<serde_json::Value> {
     let one = |problem: &Problem| {
         json!({
             "file": &*problem.place.file,

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,8 @@ use rustix::fs::OFlags;
 const MAX_FILE: u64 = 4 << 20;
 /// Files of one folder.
 const MAX_FILES: usize = 10_000;
+/// Folders in each other.
+const DEPTH: usize = 16;
 /// Reads of a folder that is being written before it is given up.
 const MAX_READS: usize = 10;
 
@@ -43,11 +45,19 @@ pub enum Unreadable {
     #[error("larger than 4 MiB: name another file, or split it")]
     TooLarge,
     /// A folder holds too many files.
-    #[error("more than {MAX_FILES} policy files")]
+    #[error(
+        "more than {MAX_FILES} policy files and folders: put fewer documents with more in each"
+    )]
     TooMany,
     /// A folder holds none.
     #[error("holds no .yaml, .yml or .json file: name the folder with the policy documents")]
     Empty,
+    /// A folder is too deep.
+    #[error("lies in more than {DEPTH} folders, and is not read: move it up")]
+    TooDeep,
+    /// A link leads back.
+    #[error("leads back to a folder that it is in: remove the link")]
+    Circular,
     /// A folder did not stand still.
     #[error("changed while it was read, {MAX_READS} times: write it elsewhere and move it here")]
     Unsteady,
@@ -79,6 +89,23 @@ impl SourceError {
     }
 }
 
+/// Files of a folder that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.lines())]
+pub struct Unread(Vec<SourceError>);
+
+impl Unread {
+    fn lines(&self) -> String {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    }
+
+    /// As findings.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        self.0.iter().map(SourceError::problem)
+    }
+}
+
 /// A source: its name as it is shown, and its text.
 pub type Source = (String, String);
 
@@ -95,11 +122,12 @@ impl Sources {
     /// All of them, where none is missing.
     ///
     /// # Errors
-    /// The first that could not be read.
-    pub fn whole(self) -> Result<Vec<Source>, SourceError> {
-        match self.unread.into_iter().next() {
-            None => Ok(self.read),
-            Some(error) => Err(error),
+    /// Those that could not be read.
+    pub fn whole(self) -> Result<Vec<Source>, Unread> {
+        if self.unread.is_empty() {
+            Ok(self.read)
+        } else {
+            Err(Unread(self.unread))
         }
     }
 
@@ -144,11 +172,17 @@ pub fn read(path: &Path) -> Result<Sources, SourceError> {
 }
 
 fn read_folder(folder: &Path) -> Result<Sources, SourceError> {
-    let mut sources = Sources::default();
-    let mut files = Vec::new();
-    list(folder, &mut files, &mut sources.unread, 0)?;
-    files.sort();
-    for file in &files {
+    let mut listing = Listing::default();
+    listing.enter(folder, &metadata(folder)?)?;
+    if listing.is_full() {
+        return Err(Unreadable::TooMany.at(folder));
+    }
+    listing.files.sort();
+    let mut sources = Sources {
+        read: Vec::new(),
+        unread: listing.unread,
+    };
+    for file in &listing.files {
         match read_file(file) {
             Ok(source) => sources.read.push(source),
             Err(error) => sources.unread.push(error),
@@ -157,44 +191,66 @@ fn read_folder(folder: &Path) -> Result<Sources, SourceError> {
     Ok(sources)
 }
 
-/// Folders whose name starts with a dot are left out: mounted volumes keep their older versions there.
-fn list(
-    folder: &Path,
-    files: &mut Vec<PathBuf>,
-    unread: &mut Vec<SourceError>,
-    depth: usize,
-) -> Result<(), SourceError> {
-    let io = Unreadable::of(folder);
-    for entry in fs::read_dir(folder).map_err(&io)? {
-        let path = entry.map_err(&io)?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
-        let policy = path
-            .extension()
-            .is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
-        match metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {
-                if depth < 16
-                    && let Err(error) = list(&path, files, unread, depth + 1)
-                {
-                    unread.push(error);
-                }
+/// What a folder holds.
+#[derive(Default)]
+struct Listing {
+    files: Vec<PathBuf>,
+    folders: usize,
+    unread: Vec<SourceError>,
+    /// The folders that are being listed, each in the one before, by device and number.
+    within: Vec<(u64, u64)>,
+}
+
+impl Listing {
+    /// Names that start with a dot are left out: mounted volumes keep their older versions there, and editors what is not
+    /// saved yet.
+    fn list(&mut self, folder: &Path) -> Result<(), SourceError> {
+        let io = Unreadable::of(folder);
+        for entry in fs::read_dir(folder).map_err(&io)? {
+            let path = entry.map_err(&io)?.path();
+            let name = path.file_name().unwrap_or_default();
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
             }
-            Ok(_) if policy => files.push(path),
-            Ok(_) => {}
-            Err(error) => unread.push(error),
+            let ending = path.extension().unwrap_or_default();
+            let is_policy = ["yaml", "yml", "json"]
+                .iter()
+                .any(|known| ending.eq_ignore_ascii_case(known));
+            match metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => {
+                    if let Err(error) = self.enter(&path, &metadata) {
+                        self.unread.push(error);
+                    }
+                }
+                Ok(_) if is_policy => self.files.push(path),
+                Ok(_) => {}
+                Err(error) => self.unread.push(error),
+            }
+            if self.is_full() {
+                return Err(Unreadable::TooMany.at(folder));
+            }
         }
-        if files.len() + unread.len() > MAX_FILES {
-            return Err(Unreadable::TooMany.at(folder));
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn enter(&mut self, folder: &Path, metadata: &fs::Metadata) -> Result<(), SourceError> {
+        let this = (metadata.dev(), metadata.ino());
+        if self.within.contains(&this) {
+            return Err(Unreadable::Circular.at(folder));
+        }
+        if self.within.len() > DEPTH {
+            return Err(Unreadable::TooDeep.at(folder));
+        }
+        self.folders += 1;
+        self.within.push(this);
+        let listed = self.list(folder);
+        self.within.pop();
+        listed
+    }
+
+    fn is_full(&self) -> bool {
+        self.files.len() + self.folders + self.unread.len() > MAX_FILES
+    }
 }
 
 fn metadata(path: &Path) -> Result<fs::Metadata, SourceError> {
@@ -250,7 +306,8 @@ mod tests {
             fs::write(folder.path().join(name), text).unwrap();
         }
         let texts: Vec<String> = read(folder.path())
-            .and_then(Sources::whole)
+            .unwrap()
+            .whole()
             .unwrap()
             .into_iter()
             .map(|(_, text)| text)
@@ -285,5 +342,28 @@ mod tests {
         unread.sort_unstable();
         assert_eq!(unread, ["a.yaml", "c.yaml"]);
         assert!(sources.whole().is_err());
+    }
+
+    #[test]
+    fn links_that_lead_back_and_folders_that_are_too_deep_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join(["d"; DEPTH + 1].join("/"));
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("x.yaml"), "1").unwrap();
+        fs::write(deep.with_file_name("X.YAML"), "2").unwrap();
+        for link in ["a", "b", "c"] {
+            std::os::unix::fs::symlink(".", folder.path().join(link)).unwrap();
+        }
+        let sources = read(folder.path()).unwrap();
+        assert_eq!(sources.read.len(), 1);
+        let is = |why: &Unreadable| {
+            let all = sources.unread.iter();
+            let same = |error: &&SourceError| error.why.to_string() == why.to_string();
+            all.filter(same).count()
+        };
+        assert_eq!(
+            (is(&Unreadable::Circular), is(&Unreadable::TooDeep)),
+            (3, 1)
+        );
     }
 }

@@ -80,7 +80,7 @@ fn a_file_that_cannot_be_read_hides_nothing_of_the_others() {
     site.open("127.0.0.1");
     let ran = site.curfew(&["policy", "apply", policy]);
     assert!(
-        ran.code == 1 && ran.err.contains("is not UTF-8 text"),
+        ran.code == 3 && ran.out.contains("is not UTF-8 text"),
         "{ran:?}"
     );
 }

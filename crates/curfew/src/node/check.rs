@@ -165,7 +165,10 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
         match sources::read(value) {
             Ok(sources) => {
                 if sources.unread.is_empty() {
-                    policy = Some(pack_sources(sources.read.clone())?);
+                    match pack_sources(sources.read.clone()) {
+                        Ok(packed) => policy = Some(packed),
+                        Err(error) => more.push(Problem::error(place, chain(&error))),
+                    }
                 }
                 let others = others(&draft, &purpose).unwrap_or_else(|error| {
                     more.push(Problem::error(place, error));
@@ -287,9 +290,14 @@ fn in_no_segment(placed: &PlacedService, why: Uncovered) -> Problem {
 /// The policy's files as the store keeps them.
 ///
 /// # Errors
-/// [`NodeError`] when they cannot be read.
+/// [`NodeError`] when they cannot be read: where some can, with what these hold, which may have changed.
 pub fn packed(policy: &Path) -> Result<String, NodeError> {
-    pack_sources(sources::read(policy)?.whole()?)
+    let sources = sources::read(policy)?;
+    let read = sources.read.clone();
+    match sources.whole() {
+        Ok(all) => pack_sources(all),
+        Err(unread) => Err(NodeError::Policy(format!("{unread}\n{read:?}"))),
+    }
 }
 
 fn pack_sources(sources: Vec<sources::Source>) -> Result<String, NodeError> {
