@@ -82,8 +82,15 @@ pub trait Fleet: Send + Sync {
     /// then. What it recorded before is on record when this returns.
     ///
     /// # Errors
-    /// [`FleetError`] when it is not known, or does not answer.
+    /// [`FleetError`] when it is not known, does not answer, or its records are slow.
     fn accept_clock(&self, id: &EnforcerId) -> Result<Enforcer, FleetError>;
+
+    /// That an enforcer took its clock as it was at `at` is on record: its next start knows that, whatever becomes of the
+    /// record.
+    ///
+    /// # Errors
+    /// [`FleetError`] when it is not known, does not answer, or cannot note it.
+    fn clock_accepted(&self, id: &EnforcerId, at: WallInstant) -> Result<(), FleetError>;
 
     /// The bindings that `curfew.yaml` holds, by key. They come and go with it, and not through the API.
     fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>>;
@@ -103,6 +110,9 @@ pub enum FleetError {
     /// No enforcer of this name is known.
     #[error("there is no enforcer {0}: `curfew enforcers list` shows those that are known")]
     UnknownEnforcer(EnforcerId),
+    /// What it did is not on record, or not noted for its next start.
+    #[error("enforcer {0} judges by its clock, and would not after a restart: {1}; try again")]
+    NotKept(EnforcerId, String),
     /// The enforcer of the session does not answer.
     #[error("enforcer {0} does not answer: the session ends at its deadline; try again")]
     Unreachable(EnforcerId),

@@ -2,6 +2,8 @@
 //! them, one that appears has them decided again, as other groups and attributes have, fresh proof renews them. Looking
 //! up lives in `binding` and `subject`.
 
+use std::collections::BTreeSet;
+
 use curfew_model::{Binding, BindingKey, BootInstant, EndReason, EventKind, Facts, SessionId};
 
 use crate::{
@@ -54,7 +56,8 @@ impl Engine {
         let key = binding.key.clone();
         let cause = format!("{key} to {}", binding.identity);
         let limit = self.bounds.bindings;
-        self.bindings.insert(keeper, binding, limit, self.now)?;
+        let clocks = (self.now, self.shown);
+        self.bindings.insert(keeper, binding, limit, clocks)?;
         Ok(self.touch(keeper, &key, cause))
     }
 
@@ -85,6 +88,16 @@ impl Engine {
             BindingKey::Uid(uid) => self.groups(Key::Uid(*uid)),
             BindingKey::Cgroup(path) => self.groups(Key::Cgroup(path)),
         }
+    }
+
+    /// Has bindings end when they say by the clocks as they are, and not when they would have by a time that was wrong.
+    pub(crate) fn end_bindings_anew(&mut self) -> Report {
+        let keys = self.bindings.end_anew(self.now);
+        let groups: BTreeSet<u32> = keys.iter().flat_map(|key| self.reached(key)).collect();
+        let (groups, cause) = (groups.into_iter().collect(), "the clock was accepted");
+        let mut tally = Tally::default();
+        self.attribute_again(groups, EventKind::BindingChanged, cause, &mut tally);
+        tally.report
     }
 
     /// Takes in what the desired state knows of a subject from now on.

@@ -12,27 +12,43 @@ use crate::{
     who::{Bound, is_same},
 };
 
+/// Proof from further ahead than this was noted by a wrong clock, in milliseconds.
+const AHEAD: i64 = 60_000;
+
 /// A binding with its instants on the boot clock, converted once.
 #[derive(Clone, Debug)]
 struct Held {
     identity: Identity,
     groups: Vec<String>,
+    ends: Option<WallInstant>,
     until: Option<BootInstant>,
     proved: Option<BootInstant>,
 }
 
 impl Held {
-    fn new(binding: Binding, now: Now) -> Self {
+    /// It ends by the wall time that is judged by, and is as old as the clock says, `shown`, which its source noted it by.
+    fn new(binding: Binding, now: Now, shown: WallInstant) -> Self {
         let back = |at: WallInstant| {
-            let since = u64::try_from(now.wall.since(at).as_nanos()).unwrap_or(NEVER);
+            if at.0.saturating_sub(shown.0) > AHEAD {
+                return BootInstant(0);
+            }
+            let since = u64::try_from(shown.since(at).as_nanos()).unwrap_or(NEVER);
             BootInstant(now.boot.0.saturating_sub(since))
         };
         Self {
             identity: binding.identity,
             groups: binding.groups,
+            ends: binding.until,
             until: binding.until.map(|until| now.boot_at(until)),
             proved: binding.refreshed_at.map(back),
         }
+    }
+
+    /// Has it end by these clocks; answers whether that changes anything from now on.
+    fn end_anew(&mut self, now: Now) -> bool {
+        let until = self.ends.map(|ends| now.boot_at(ends));
+        let before = std::mem::replace(&mut self.until, until);
+        until != before && until.max(before) > Some(now.boot)
     }
 }
 
@@ -79,7 +95,7 @@ impl Bindings {
         keeper: Keeper,
         binding: Binding,
         limit: usize,
-        now: Now,
+        (now, shown): (Now, WallInstant),
     ) -> Result<(), EngineError> {
         let key = binding.key.clone();
         if !self.claims.contains_key(&key) {
@@ -98,8 +114,21 @@ impl Bindings {
             }
         }
         let claims = self.claims.entry(key).or_default();
-        *claims.place(keeper) = Some(Held::new(binding, now));
+        *claims.place(keeper) = Some(Held::new(binding, now, shown));
         Ok(())
+    }
+
+    /// Has everything end by these clocks; gives the keys for which that changes something.
+    pub(crate) fn end_anew(&mut self, now: Now) -> Vec<BindingKey> {
+        let mut changed = Vec::new();
+        for (key, claims) in &mut self.claims {
+            let held = claims.config.iter_mut().chain(&mut claims.state);
+            let anew = held.filter_map(|held| held.end_anew(now).then_some(()));
+            if anew.count() > 0 {
+                changed.push(key.clone());
+            }
+        }
+        changed
     }
 
     /// Takes back what a keeper says; answers whether it said anything.

@@ -71,6 +71,8 @@ pub struct Engine {
     pub(crate) now: Now,
     /// What the wall clock shows, which may be earlier than what is judged by.
     pub(crate) shown: WallInstant,
+    /// The highest wall time seen, and when.
+    pub(crate) highest: Now,
     pub(crate) table: Table,
     pub(crate) wheel: Wheel,
     pub(crate) whos: Interner<Encoded>,
@@ -123,6 +125,7 @@ impl Engine {
             bounds,
             now,
             shown: now.wall,
+            highest: now,
             table: Table::default(),
             wheel: Wheel::default(),
             whos: Interner::default(),
@@ -223,10 +226,7 @@ impl Engine {
                 self.audit = audit;
                 Ok(Report::default())
             }
-            Input::AcceptClock => {
-                self.now.wall = self.shown;
-                Ok(Report::default())
-            }
+            Input::AcceptClock => Ok(self.accept_clock()),
             Input::Shutdown => Ok(self.shut_down()),
         };
         self.flush_probes();
@@ -247,12 +247,6 @@ impl Engine {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
-    }
-
-    /// The wall time that admissions are judged by: the highest that the engine has seen.
-    #[must_use]
-    pub fn wall(&self) -> WallInstant {
-        self.now.wall
     }
 
     /// How many sessions are open or closing.
@@ -277,23 +271,6 @@ impl Engine {
     pub(crate) fn class(&self, slot: u32) -> Option<&Class> {
         let kept = self.classes.get(self.table.get(slot)?.class)?;
         Some(&kept.class)
-    }
-
-    /// Both clocks with the highest wall time on record: a clock set back revives nothing (rule 10).
-    pub(crate) fn see(&mut self, now: Now) {
-        self.shown = now.wall;
-        self.now = Now {
-            boot: self.now.boot.max(now.boot),
-            wall: WallInstant(self.now.wall.0.max(now.wall.0)),
-        };
-    }
-
-    /// Both clocks as they are: what is told is told by them, and only what is judged may be judged by a later time.
-    pub(crate) fn clocks(&self) -> Now {
-        Now {
-            wall: self.shown,
-            ..self.now
-        }
     }
 
     /// Puts a session under a class that was taken for it.

@@ -8,6 +8,7 @@ mod attribution;
 mod binding;
 mod change;
 mod class;
+mod clocks;
 mod concurrency;
 mod engine;
 mod index;

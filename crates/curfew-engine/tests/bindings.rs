@@ -380,3 +380,51 @@ fn each_proof_is_on_record_once_whatever_else_the_binding_says() {
     let lease = engine.session(id(1)).unwrap().lease;
     assert_eq!(lease.reauth_by.unwrap().at, at(32).boot);
 }
+
+#[test]
+fn a_binding_ends_when_it_says_once_a_clock_that_was_wrong_is_accepted() {
+    let mut engine = engine(Rules {
+        named: true,
+        ..Rules::default()
+    });
+    engine.poll(stepped(at(1), 7_200_000));
+    let until = Some(at(500));
+    let bound = binding("alice", "10.0.0.5/32", None, until);
+    engine
+        .handle(Input::BindingSet(Keeper::State, bound), at(2))
+        .unwrap();
+    let enter = |engine: &mut Engine, n, seconds| {
+        let opened = engine.open(open(n, "", "db", at(seconds)), at(seconds));
+        opened.map(drop).map_err(|refused| refused.reason)
+    };
+    assert!(enter(&mut engine, 1, 3).is_err());
+    engine.handle(Input::AcceptClock, at(4)).unwrap();
+    assert_eq!(enter(&mut engine, 2, 5), Ok(()));
+    let lease = engine.session(id(2)).unwrap().lease;
+    assert_eq!(lease.binding_until.unwrap().at, at(500).boot);
+    engine.check().unwrap();
+}
+
+#[test]
+fn proof_is_as_old_as_the_clock_says_that_noted_it() {
+    let rules = Rules {
+        reauth: Some(60 * SECOND),
+        ..Rules::default()
+    };
+    let proved = |noted, skew| {
+        let mut engine = engine(rules.clone());
+        engine.poll(stepped(at(100), skew));
+        let bound = binding("alice", "10.0.0.5/32", Some(noted), None);
+        engine
+            .handle(Input::BindingSet(Keeper::State, bound), at(101))
+            .unwrap();
+        let opened = engine.open(open(1, "", "db", at(102)), at(102));
+        opened.map(drop).map_err(|refused| refused.reason)
+    };
+    assert_eq!(proved(at(99), 0), Ok(()));
+    // A record from the future makes no fresh proof old.
+    assert_eq!(proved(at(99), 7_200_000), Ok(()));
+    // What a clock noted that was wrong ahead is no proof.
+    assert_eq!(proved(at(161), 0), Ok(()));
+    assert_eq!(proved(at(162), 0), Err(EndReason::ReauthOverdue));
+}

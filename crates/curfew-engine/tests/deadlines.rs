@@ -284,6 +284,27 @@ fn a_clock_set_back_revives_no_credential() {
 }
 
 #[test]
+fn a_clock_set_back_does_not_keep_a_window_open() {
+    let rules = Rules {
+        window: Some((0, 110)),
+        ..Rules::default()
+    };
+    let mut engine = engine(rules);
+    engine.poll(at(100));
+    let enter = |engine: &mut Engine, n, seconds| {
+        let back = stepped(at(seconds), -3_600_000);
+        let opened = engine.open(open(n, "alice", "db", back), back);
+        opened.map(drop).map_err(|refused| refused.reason)
+    };
+    // Time goes on at half its speed.
+    assert_eq!(enter(&mut engine, 1, 119), Ok(()));
+    assert_eq!(enter(&mut engine, 2, 120), Err(EndReason::OutsideHours));
+    // Until the clock has caught up.
+    engine.poll(stepped(at(7_400), -3_600_000));
+    assert_eq!(engine.wall(), stepped(at(7_400), -3_600_000).wall);
+}
+
+#[test]
 fn a_clock_that_was_wrong_ahead_is_judged_by_again_once_it_is_accepted() {
     let rules = Rules {
         window: Some((0, 1_000)),

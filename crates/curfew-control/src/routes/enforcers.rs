@@ -31,7 +31,8 @@ pub(super) async fn list(State(app): State<Arc<App>>, _: Viewer) -> Answered<Jso
 /// Has an enforcer judge by its wall clock again, though a later time is on record: for a clock that was wrong ahead and
 /// is right now. Until then no admission is judged by an earlier time than one before, after a restart either.
 #[utoipa::path(post, path = "/v1/enforcers/{id}/accept-clock", tag = "enforcers", params(("id" = String, Path)),
-    responses((status = 200, body = Enforcer), (status = 404, body = Document, content_type = "application/problem+json")))]
+    responses((status = 200, body = Enforcer), (status = 404, body = Document, content_type = "application/problem+json"),
+        (status = 503, description = "`not_on_record`, `not_durable`: a restart would judge by the record again", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn accept_clock(
     State(app): State<Arc<App>>,
     Admin(by): Admin,
@@ -59,9 +60,13 @@ pub(super) async fn accept_clock(
             cause: format!("enforcer {} was {behind} behind the record", accepted.id),
         };
         // After everything that was judged by the other time, so that the next start reads them in this order.
-        app.record(&deed.entry(app.wall(), accepted.revision))
-            .await?;
-        Ok(Json(accepted))
+        let at = app.wall();
+        app.record(&deed.entry(at, accepted.revision)).await?;
+        app.blocking(move |app| {
+            app.parts.fleet.clock_accepted(&accepted.id, at)?;
+            Ok(Json(accepted))
+        })
+        .await?
     })
     .await
 }

@@ -243,6 +243,7 @@ fn failed(app: &App, id: SessionId, error: FleetError) -> Problem {
         FleetError::Unknown(_) => app.parts.fleet.session(id).and_then(|known| known.over()),
         FleetError::ProofRequired(_)
         | FleetError::UnknownEnforcer(_)
+        | FleetError::NotKept(..)
         | FleetError::Unreachable(_) => None,
     };
     match over {
@@ -256,6 +257,7 @@ impl From<FleetError> for Problem {
         let code = match error {
             FleetError::Unknown(_) | FleetError::UnknownEnforcer(_) => Code::NotFound,
             FleetError::ProofRequired(_) => Code::ProofRequired,
+            FleetError::NotKept(..) => Code::NotDurable,
             FleetError::Unreachable(_) => Code::Unreachable,
         };
         Self::new(code, error.to_string())

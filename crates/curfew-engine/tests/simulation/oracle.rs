@@ -1,6 +1,8 @@
 //! What should be true, worked out from the same happenings by other means: plain lists, walked in full. No code of the
 //! engine may be called here, and no lease arithmetic of the model.
 
+mod clock;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use curfew_model::{EndReason, SessionId};
@@ -39,6 +41,8 @@ pub struct Claim {
     pub length: u32,
     pub who: &'static str,
     pub until: Option<u64>,
+    /// The same on the wall clock, in milliseconds.
+    pub ends: Option<i64>,
     pub refreshed: Option<u64>,
 }
 
@@ -149,8 +153,10 @@ pub struct Oracle {
     pub last_ends: BTreeMap<(String, usize), u64>,
     pub contact: u64,
     pub boot: u64,
-    /// The highest wall time seen, in milliseconds.
+    /// The wall time that is judged by, in milliseconds.
     pub wall: i64,
+    /// The highest wall time seen, in milliseconds, and when.
+    pub highest: (i64, u64),
 }
 
 /// Who an address belongs to.
@@ -184,11 +190,6 @@ impl Oracle {
             }
         }
         owner
-    }
-
-    /// What the wall clock is ahead of the boot clock, in milliseconds.
-    fn clock(&self) -> i64 {
-        self.wall - i64::try_from(self.boot / MS).unwrap()
     }
 
     /// The next end that activity does not move, by instant and then by reason.

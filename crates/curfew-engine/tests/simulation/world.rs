@@ -133,6 +133,7 @@ impl World {
             contact: MS,
             boot: MS,
             wall: now.wall.0,
+            highest: (now.wall.0, MS),
         };
         Self {
             seed,
@@ -164,7 +165,7 @@ impl World {
 
     fn now(&mut self) -> Now {
         let now = self.clock();
-        self.oracle.wall = self.oracle.wall.max(now.wall.0);
+        self.oracle.look_at_clock(now.wall.0);
         now
     }
 
@@ -425,6 +426,7 @@ impl World {
             length,
             who: "",
             until: None,
+            ends: None,
             refreshed: None,
         };
         if old.is_some() && self.one_in(3) {
@@ -445,20 +447,22 @@ impl World {
         let until = (!self.one_in(3)).then(|| (1 + self.random.below(120)) * SECOND);
         let refreshed = (!self.one_in(3)).then(|| self.random.below(60) * SECOND);
         let refreshed = refreshed.map(|ago| ago.min(boot - MS));
+        let (wall, shown) = (self.oracle.wall, self.clock().wall.0);
+        let ends = until.map(|after| wall + (after / MS) as i64);
         self.oracle.claims.push(Claim {
             who,
             until: until.map(|after| boot + after),
+            ends,
             refreshed: refreshed.map(|ago| boot - ago),
             ..reach.clone()
         });
         self.oracle.attribute(|address| reach.covers(address));
-        let wall = self.oracle.wall;
         let binding = Binding {
             key,
             identity: support::user(who),
             groups: vec![],
-            until: until.map(|after| WallInstant(wall + (after / MS) as i64)),
-            refreshed_at: refreshed.map(|ago| WallInstant(wall - (ago / MS) as i64)),
+            until: ends.map(WallInstant),
+            refreshed_at: refreshed.map(|ago| WallInstant(shown - (ago / MS) as i64)),
         };
         self.tell(Input::BindingSet(keepers[keeper], binding));
     }

@@ -32,8 +32,8 @@ pub enum Told {
 impl ClockWatch {
     /// What has changed since the last look.
     pub fn look(&mut self, shown: WallInstant, judged_by: WallInstant) -> Option<Told> {
-        let was_behind = self.behind;
-        self.behind = judged_by.since(shown) >= AMISS;
+        let (was_behind, behind) = (self.behind, judged_by.since(shown));
+        self.behind = behind >= AMISS || was_behind && !behind.is_zero();
         match (was_behind, self.behind) {
             (false, true) => Some(Told::Behind { shown, judged_by }),
             (true, false) => Some(Told::Caught),
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(watch.look(shown, WallInstant(60_999)), None);
         let behind = Some(Told::Behind { shown, judged_by });
         assert_eq!(watch.look(shown, judged_by), behind);
-        assert_eq!(watch.look(WallInstant(900), judged_by), None);
+        assert_eq!(watch.look(WallInstant(60_999), judged_by), None);
         assert_eq!(watch.look(shown, shown), Some(Told::Caught));
         assert_eq!(watch.look(shown, shown), None);
     }

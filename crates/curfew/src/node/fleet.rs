@@ -1,6 +1,6 @@
 //! The one enforcer of this process as the API's fleet: inventory, explain, cancel, renew, commits.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use curfew_control::{
     Answer, Door, Enforcer as Known, Explanation, Filter, Fleet, FleetError, OpenCount, Outcome,
@@ -9,11 +9,11 @@ use curfew_control::{
 use curfew_enforcer::{Enforcer, Engine, EngineError, Input, SessionView, State};
 use curfew_model::{
     Binding, BindingKey, BootInstant, Bound, Clock, EnforcerId, Identity, Now, RevocationId,
-    SegmentName, ServiceName, SessionId,
+    SegmentName, ServiceName, SessionId, WallInstant,
 };
 use curfew_state::Commit;
 
-use super::{configured::Configured, desired::Desired, scribe::Scribe};
+use super::{configured::Configured, desired::Desired, past, scribe::Scribe};
 
 /// Sessions that are looked at under one hold of the engine's lock.
 const AT_ONCE: usize = 256;
@@ -27,6 +27,7 @@ pub struct LocalFleet {
     pub desired: Arc<Desired>,
     pub configured: Arc<Configured>,
     pub id: EnforcerId,
+    pub data_dir: PathBuf,
     pub services: Vec<ServiceName>,
     pub clock: Arc<dyn Clock>,
     pub scribe: Arc<Scribe>,
@@ -231,8 +232,16 @@ impl Fleet for LocalFleet {
         }
         // It cannot be refused.
         let _ = self.enforcer.handle(Input::AcceptClock);
-        self.scribe.settle(ON_RECORD);
+        if !self.scribe.settle(ON_RECORD) {
+            let why = "its records are slow to come into the audit log";
+            return Err(FleetError::NotKept(id.clone(), why.to_owned()));
+        }
         self.enforcers().pop().ok_or_else(unknown)
+    }
+
+    fn clock_accepted(&self, id: &EnforcerId, at: WallInstant) -> Result<(), FleetError> {
+        let kept = past::accept_clock(&self.data_dir, at);
+        kept.map_err(|error| FleetError::NotKept(id.clone(), error.to_string()))
     }
 
     fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>> {

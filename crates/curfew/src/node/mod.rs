@@ -195,6 +195,7 @@ impl Node {
             desired: Arc::clone(&desired),
             configured: Arc::clone(&configured),
             id,
+            data_dir: config.data_dir.clone(),
             services: services
                 .iter()
                 .map(|service| service.name.clone())
@@ -223,19 +224,15 @@ impl Node {
             turned_away: recorder.clone(),
         };
         let running: Arc<[ServiceConfig]> = services.into();
-        let services = running
-            .iter()
-            .map(|service| Service::start(service.clone(), gateway.clone()))
-            .collect::<Result<Vec<_>, _>>()?;
         let resolver = Resolver::start(&config.services, &running, &desired, &recorder.metrics)
             .map_err(NodeError::Resources)?;
-        Ok(Self {
+        let mut node = Self {
             control: Some(control),
             keeper: Some(keeper),
             deadlines,
             relay,
-            services,
-            running,
+            services: Vec::new(),
+            running: Arc::clone(&running),
             _door: door,
             recorder,
             scribe,
@@ -249,7 +246,12 @@ impl Node {
             log_watch: LogWatch::default(),
             clock_watch: ClockWatch::default(),
             _resolver: resolver,
-        })
+        };
+        // Before anybody is judged.
+        node.watch_clock();
+        let start = |service: &ServiceConfig| Service::start(service.clone(), gateway.clone());
+        node.services = running.iter().map(start).collect::<Result<_, _>>()?;
+        Ok(node)
     }
 
     /// How the kernel runs the thread that closes at deadlines.
@@ -271,21 +273,25 @@ impl Node {
     /// What has to be looked at now and then: there may be something to say of the log and of the clock, and clients were
     /// turned away.
     pub fn tend(&mut self) {
-        let now = self.clock.now();
-        self.recorder.count_the_crowd(now.boot);
-        let judged_by = self.deadlines.enforcer().look(Engine::wall);
-        if let Some(told) = self.clock_watch.look(now.wall, judged_by) {
-            told.say(&self.recorder.enforcer);
-            if told != Told::Caught {
-                let cause =
-                    format!("sessions are judged by {judged_by}, the latest time on record");
-                let revision = self.desired.revision();
-                self.recorder
-                    .note(EventKind::ClockBehind, revision, Some(cause));
-            }
-        }
+        self.watch_clock();
+        self.recorder.count_the_crowd(self.clock.now().boot);
         if let Some(told) = self.log_watch.look(&self.recorder.log.health()) {
             told.say(self.config.audit.on_full.log(false));
+        }
+    }
+
+    fn watch_clock(&mut self) {
+        // First, so that a moment between the two is none that the clock is behind.
+        let judged_by = self.deadlines.enforcer().look(Engine::wall);
+        let Some(told) = self.clock_watch.look(self.clock.now().wall, judged_by) else {
+            return;
+        };
+        told.say(&self.recorder.enforcer);
+        if told != Told::Caught {
+            let cause = format!("sessions are judged by {judged_by}, the latest time on record");
+            let revision = self.desired.revision();
+            self.recorder
+                .note(EventKind::ClockBehind, revision, Some(cause));
         }
     }
 

@@ -27,9 +27,8 @@ impl Past {
     /// [`AuditError`] when the log cannot be read.
     pub fn read(data_dir: &Path, seq: u64) -> Result<Self, AuditError> {
         // Without the note the whole log is read: slower, and right.
-        let (since, mut highest_wall) = fs::read(data_dir.join(SINCE))
-            .ok()
-            .and_then(|note| serde_json::from_slice(&note).ok())
+        let (since, mut highest_wall) = read_note(data_dir)
+            .filter(|(since, _)| *since <= seq + 1)
             .unwrap_or((1, None));
         let mut open: BTreeMap<SessionId, Record> = BTreeMap::new();
         for line in curfew_audit::export(&data_dir.join(super::AUDIT), since)? {
@@ -69,18 +68,6 @@ impl Past {
         }
     }
 
-    /// Notes that the records of this process are the next; atomically, so that a crash leaves the old note.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn begin(&self, data_dir: &Path) -> io::Result<()> {
-        let fresh = data_dir.join(format!("{SINCE}.new"));
-        let mut file = fs::File::create(&fresh)?;
-        serde_json::to_writer(&mut file, &(self.next, self.highest_wall))?;
-        file.sync_all()?;
-        fs::rename(&fresh, data_dir.join(SINCE))
-    }
-
     /// Has the log keep the openings until their ends are on record. Before its first record, so that none is removed.
     pub fn tell(&self, log: &Log) {
         for opening in &self.unfinished {
@@ -89,4 +76,39 @@ impl Past {
             }
         }
     }
+
+    /// Notes that the records of this process are the next.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn begin(&self, data_dir: &Path) -> io::Result<()> {
+        write_note(data_dir, (self.next, self.highest_wall))
+    }
+}
+
+/// Notes that the highest wall time before what is on record is this one, which was accepted: the record of that may be
+/// removed before the next start.
+///
+/// # Errors
+/// The file system's.
+pub fn accept_clock(data_dir: &Path, at: WallInstant) -> io::Result<()> {
+    let (since, _) = read_note(data_dir).unwrap_or((1, None));
+    write_note(data_dir, (since, Some(at)))
+}
+
+type Note = (u64, Option<WallInstant>);
+
+fn read_note(data_dir: &Path) -> Option<Note> {
+    let note = fs::read(data_dir.join(SINCE)).ok()?;
+    serde_json::from_slice(&note).ok()
+}
+
+/// Atomically, so that a crash leaves the old note.
+fn write_note(data_dir: &Path, note: Note) -> io::Result<()> {
+    let fresh = data_dir.join(format!("{SINCE}.new"));
+    let mut file = fs::File::create(&fresh)?;
+    serde_json::to_writer(&mut file, &note)?;
+    file.sync_all()?;
+    fs::rename(&fresh, data_dir.join(SINCE))?;
+    fs::File::open(data_dir)?.sync_all()
 }

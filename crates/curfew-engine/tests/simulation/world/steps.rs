@@ -35,8 +35,9 @@ impl World {
             }
             21 if self.one_in(4) => {
                 self.hit("clock accepted");
+                let shown = self.clock().wall.0;
+                self.oracle.accept_clock(shown);
                 self.tell(Input::AcceptClock);
-                self.oracle.wall = self.clock().wall.0;
             }
             21 => {
                 self.hit("wall clock step");
