@@ -5,7 +5,7 @@ use curfew_model::{Now, WallInstant};
 use crate::{Engine, Report};
 
 impl Engine {
-    /// The wall time that admissions are judged by: the highest that the engine has seen.
+    /// The wall time that admissions are judged by: what the clock shows, or a later one while it is behind the record.
     #[must_use]
     pub fn wall(&self) -> WallInstant {
         self.now.wall

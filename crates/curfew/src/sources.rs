@@ -188,6 +188,7 @@ fn read_folder(folder: &Path) -> Result<Sources, SourceError> {
             Err(error) => sources.unread.push(error),
         }
     }
+    sources.unread.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(sources)
 }
 
@@ -335,11 +336,8 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", folder.path().join("c.yaml")).unwrap();
         let sources = read(folder.path()).unwrap();
         assert_eq!(sources.read.len(), 1);
-        let mut unread: Vec<&str> = Vec::new();
-        for error in &sources.unread {
-            unread.extend(error.path.file_name().and_then(|name| name.to_str()));
-        }
-        unread.sort_unstable();
+        let names = sources.unread.iter();
+        let unread: Vec<_> = names.filter_map(|error| error.path.file_name()).collect();
         assert_eq!(unread, ["a.yaml", "c.yaml"]);
         assert!(sources.whole().is_err());
     }

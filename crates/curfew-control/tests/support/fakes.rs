@@ -249,9 +249,7 @@ impl FakeFleet {
         self.sessions.lock().insert(id, session);
         id
     }
-}
 
-impl FakeFleet {
     /// Ends session `number` at its lifetime, 250 µs late.
     pub fn end_session(&self, number: u128) {
         let mut sessions = self.sessions.lock();
