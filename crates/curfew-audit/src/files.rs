@@ -3,6 +3,7 @@
 //! One thread owns it. Queues and waiting are in `writer.rs`.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
@@ -49,6 +50,8 @@ pub(crate) struct Files {
     own: Vec<Line>,
     /// Bytes that were written since somebody who verifies the log kept anything from being removed.
     put_off: u64,
+    /// Of segments that are full, by their first record: the time of their last.
+    last_times: BTreeMap<u64, WallInstant>,
     open: Arc<OpenSessions>,
     /// Holds the lock for as long as the log is open.
     _lock: File,
@@ -106,6 +109,7 @@ impl Files {
             at: now,
             own: Vec::new(),
             put_off: 0,
+            last_times: BTreeMap::new(),
             open: Arc::default(),
             _lock: lock,
         };
@@ -386,12 +390,18 @@ impl Files {
     /// How old the last record of each segment is, the oldest first. A clock that was wrong ahead for a while makes nothing
     /// old, and keeps nothing young: time is that of the two newest segments at least, and no record is later than one
     /// behind it.
-    fn ages(segments: &[(u64, PathBuf)]) -> Result<Vec<Duration>, AuditError> {
+    fn ages(&mut self, segments: &[(u64, PathBuf)]) -> Result<Vec<Duration>, AuditError> {
+        let known = std::mem::take(&mut self.last_times);
         let mut times = Vec::with_capacity(segments.len());
         let mut latest = WallInstant(i64::MAX);
-        for (_, path) in segments.iter().rev() {
-            if let Some(last) = segment::last_record(path)? {
-                latest = latest.min(last.entry.at);
+        for (first, path) in segments.iter().rev() {
+            let last = match known.get(first) {
+                Some(at) => Some(*at),
+                None => segment::last_record(path)?.map(|last| last.entry.at),
+            };
+            if let Some(at) = last {
+                self.last_times.insert(*first, at);
+                latest = latest.min(at);
             }
             times.push(latest);
         }
@@ -402,14 +412,14 @@ impl Files {
 
     /// The last record that retention removes, and what has to be carried over. What would fill more than half of a
     /// segment is not carried: its segment stays until the sessions that it tells of have ended.
-    fn removable(&self) -> Result<(Option<Record>, Vec<Line>), AuditError> {
+    fn removable(&mut self) -> Result<(Option<Record>, Vec<Line>), AuditError> {
         let segments = segment::list(&self.options.dir)?;
         let over = self
             .options
             .keep_segments
             .map_or(0, |keep| segments.len().saturating_sub(keep.get()));
         let ages = match self.options.keep_for {
-            Some(_) => Self::ages(&segments)?,
+            Some(_) => self.ages(&segments)?,
             None => Vec::new(),
         };
         let mut room = usize::try_from(self.options.max_segment / 2).unwrap_or(usize::MAX);
@@ -418,7 +428,8 @@ impl Files {
             let Some(record) = segment::last_record(path)? else {
                 break;
             };
-            let old = ages.get(index).copied() > self.options.keep_for && !ages.is_empty();
+            let old = ages.get(index).zip(self.options.keep_for);
+            let old = old.is_some_and(|(age, keep)| *age > keep);
             // Never the whole log: its last record stays readable.
             if (index >= over && !old) || record.seq >= self.seq {
                 break;

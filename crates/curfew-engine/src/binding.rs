@@ -122,9 +122,11 @@ impl Bindings {
     pub(crate) fn end_anew(&mut self, now: Now) -> Vec<BindingKey> {
         let mut changed = Vec::new();
         for (key, claims) in &mut self.claims {
-            let held = claims.config.iter_mut().chain(&mut claims.state);
-            let anew = held.filter_map(|held| held.end_anew(now).then_some(()));
-            if anew.count() > 0 {
+            let mut anew = false;
+            for held in claims.config.iter_mut().chain(&mut claims.state) {
+                anew |= held.end_anew(now);
+            }
+            if anew {
                 changed.push(key.clone());
             }
         }

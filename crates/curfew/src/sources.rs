@@ -137,11 +137,11 @@ impl Sources {
 
     /// Whether a second read came to the same.
     fn is_as(&self, again: &Self) -> bool {
-        let paths = |sources: &Self| -> Vec<PathBuf> {
-            let paths = sources.unread.iter().map(|error| error.path.clone());
-            paths.collect()
-        };
-        self.read == again.read && paths(self) == paths(again)
+        let (before, after) = (self.unread.iter(), again.unread.iter());
+        let same = before
+            .map(|error| &error.path)
+            .eq(after.map(|error| &error.path));
+        same && self.read == again.read
     }
 }
 
