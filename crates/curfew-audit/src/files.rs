@@ -68,7 +68,7 @@ impl Files {
             .map_err(AuditError::io("create", &dir))?;
         let lock = lock(&dir)?;
         let heads = segment::read_small(&dir, segment::HEADS)?;
-        let key_path = dir.join("audit.key");
+        let key_path = dir.join(head::KEY);
         if !heads.is_empty() && !key_path.exists() {
             return Err(AuditError::NoKey { path: key_path });
         }

@@ -1,12 +1,7 @@
 //! Heads: the place that a log has reached, signed. And the signing key, a file of mode 0600 in the log's directory.
 
 use std::{
-    fmt,
-    fs::{File, OpenOptions},
-    io::{Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::Path,
-    str::FromStr,
+    fmt, fs::File, io::Read as _, os::unix::fs::PermissionsExt as _, path::Path, str::FromStr,
 };
 
 use curfew_model::WallInstant;
@@ -16,7 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AuditError, Digest,
     record::{from_hex, to_hex},
+    segment,
 };
+
+/// The signing key's file in the log's directory.
+pub(crate) const KEY: &str = "audit.key";
 
 /// The place that a log had reached at some time, signed. Exported, it proves later that nothing up to there was cut
 /// off. Prints as one JSON line, and reads back from it.
@@ -110,9 +109,9 @@ impl FromStr for Head {
 
 /// Reads the signing key of the log in `dir`, or makes one.
 pub(crate) fn load_or_make_key(dir: &Path) -> Result<SigningKey, AuditError> {
-    let path = dir.join("audit.key");
+    let path = dir.join(KEY);
     if !path.exists() {
-        make_key(dir, &path)?;
+        make_key(dir)?;
     }
     let file = File::open(&path).map_err(AuditError::io("open", &path))?;
     let metadata = file.metadata().map_err(AuditError::io("read", &path))?;
@@ -128,21 +127,8 @@ pub(crate) fn load_or_make_key(dir: &Path) -> Result<SigningKey, AuditError> {
     Ok(SigningKey::from_bytes(&seed))
 }
 
-/// Made under another name and renamed, so that a crash leaves no half key.
-fn make_key(dir: &Path, path: &Path) -> Result<(), AuditError> {
+fn make_key(dir: &Path) -> Result<(), AuditError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| AuditError::Randomness(error.to_string()))?;
-    let new = dir.join("audit.key.new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .map_err(AuditError::io("create", &new))?;
-    file.write_all(format!("{}\n", to_hex(&seed)).as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(AuditError::io("write", &new))?;
-    std::fs::rename(&new, path).map_err(AuditError::io("rename", &new))?;
-    crate::segment::sync_dir(dir)
+    segment::replace(dir, KEY, &format!("{}\n", to_hex(&seed)))
 }

@@ -15,6 +15,7 @@ mod record;
 mod report;
 mod segment;
 mod verify;
+mod whole;
 mod writer;
 
 pub use error::{AppendError, AuditError, DurableError};
@@ -24,4 +25,5 @@ pub use record::{Digest, Entry, LogEvent, MAX_RECORD, Record, RecordKind};
 pub use report::{Finding, Place, Problem, Report, Truncation};
 pub use segment::is_log;
 pub use verify::{verify, verify_export};
+pub use whole::replace;
 pub use writer::{Health, Log, Options, Ticket};

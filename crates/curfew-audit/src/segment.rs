@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::{AuditError, Head, MAX_RECORD, Record, record};
+use crate::{AuditError, Head, MAX_RECORD, Record, record, whole};
 
 /// Signed heads, one a line, the oldest first.
 pub(crate) const HEADS: &str = "heads.jsonl";
@@ -117,15 +117,7 @@ pub(crate) fn append_head(dir: &Path, head: &Head) -> Result<(), AuditError> {
 
 /// Replaces a small file at once, durably.
 pub(crate) fn replace(dir: &Path, name: &str, text: &str) -> Result<(), AuditError> {
-    let new = dir.join(format!("{name}.new"));
-    File::create(&new)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        })
-        .map_err(AuditError::io("write", &new))?;
-    fs::rename(&new, dir.join(name)).map_err(AuditError::io("rename", &new))?;
-    sync_dir(dir)
+    whole::replace(dir, name, text).map_err(AuditError::io("replace", &dir.join(name)))
 }
 
 /// A small file as text; empty when it does not exist.

@@ -2,12 +2,11 @@
 //! randomness, so that a plain SHA-256 of it gives nothing away.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io,
     path::{Path, PathBuf},
 };
 
+use curfew_audit::replace;
 use curfew_model::WallInstant;
 use curfew_state::{ApiToken, Change, CommitError, Expected, Hash, Role, State, Store};
 use subtle::ConstantTimeEq as _;
@@ -74,7 +73,7 @@ pub(crate) fn make_first(
     }
     let token = make().map_err(|error| FirstTokenError::Randomness(error.to_string()))?;
     let path = dir.join(FILE);
-    write(dir, &path, &token).map_err(|source| FirstTokenError::File {
+    replace(dir, FILE, &format!("{token}\n")).map_err(|source| FirstTokenError::File {
         path: path.clone(),
         source,
     })?;
@@ -89,22 +88,4 @@ pub(crate) fn make_first(
         .commit(Expected::State(state.revision), &[Change::PutToken(token)])
         .map_err(FirstTokenError::Commit)?;
     Ok(Some(path))
-}
-
-/// Under another name first, never through a link, and renamed when it is on disk.
-fn write(dir: &Path, path: &Path, token: &str) -> io::Result<()> {
-    let new = dir.join(format!("{FILE}.new"));
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(format!("{token}\n").as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
 }

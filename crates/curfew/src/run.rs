@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
+        atomic::AtomicBool,
         mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
     },
     thread,
@@ -17,7 +18,8 @@ use curfew_enforcer::Scheduling;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
+    flag,
     iterator::Signals,
 };
 use tracing::{error, info, warn};
@@ -308,6 +310,8 @@ fn plain(limit: Option<u64>) -> String {
 /// The signals that this process serves, as they come: a stricter policy closes at once.
 fn signals(tell: SyncSender<Event>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;
+    // A file that may not grow is an error where it is written, like a full disk, and does not end the process.
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::default()))?;
     // What comes while the channel is full is kept by the handler, once of each.
     thread::Builder::new()
         .name("signals".to_owned())

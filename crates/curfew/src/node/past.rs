@@ -103,12 +103,6 @@ fn read_note(data_dir: &Path) -> Option<Note> {
     serde_json::from_slice(&note).ok()
 }
 
-/// Atomically, so that a crash leaves the old note.
 fn write_note(data_dir: &Path, note: Note) -> io::Result<()> {
-    let fresh = data_dir.join(format!("{SINCE}.new"));
-    let mut file = fs::File::create(&fresh)?;
-    serde_json::to_writer(&mut file, &note)?;
-    file.sync_all()?;
-    fs::rename(&fresh, data_dir.join(SINCE))?;
-    fs::File::open(data_dir)?.sync_all()
+    curfew_audit::replace(data_dir, SINCE, &serde_json::to_string(&note)?)
 }

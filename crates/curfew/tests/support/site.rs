@@ -230,12 +230,7 @@ pub fn policy(lifetime: &str) -> String {
 /// Starts the server and waits until it listens everywhere: the service, and the API. What it says until then comes
 /// last.
 fn run(config: PathBuf) -> (Running, mpsc::Receiver<Value>, Vec<Value>) {
-    let server = curfew(&["run", "--log", "json", "-c"]);
-    // A file that may not grow is to be an error, like a full disk, and no signal.
-    let mut child = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-        .arg(server.get_program())
-        .args(server.get_args())
+    let mut child = curfew(&["run", "--log", "json", "-c"])
         .arg(config)
         .stderr(Stdio::piped())
         .spawn()
