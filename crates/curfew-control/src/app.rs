@@ -34,6 +34,11 @@ pub(crate) struct App {
     pub(crate) segments: Segments,
     /// Turns of those who only look, which are fewer than threads that may block: they keep no order waiting.
     pub(crate) looking: Arc<Semaphore>,
+    /// Turns of those who change something and wait for the disk: fewer than threads too, so that however slow it is,
+    /// sessions are ended at once.
+    pub(crate) changing: Arc<Semaphore>,
+    /// Orders that nobody needs are forgotten by one at a time.
+    pub(crate) forgetting: Arc<Semaphore>,
     /// One verification of the log at a time: each reads everything.
     pub(crate) verifying: Arc<Semaphore>,
     /// One set is validated at a time, beside one that is applied: each may take a processor for seconds.
@@ -118,9 +123,13 @@ impl App {
         T: Send + 'static,
         W: FnOnce(&Self) -> T + Send + 'static,
     {
-        let turn = Arc::clone(&self.looking).acquire_owned().await;
-        let turn = turn.map_err(|_| Problem::new(Code::Internal, "nobody may look any more"))?;
+        let turn = self.turn(&self.looking).await?;
         self.holding(turn, work).await
+    }
+
+    async fn turn(&self, turns: &Arc<Semaphore>) -> Answered<OwnedSemaphorePermit> {
+        let turn = Arc::clone(turns).acquire_owned().await;
+        turn.map_err(|_| Problem::new(Code::Internal, "nobody gets a turn any more"))
     }
 
     /// Works on a thread that may block, and gives the turn back when that is done, though the caller hangs up before.
@@ -210,8 +219,9 @@ impl App {
     ) -> Answered<(Revision, Vec<Outcome>)> {
         self.must_record()?;
         let by = deed.by.clone();
+        let turn = self.turn(&self.changing).await?;
         let commit = self
-            .blocking(move |app| {
+            .holding(turn, move |app| {
                 by.check_known(&app.parts.store.read())?;
                 let revision = app.parts.store.commit(expected, &changes)?;
                 Ok::<_, Problem>(Commit { revision, changes })

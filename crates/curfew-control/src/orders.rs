@@ -45,17 +45,18 @@ pub(crate) fn forget_needless(app: &App) -> Result<(), CommitError> {
     if changes.is_empty() {
         return Ok(());
     }
-    app.parts
-        .store
-        .commit(Expected::State(state.revision), &changes)?;
+    // Whatever has changed meanwhile: none of them is needed again, and where somebody else forgot one, all wait for the
+    // next order.
+    app.parts.store.commit(Expected::Nothing, &changes)?;
     Ok(())
 }
 
-/// Starts [`forget_needless`] beside everything else.
+/// Starts [`forget_needless`] beside everything else, unless it is under way.
 pub(crate) fn start_forgetting(app: &Arc<App>) {
-    let app = Arc::clone(app);
-    // A commit in between, or a broken disk: the next order tries again.
-    tokio::task::spawn_blocking(move || forget_needless(&app).ok());
+    if let Ok(turn) = Arc::clone(&app.forgetting).try_acquire_owned() {
+        // After an error, as of a broken disk, the next order tries again.
+        drop(app.holding(turn, |app| forget_needless(app).ok()));
+    }
 }
 
 #[cfg(test)]

@@ -163,7 +163,10 @@ impl IntoResponse for Problem {
 impl From<CommitError> for Problem {
     fn from(error: CommitError) -> Self {
         let code = match &error {
-            CommitError::Conflict { .. } | CommitError::OtherRevocation(_) => Code::Conflict,
+            CommitError::Conflict { .. }
+            | CommitError::OtherRevocation(_)
+            | CommitError::TokenExists(_)
+            | CommitError::LastAdmin => Code::Conflict,
             CommitError::KeyReused(_) => Code::KeyReused,
             CommitError::Unknown { .. } => Code::NotFound,
             CommitError::Limit { .. } => Code::Invalid,

@@ -37,9 +37,11 @@ use crate::{
 /// Threads that never block.
 const WORKERS: usize = 2;
 /// Threads that may: as many requests read the store or wait for enforcers at once.
-const BLOCKING: usize = 64;
+const BLOCKING: usize = 256;
 /// Of these, for those who only look.
 const LOOKING: usize = 16;
+/// And for those who change something that ends no session at once.
+const CHANGING: usize = 64;
 /// After the system had no more file descriptors, the next connection is taken this much later.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Without an answer from the other end for so long, a connection is gone.
@@ -92,6 +94,8 @@ impl Server {
             outcomes: Mutex::new(Outcomes::default()),
             segments: Segments::default(),
             looking: Arc::new(Semaphore::new(LOOKING)),
+            changing: Arc::new(Semaphore::new(CHANGING)),
+            forgetting: Arc::new(Semaphore::new(1)),
             verifying: Arc::new(Semaphore::new(1)),
             validating: Arc::new(Semaphore::new(1)),
             applying: Semaphore::new(1),

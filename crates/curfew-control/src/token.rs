@@ -11,8 +11,6 @@ use curfew_model::WallInstant;
 use curfew_state::{ApiToken, Change, CommitError, Expected, Hash, Role, State, Store};
 use subtle::ConstantTimeEq as _;
 
-/// API tokens, at most: each one is compared with what a caller presents.
-pub(crate) const TOKENS: usize = 1_000;
 /// The file of the first token in the data directory.
 const FILE: &str = "admin.token";
 /// The first token's name.

@@ -1,7 +1,9 @@
 //! The embedded store: a locked data directory, one writer thread with group commit, and watchers.
 //!
-//! Requests that wait while the disk is busy go into one transaction; each keeps its own revision and its own answer.
-//! SQL may not live here.
+//! Requests are accepted at once, whatever the disk does. Those that wait while it is busy go into one transaction; each
+//! keeps its own revision and its own answer. SQL may not live here.
+
+mod pending;
 
 use std::{
     collections::VecDeque,
@@ -9,10 +11,7 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::{Arc, mpsc::sync_channel},
     thread::JoinHandle,
     time::Duration,
 };
@@ -20,30 +19,18 @@ use std::{
 use curfew_model::Revision;
 use parking_lot::{Condvar, Mutex};
 
+use self::pending::{Batch, Pending, Request};
 use crate::{
     Accepted, Change, Commit, CommitError, Committed, Expected, Hash, Policies, State, Store,
-    StoreError, Watch, WatchError,
-    sqlite::{Database, Write},
+    StoreError, Watch, WatchError, sqlite::Database,
 };
 
-/// Requests in one transaction, at most.
-const BATCH: usize = 128;
-/// Requests that wait for the writer, at most; further callers wait their turn.
-const QUEUE: usize = 256;
 /// Changes in one request, at most.
 const CHANGES: usize = 10_000;
 /// Bytes of an idempotency key, at most.
 const KEY_BYTES: usize = 256;
 /// Commits that are kept for watchers.
 const KEPT: usize = 4096;
-
-struct Request {
-    key: Option<String>,
-    expected: Expected,
-    changes: Vec<Change>,
-    accepted: Accepted,
-    answer: SyncSender<Result<Committed, CommitError>>,
-}
 
 struct Published {
     state: Arc<State>,
@@ -55,14 +42,73 @@ struct Published {
 }
 
 struct Shared {
+    /// Taken before `published`.
+    pending: Mutex<Pending>,
+    accepted: Condvar,
     published: Mutex<Published>,
     changed: Condvar,
+}
+
+impl Shared {
+    fn new(state: State) -> Self {
+        Self {
+            pending: Mutex::new(Pending::new(state.clone())),
+            accepted: Condvar::new(),
+            published: Mutex::new(Published {
+                since: state.revision,
+                state: Arc::new(state),
+                commits: VecDeque::new(),
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// What is to be written next, once there is something; none when no more will come.
+    fn next(&self) -> Option<Batch> {
+        let mut pending = self.pending.lock();
+        loop {
+            match pending.next() {
+                None if !pending.closing => self.accepted.wait(&mut pending),
+                next => return next,
+            }
+        }
+    }
+
+    /// A batch is on disk.
+    fn written(&self, batch: Batch) {
+        let mut published = self.published.lock();
+        published.state = Arc::new(batch.state);
+        published.commits.extend(batch.commits);
+        let over = published.commits.len().saturating_sub(KEPT);
+        let dropped = published.commits.drain(..over).next_back();
+        if let Some(dropped) = dropped {
+            published.since = dropped.revision;
+        }
+        drop(published);
+        self.changed.notify_all();
+        self.pending.lock().written(&batch.writes);
+        for (done, answer) in batch.answers {
+            // A caller that is gone needs no answer.
+            let _ = answer.send(done);
+        }
+    }
+
+    /// The disk refused a batch, and with it what leans on it.
+    fn refused(&self, batch: Batch, error: &StoreError) {
+        let mut pending = self.pending.lock();
+        let fallen = pending.refused(&self.published.lock().state);
+        drop(pending);
+        let batch = batch.answers.into_iter().map(|(_, answer)| answer);
+        for answer in batch.chain(fallen) {
+            let _ = answer.send(Err(CommitError::Storage(error.to_string())));
+        }
+    }
 }
 
 /// The store in one SQLite file of a data directory. Dropping it finishes what was handed in.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
-    requests: Option<SyncSender<Request>>,
     reader: Mutex<Database>,
     thread: Option<JoinHandle<()>>,
     /// Holds the lock for as long as the store is open.
@@ -106,28 +152,17 @@ impl EmbeddedStore {
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|error| io("sync", error))?;
-        let state = Arc::new(database.load()?);
+        let shared = Arc::new(Shared::new(database.load()?));
         let reader = Mutex::new(Database::open_to_read(&path)?);
-        let shared = Arc::new(Shared {
-            published: Mutex::new(Published {
-                since: state.revision,
-                state,
-                commits: VecDeque::new(),
-                closed: false,
-            }),
-            changed: Condvar::new(),
-        });
-        let (requests, incoming) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("state".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || write(&shared, database, &incoming)
+                move || write(&shared, database)
             })
             .map_err(|error| io("start the writer for", error))?;
         Ok(Self {
             shared,
-            requests: Some(requests),
             reader,
             thread: Some(thread),
             _lock: lock,
@@ -137,7 +172,8 @@ impl EmbeddedStore {
 
 impl Drop for EmbeddedStore {
     fn drop(&mut self) {
-        self.requests = None;
+        self.shared.pending.lock().closing = true;
+        self.shared.accepted.notify_all();
         if let Some(thread) = self.thread.take() {
             // A panic of the writer shows as `Closed` to callers; there is nobody to hand it to here.
             let _ = thread.join();
@@ -191,8 +227,9 @@ impl Store for EmbeddedStore {
             accepted,
             answer,
         };
-        let requests = self.requests.as_ref().ok_or(CommitError::Closed)?;
-        requests.send(request).map_err(|_| CommitError::Closed)?;
+        let on_disk = |key: &str| self.reader.lock().known_key(key);
+        self.shared.pending.lock().accept(request, on_disk);
+        self.shared.accepted.notify_one();
         answered.recv().unwrap_or(Err(CommitError::Closed))
     }
 
@@ -257,159 +294,29 @@ fn find(published: &Published, from: Revision) -> Result<Option<Arc<Commit>>, Wa
     Ok(published.commits.get(next).cloned())
 }
 
-/// Marks the store closed however the writer ends, so that no watcher waits for ever.
+/// Marks the store closed however the writer ends, so that nobody waits for ever.
 struct Closed<'a>(&'a Shared);
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
+        self.0.pending.lock().close();
         self.0.published.lock().closed = true;
         self.0.changed.notify_all();
     }
 }
 
 /// The writer's thread.
-fn write(shared: &Shared, mut database: Database, incoming: &Receiver<Request>) {
+fn write(shared: &Shared, mut database: Database) {
     let _closed = Closed(shared);
-    let mut given = shared.published.lock().state.revision;
-    while let Ok(first) = incoming.recv() {
-        let mut requests = vec![first];
-        requests.extend(incoming.try_iter().take(BATCH - 1));
-        let before = Arc::clone(&shared.published.lock().state);
-        let mut batch = Batch {
-            state: State::clone(&before),
-            given,
-            writes: Vec::new(),
-            commits: Vec::new(),
-            accepted: Vec::new(),
+    while let Some(batch) = shared.next() {
+        let written = match batch.writes.as_slice() {
+            // Who repeats, or is refused, waits for what that rests on, which was written before.
+            [] => Ok(()),
+            writes => database.write(&batch.state, writes),
         };
-        let mut answers: Vec<_> = requests
-            .into_iter()
-            .map(|request| {
-                let answer = request.answer.clone();
-                (batch.add(&database, request), answer)
-            })
-            .collect();
-        given = batch.given;
-        for (accepted, commit) in batch.accepted {
-            accepted(&commit);
-        }
-        if !batch.writes.is_empty() {
-            match database.write(&batch.state, &batch.writes) {
-                Ok(()) => {
-                    let mut published = shared.published.lock();
-                    published.state = Arc::new(batch.state);
-                    published.commits.extend(batch.commits);
-                    let over = published.commits.len().saturating_sub(KEPT);
-                    let dropped = published.commits.drain(..over).next_back();
-                    if let Some(dropped) = dropped {
-                        published.since = dropped.revision;
-                    }
-                    drop(published);
-                    shared.changed.notify_all();
-                }
-                Err(error) => {
-                    // An answer that leans on this batch falls with it.
-                    for (answer, _) in &mut answers {
-                        if answer
-                            .as_ref()
-                            .is_ok_and(|done| done.revision > before.revision)
-                        {
-                            *answer = Err(CommitError::Storage(error.to_string()));
-                        }
-                    }
-                }
-            }
-        }
-        for (answer, sender) in answers {
-            // A caller that is gone needs no answer.
-            let _ = sender.send(answer);
-        }
-    }
-}
-
-/// What goes into one transaction.
-struct Batch {
-    state: State,
-    /// The highest revision that was ever given out, whether or not the disk took it: none is given to two requests.
-    given: Revision,
-    writes: Vec<Write>,
-    commits: Vec<Arc<Commit>>,
-    accepted: Vec<(Accepted, Arc<Commit>)>,
-}
-
-impl Batch {
-    fn add(&mut self, database: &Database, request: Request) -> Result<Committed, CommitError> {
-        let Request {
-            key,
-            expected,
-            changes,
-            accepted,
-            ..
-        } = request;
-        let key = match key {
-            Some(key) => {
-                let text = serde_json::to_string(&changes)
-                    .map_err(|error| CommitError::Storage(error.to_string()))?;
-                let hash = Hash::of(text.as_bytes());
-                if let Some(revision) = self.known(database, &key, hash)? {
-                    return Ok(Committed {
-                        revision,
-                        repeated: true,
-                    });
-                }
-                Some((key, hash))
-            }
-            None => None,
-        };
-        expected.check(&self.state)?;
-        let revision = Revision(self.given.0 + 1);
-        let mut state = self.state.clone();
-        let mut write = Write {
-            touched: Vec::new(),
-            policies: Vec::new(),
-            key,
-            revision,
-        };
-        for change in &changes {
-            write.touched.extend(state.apply(revision, change)?);
-            if let Change::ApplyPolicy { owner, .. } = change {
-                write.policies.extend(state.policies.get(owner).cloned());
-            }
-        }
-        state.revision = revision;
-        self.state = state;
-        self.given = revision;
-        self.writes.push(write);
-        let commit = Arc::new(Commit { revision, changes });
-        self.accepted.push((accepted, Arc::clone(&commit)));
-        self.commits.push(commit);
-        Ok(Committed {
-            revision,
-            repeated: false,
-        })
-    }
-
-    /// The revision of an earlier commit with the same key and changes.
-    fn known(
-        &self,
-        database: &Database,
-        key: &str,
-        hash: Hash,
-    ) -> Result<Option<Revision>, CommitError> {
-        let here = self.writes.iter().find_map(|write| match &write.key {
-            Some((known, changes)) if known == key => Some((changes.to_string(), write.revision)),
-            _ => None,
-        });
-        let known = match here {
-            Some(known) => Some(known),
-            None => database
-                .known_key(key)
-                .map_err(|error| CommitError::Storage(error.to_string()))?,
-        };
-        match known {
-            Some((changes, revision)) if changes == hash.to_string() => Ok(Some(revision)),
-            Some(_) => Err(CommitError::KeyReused(key.to_owned())),
-            None => Ok(None),
+        match written {
+            Ok(()) => shared.written(batch),
+            Err(error) => shared.refused(batch, &error),
         }
     }
 }

@@ -20,6 +20,8 @@ pub const BLOCKS: usize = ENTRIES;
 /// Orders, at most. The room above [`BLOCKS`] is for those that keep nobody out: ending what is open has to be possible
 /// whatever is kept.
 pub const ORDERS: usize = BLOCKS + 10_000;
+/// API tokens, at most: each one is compared with what a caller presents.
+const TOKENS: usize = 1_000;
 /// Bytes of one policy set, at most.
 const POLICY_BYTES: usize = 4 * 1024 * 1024;
 /// Applied policy sets in the history, at most.
@@ -386,9 +388,12 @@ impl State {
             }
             Change::PutToken(token) => {
                 let name = token.name.clone();
+                if self.tokens.contains_key(&name) {
+                    return Err(CommitError::TokenExists(name));
+                }
                 put(
                     "API tokens",
-                    ENTRIES,
+                    TOKENS,
                     &mut self.tokens,
                     name.clone(),
                     token.clone(),
@@ -396,6 +401,11 @@ impl State {
                 Touched::Token(name)
             }
             Change::RemoveToken(name) => {
+                let is_admin = |token: &ApiToken| token.role == Role::Admin;
+                let mut others = self.tokens.values().filter(|token| token.name != *name);
+                if self.tokens.get(name).is_some_and(is_admin) && !others.any(is_admin) {
+                    return Err(CommitError::LastAdmin);
+                }
                 remove("API token", &mut self.tokens, name, || name.clone())?;
                 Touched::Token(name.clone())
             }

@@ -41,9 +41,9 @@ pub enum Change {
     PutSubject(Subject),
     /// Removes it.
     ForgetSubject(SubjectKey),
-    /// Admits an API token.
+    /// Admits an API token with a name of its own.
     PutToken(ApiToken),
-    /// Removes the API token of this name.
+    /// Removes the API token of this name, unless it is the last of an admin.
     RemoveToken(String),
     /// A session of this subject into this segment ended by its lifetime; an earlier time changes nothing.
     Ended {
@@ -140,8 +140,9 @@ pub trait Store: Send + Sync {
     }
 
     /// As [`Store::commit`], or with a key as [`Store::commit_once`], and calls `accepted` once as soon as the changes
-    /// have their revision: what must not wait for the disk starts there (I4). It is not called for changes that are
-    /// refused or repeated, runs on the store's own thread, and has to be short. A revision that it was told is never
+    /// have their revision: what must not wait for the disk starts there (I4), while it is busy with changes of others too.
+    /// It is not called for changes that are refused or repeated, keeps other commits waiting, and has to be short. A
+    /// revision that it was told is never
     /// given to other changes, even if the disk refuses: revisions only grow, with gaps.
     ///
     /// # Errors
@@ -202,6 +203,12 @@ pub enum CommitError {
     /// The id belongs to another order.
     #[error("revocation {0} exists and says something else: use a new id")]
     OtherRevocation(RevocationId),
+    /// The name is taken.
+    #[error("there is a token {0:?}: remove it first, or use another name")]
+    TokenExists(String),
+    /// Nobody could administer this any more.
+    #[error("it is the last token of an admin: make another first")]
+    LastAdmin,
     /// There is no such thing.
     #[error("there is no {what} {name}")]
     Unknown {

@@ -1,5 +1,5 @@
-//! A disk that takes nothing more under the real thing: what it still does, what it says, and what it does once there is
-//! room again.
+//! A disk that takes nothing more, or is slow, under the real thing: what it still does, what it says, and what it does
+//! once there is room again.
 #![cfg(test)]
 
 mod support;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use support::{
     curfew,
-    site::{PATIENCE, Running, Site, leads_nowhere},
+    site::{Client, PATIENCE, Running, Site, leads_nowhere},
 };
 
 #[test]
@@ -51,6 +51,41 @@ fn an_order_that_finds_no_room_closes_and_keeps_nobody_out() {
     let done = site.curfew(&revoke);
     assert_eq!(done.code, 0, "{done:?}");
     assert!(!site.connect("127.0.0.1").echoes());
+}
+
+/// Changes that wait for the disk at once: more than may.
+const CHANGES: usize = 100;
+
+#[test]
+fn an_order_ends_sessions_though_the_disk_is_busy_with_what_came_before() {
+    let site = Site::start("");
+    let mut clients = ["127.0.0.2", "127.0.0.1"].map(|from| site.open(from));
+    let token = std::fs::read_to_string(site.path("data/admin.token")).unwrap();
+    // The store waits for this for five seconds.
+    let busy = rusqlite::Connection::open(site.path("data/state.db")).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let start = BootClock.now().boot;
+    let changes: Vec<_> = (0..CHANGES)
+        .map(|number| {
+            let body = format!("{{\"address\": \"10.0.0.{number}\", \"user\": \"carol\"}}");
+            site.begin("PUT", "/v1/bindings", token.trim(), &body)
+        })
+        .collect();
+    let orders = ["bob", "alice"].map(|user| {
+        let order = ["revoke", "--user", user, "--reason", "left the company"];
+        site.command("http", &order).spawn().unwrap()
+    });
+    assert!(clients.iter_mut().all(Client::is_ended));
+    let took = BootClock.now().boot.since(start);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    busy.execute_batch("ROLLBACK").unwrap();
+    for mut order in orders {
+        assert!(order.wait().unwrap().success());
+    }
+    for change in changes {
+        let answer = change.answer();
+        assert!(answer.starts_with("HTTP/1.0 20"), "{answer}");
+    }
 }
 
 /// Sessions that may come before the log has failed and that is known. Without being told at once, the server would let

@@ -108,18 +108,6 @@ pub(super) async fn create(
     let working = Arc::clone(&app);
     app.finish(async move {
         let app = working;
-        let state = app.parts.store.read();
-        if state.tokens.contains_key(&new.name) {
-            let detail = format!(
-                "there is a token {:?}: remove it first, or use another name",
-                new.name
-            );
-            return Err(Problem::new(Code::Conflict, detail));
-        }
-        if state.tokens.len() >= token::TOKENS {
-            let detail = format!("there are {} tokens: remove some", token::TOKENS);
-            return Err(Problem::new(Code::Conflict, detail));
-        }
         let token = token::make().map_err(|error| {
             Problem::new(
                 Code::Internal,
@@ -140,7 +128,7 @@ pub(super) async fn create(
             cause: format!("token {} was made: {}", kept.name, super::word(kept.role)),
         };
         app.change(
-            Expected::State(state.revision),
+            Expected::Nothing,
             vec![Change::PutToken(kept)],
             deed,
             Duration::ZERO,
@@ -162,30 +150,14 @@ pub(super) async fn remove(
     let working = Arc::clone(&app);
     app.finish(async move {
         let app = working;
-        let state = app.parts.store.read();
-        let token = state.tokens.get(&name);
-        let token = token.ok_or_else(|| Problem::not_found("token", &name))?;
-        let admins = state
-            .tokens
-            .values()
-            .filter(|token| token.role == Role::Admin);
-        if token.role == Role::Admin && admins.count() == 1 {
-            let detail = "it is the last token of an admin: make another first";
-            return Err(Problem::new(Code::Conflict, detail));
-        }
         let deed = Deed {
             event: EventKind::TokenChanged,
             by: &by,
             cause: format!("token {name} was removed"),
         };
         let change = Change::RemoveToken(name);
-        app.change(
-            Expected::State(state.revision),
-            vec![change],
-            deed,
-            Duration::ZERO,
-        )
-        .await?;
+        app.change(Expected::Nothing, vec![change], deed, Duration::ZERO)
+            .await?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await

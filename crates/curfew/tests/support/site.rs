@@ -90,29 +90,26 @@ impl Site {
 
     /// What the API says without a token.
     pub fn get(&self, path: &str) -> String {
-        self.ask(path, "")
+        self.begin("GET", path, "", "").answer()
     }
 
     /// The metrics, read as an admin.
     pub fn metrics(&self) -> String {
         let token = std::fs::read_to_string(self.path("data/admin.token")).unwrap();
-        self.ask(
-            "/metrics",
-            &format!("Authorization: Bearer {}\r\n", token.trim()),
-        )
+        self.begin("GET", "/metrics", &token, "").answer()
     }
 
-    fn ask(&self, path: &str, headers: &str) -> String {
+    /// Puts a question to the API.
+    pub fn begin(&self, method: &str, path: &str, token: &str, body: &str) -> Asked {
         let mut stream = TcpStream::connect(self.control).unwrap();
-        let host = self.control;
+        let (host, token, length) = (self.control, token.trim(), body.len());
+        let of_body = "Content-Type: application/json\r\nContent-Length";
         write!(
             stream,
-            "GET {path} HTTP/1.0\r\nHost: {host}\r\n{headers}\r\n"
+            "{method} {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n{of_body}: {length}\r\n\r\n{body}"
         )
         .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        Asked(stream)
     }
 
     /// From now on no file of the server grows, as on a full disk.
@@ -185,6 +182,17 @@ impl Site {
         let mut client = self.connect(from);
         assert!(client.echoes(), "{from} is not let in");
         client
+    }
+}
+
+/// A question whose answer is still to come.
+pub struct Asked(TcpStream);
+
+impl Asked {
+    pub fn answer(mut self) -> String {
+        let mut answer = String::new();
+        self.0.read_to_string(&mut answer).unwrap();
+        answer
     }
 }
 
