@@ -69,6 +69,8 @@ pub enum Outcome {
     Closed(Closed),
     /// On its way; the door reports the end by upcall.
     Started,
+    /// Not yet; when it can be, the door says so (`Input::Hears`).
+    Later,
     /// The door has no such session (it ended at the same moment).
     Unknown,
     /// The door cannot do this; see [`Caps`].

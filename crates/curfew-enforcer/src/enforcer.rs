@@ -350,7 +350,7 @@ impl Enforcer {
                     ended(closed.moved, late);
                 }
                 Outcome::Unknown => ended(None, None),
-                Outcome::Done | Outcome::Started | Outcome::Unsupported => {}
+                Outcome::Done | Outcome::Started | Outcome::Later | Outcome::Unsupported => {}
             }
         });
         (answers, closed_at)

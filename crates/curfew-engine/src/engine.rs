@@ -195,6 +195,10 @@ impl Engine {
                 self.warned(id, deadline);
                 Ok(Report::default())
             }
+            Input::Hears(id) => {
+                self.hears(id);
+                Ok(Report::default())
+            }
             Input::Ended {
                 id,
                 reason,

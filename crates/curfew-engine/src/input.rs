@@ -43,6 +43,8 @@ pub enum Input {
         /// The deadline of the order.
         deadline: Deadline,
     },
+    /// The client of a session whose warning came too early for its door can be told now.
+    Hears(SessionId),
     /// A session has no socket any more.
     Ended {
         /// Which.

@@ -276,6 +276,18 @@ impl Engine {
         self.out.push_back(Action::Warn { id, deadline });
     }
 
+    /// The door can tell what it could not: the client is warned again, if it still has to be.
+    pub(crate) fn hears(&mut self, id: SessionId) {
+        if let Some(slot) = self.table.find(id)
+            && let Some(lease) = self.lease(slot)
+            && let Some(record) = self.table.get_mut(slot)
+            && record.closing.is_none()
+        {
+            record.warned = false;
+            self.go_on(slot, &lease, self.now.boot);
+        }
+    }
+
     /// Puts on record that the door warned a client.
     pub(crate) fn warned(&mut self, id: SessionId, deadline: Deadline) {
         let open = |slot: &u32| self.table.get(*slot).is_some_and(|r| r.closing.is_none());

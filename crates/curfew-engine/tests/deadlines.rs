@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::slice::from_ref;
+
 use curfew_engine::{Action, Activity, Engine, Input, State};
 use curfew_model::*;
 use support::*;
@@ -168,6 +170,40 @@ fn a_warning_is_on_record_once_the_door_gave_it() {
     };
     assert_eq!(record.event, EventKind::SessionWarned);
     assert_eq!(record.cause.as_deref(), Some("SessionPolicy/p limits@1"));
+}
+
+#[test]
+fn a_client_that_could_not_be_told_is_warned_when_it_can() {
+    let mut engine = engine(Rules {
+        warn: Some(10 * SECOND),
+        ..Rules::default()
+    });
+    engine.open(open(1, "alice", "db", at(0)), at(0)).unwrap();
+    let deadline = Deadline {
+        at: at(100).boot,
+        reason: EndReason::LifetimeExpired,
+    };
+    let id = id(1);
+    let warning = Action::Warn { id, deadline };
+    drain(&mut engine);
+    engine.handle(Input::Hears(id), at(80)).unwrap();
+    assert_eq!(drain(&mut engine), [], "it is not due");
+    engine.poll(at(90));
+    assert_eq!(drain(&mut engine), from_ref(&warning));
+    for second in [91, 92] {
+        engine.handle(Input::Hears(id), at(second)).unwrap();
+        assert_eq!(drain(&mut engine), from_ref(&warning));
+    }
+    engine.poll(at(95));
+    assert_eq!(drain(&mut engine), []);
+    let cancel = Input::Cancel {
+        id,
+        cause: "by a test".to_owned(),
+    };
+    engine.handle(cancel, at(96)).unwrap();
+    drain(&mut engine);
+    engine.handle(Input::Hears(id), at(97)).unwrap();
+    assert_eq!(drain(&mut engine), [], "it ends");
 }
 
 #[test]

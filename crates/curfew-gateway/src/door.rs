@@ -13,7 +13,7 @@ use std::{
 };
 
 use curfew_enforcer::{
-    Activity, Admitted, Caps, Closed, Door, DoorLease, Enforcer, Gone, Open, Order, Outcome,
+    Activity, Admitted, Caps, Closed, Door, DoorLease, Enforcer, Gone, Input, Open, Order, Outcome,
 };
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
@@ -50,6 +50,7 @@ pub(crate) enum Carried {
         opened_at: BootInstant,
         lease: DoorLease,
         ended: Option<EndReason>,
+        owes_warning: bool,
         nudge: Option<Arc<dyn Nudge>>,
     },
     /// Relayed.
@@ -59,6 +60,8 @@ pub(crate) enum Carried {
         /// The number of the lease that it holds.
         leased: u64,
         protocol: Protocol,
+        /// Its client was to be warned before it could be.
+        owes_warning: bool,
         /// Given back with the entry.
         _place: Option<Permit>,
     },
@@ -189,6 +192,7 @@ impl GatewayDoor {
             opened_at,
             lease: DoorLease::default(),
             ended: None,
+            owes_warning: false,
             nudge,
         };
         sessions.by_id.insert(id, opening);
@@ -254,26 +258,39 @@ impl GatewayDoor {
     }
 
     fn warn(&self, id: SessionId, deadline: Deadline) -> Outcome {
-        let sessions = self.sessions.lock();
-        match sessions.by_id.get(&id) {
-            Some(Carried::Flowing { flow, protocol, .. }) => {
-                match protocol.warning(id, deadline, flow.now()) {
-                    Some(warning) => {
-                        let hears = flow.takes_notices();
-                        // Before it does, the warning waits for the end of the handshake, which may never come.
-                        flow.notice(warning);
-                        if hears {
-                            Outcome::Started
-                        } else {
-                            Outcome::Unsupported
-                        }
-                    }
-                    None => Outcome::Unsupported,
+        let told = self.carried(id, |carried| match carried {
+            Carried::Flowing {
+                flow,
+                protocol,
+                owes_warning,
+                ..
+            } => match protocol.warning(id, deadline, flow.now()) {
+                Some(warning) if flow.takes_notices() => {
+                    flow.notice(warning);
+                    Outcome::Started
                 }
+                Some(_) => {
+                    *owes_warning = true;
+                    Outcome::Later
+                }
+                None => Outcome::Unsupported,
+            },
+            Carried::Opening { owes_warning, .. } => {
+                *owes_warning = true;
+                Outcome::Later
             }
-            Some(Carried::Opening { .. }) => Outcome::Unsupported,
-            None => Outcome::Unknown,
-        }
+        });
+        told.unwrap_or(Outcome::Unknown)
+    }
+
+    /// Takes a warning that a session owes.
+    fn owed_by(&self, key: u64) -> Option<SessionId> {
+        let mut sessions = self.sessions.lock();
+        let id = *sessions.by_key.get(&key)?;
+        let Carried::Flowing { owes_warning, .. } = sessions.by_id.get_mut(&id)? else {
+            return None;
+        };
+        std::mem::take(owes_warning).then_some(id)
     }
 }
 
@@ -339,6 +356,15 @@ impl Door for GatewayDoor {
 }
 
 impl Finished for GatewayDoor {
+    fn hears(&self, key: u64) {
+        if let Some(id) = self.owed_by(key)
+            && let Some(enforcer) = self.enforcer()
+        {
+            // Nothing of it can be refused.
+            let _ = enforcer.handle(Input::Hears(id));
+        }
+    }
+
     fn finished(&self, key: u64, how: Finish, bytes: Bytes) {
         let (reason, cause, untold) = match how {
             // By order: the enforcer has had its answer, and the session is off the table.

@@ -118,7 +118,11 @@ impl Opening {
                     ended: Some(reason),
                     ..
                 } => Some(Err(CarryError::Ended(*reason))),
-                Carried::Opening { lease, .. } => {
+                Carried::Opening {
+                    lease,
+                    owes_warning,
+                    ..
+                } => {
                     hold(lease, self.admitted.for_door);
                     let flow = prepared.flow().clone();
                     flow.hold_until(lease.until);
@@ -127,6 +131,7 @@ impl Opening {
                         flow,
                         leased: lease.number,
                         protocol,
+                        owes_warning: *owes_warning,
                         _place: place,
                     };
                     Some(Ok(()))

@@ -21,7 +21,7 @@ use curfew_gateway::{
     door::GatewayDoor,
     relay::{Relay, RelayConfig},
 };
-use curfew_model::{Clock, EndReason, Event, EventKind, Now, SessionId};
+use curfew_model::{Clock, Deadline, EndReason, Event, EventKind, Now, SessionId};
 use curfew_policy::Decide;
 use curfew_testkit::{BootClock, Lifetime, Limited, alice, connected};
 use parking_lot::Mutex;
@@ -273,6 +273,15 @@ fn a_session_that_has_no_flow_yet_answers_that_it_moved_nothing() {
         bytes_out: 0,
     };
     assert_eq!(lab.door.activity(&[id]), [answer]);
+    let (session, at) = (id, opened_at);
+    let reason = EndReason::LifetimeExpired;
+    let deadline = Deadline { at, reason };
+    let mut told = Vec::new();
+    lab.door
+        .apply(&[Order::Warn { session, deadline }], &mut |_, outcome| {
+            told.push(outcome);
+        });
+    assert_eq!(told, [Outcome::Later]);
     assert_eq!(lab.end_of(id), EndReason::IdleTimeout);
     assert_eq!(opening.ended(), Some(EndReason::IdleTimeout));
 }

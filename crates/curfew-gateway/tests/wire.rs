@@ -11,8 +11,8 @@ use std::{
 
 use curfew_enforcer::Door;
 use curfew_gateway::protocol::Protocol;
-use curfew_model::{EndReason, EventKind, Reconnect, UpstreamAddress};
-use curfew_testkit::{DENIED, Limited};
+use curfew_model::{Clock, EndReason, EventKind, Reconnect, UpstreamAddress};
+use curfew_testkit::{BootClock, DENIED, Limited};
 use socket2::{Domain, Socket, Type};
 use support::{
     Heard, Lab, PATIENCE, eventually,
@@ -61,6 +61,30 @@ fn an_idle_client_is_warned_on_the_wire_and_told_at_the_end() {
     );
     says(wire.next(), b'E', "57P01", "lifetime_expired");
     assert!(wire.next().is_none());
+    assert!(lab.warned());
+}
+
+#[test]
+fn a_warning_that_is_due_before_a_login_is_finished_comes_right_after_it() {
+    let (listener, upstream) = listener();
+    let limits = Limited {
+        max_lifetime: Some(PATIENCE),
+        warn_before: Some(PATIENCE - Duration::from_millis(1)),
+        ..Limited::default()
+    };
+    let lab = Lab::new(upstream, limits);
+    let mut wire = Wire::connect(lab.address());
+    wire.0.write_all(&startup("postgres", "soon")).unwrap();
+    lab.opened();
+    let opened = BootClock.now().boot;
+    eventually("the warning is due", PATIENCE, || {
+        BootClock.now().boot.since(opened) > Duration::from_millis(20)
+    });
+    let _server = serve(&listener);
+    for kind in [b'R', b'K', b'Z'] {
+        assert_eq!(wire.next().unwrap().0, kind);
+    }
+    says(wire.next(), b'N', "01000", "lifetime_expired");
     assert!(lab.warned());
 }
 

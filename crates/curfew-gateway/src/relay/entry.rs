@@ -41,6 +41,8 @@ pub(super) struct Entry {
     mode: Mode,
     first_end: Option<Finish>,
     failed: bool,
+    /// Its client takes notices, and that was told.
+    hears: bool,
     to_client: Sink,
     to_upstream: Sink,
 }
@@ -86,6 +88,7 @@ impl Entry {
             mode: framed.map_or_else(|| Mode::Plain(Plain::default()), Mode::Framed),
             first_end: None,
             failed: false,
+            hears: false,
             to_client: Sink::default(),
             to_upstream: Sink::default(),
         }
@@ -136,6 +139,13 @@ impl Entry {
             // The client closed its end after it was sent ours.
             Mode::Leaving => self.client.hung_up && !self.failed,
         }
+    }
+
+    /// Whether its client takes notices, and did not when this was asked before.
+    pub(super) fn begins_to_hear(&mut self) -> bool {
+        let begins = !self.hears && self.shared.takes_notices();
+        self.hears |= begins;
+        begins
     }
 
     /// Queues a notice for the client of a framed flow.

@@ -247,6 +247,9 @@ impl EventLoop {
             return;
         };
         let step = entry.advance(&mut self.tools, now.0);
+        if entry.begins_to_hear() {
+            self.finished.hears(entry.shared.key);
+        }
         if entry.shared.is_ended() && !entry.is_leaving() {
             // Its owner ended it; the letter that says how is on its way.
             return;

@@ -160,6 +160,10 @@ impl Shared {
         self.listening.store(listening, Ordering::Relaxed);
     }
 
+    pub(super) fn takes_notices(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_working(&self, working: bool) {
         self.working.store(working, Ordering::Relaxed);
     }
@@ -248,7 +252,7 @@ impl Flow {
     /// Whether the client takes notices: that of a framed flow does from the end of its handshake on.
     #[must_use]
     pub fn takes_notices(&self) -> bool {
-        self.shared.listening.load(Ordering::Relaxed)
+        self.shared.takes_notices()
     }
 
     /// The time on the relay's clock.

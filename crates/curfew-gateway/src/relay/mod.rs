@@ -97,6 +97,9 @@ pub enum Finish {
 pub trait Finished: Send + Sync {
     /// Called on an event loop's thread: must not block.
     fn finished(&self, key: u64, how: Finish, bytes: Bytes);
+
+    /// The client of a framed flow takes notices from now on. Called once, on an event loop's thread: must not block.
+    fn hears(&self, _key: u64) {}
 }
 
 /// A conversation that begins: what a framed flow starts with.

@@ -171,7 +171,13 @@ impl Node {
         keeper::kept_ends(&state, now).for_each(|end| engine.restore_last_end(end));
 
         let door = Arc::new(GatewayDoor::default());
-        let relay = Relay::start(RelayConfig::default(), Arc::clone(&clock), door.clone());
+        let open = services.iter().map(|service| service.max_connections);
+        let relay = RelayConfig {
+            // Sessions that have just ended are cleared away a moment later.
+            max_flows: open.fold(0, usize::saturating_add).saturating_mul(2),
+            ..RelayConfig::default()
+        };
+        let relay = Relay::start(relay, Arc::clone(&clock), door.clone());
         let relay = Arc::new(relay.map_err(NodeError::Resources)?);
         let as_door: Arc<dyn Door> = door.clone();
         let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
