@@ -1,6 +1,9 @@
 //! Message boundaries of an open session in both directions, and what the messages say about its state.
 //! Payloads are skipped by count; only the few bytes that carry state are kept. No payload is buffered here.
 
+mod owed;
+
+use self::owed::Owed;
 use super::{be32, cancel::CancelKey};
 
 /// The longest length field accepted, in bytes: PostgreSQL's own 1 GiB and some slack.
@@ -50,7 +53,7 @@ pub enum Transaction {
 
 /// Which way a COPY moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copy {
+enum Copy {
     /// From the client.
     In,
     /// To the client.
@@ -161,15 +164,7 @@ struct State {
     terminated: bool,
     key: Option<CancelKey>,
     transaction: Option<Transaction>,
-    copy: Option<Copy>,
-    queries: u64,
-    syncs: u64,
-    executes: u64,
-    flushed: u64,
-    /// Messages of the extended protocol were sent after the last Sync.
-    unsynced: bool,
-    /// After an error among those the server takes no message before the next Sync.
-    skipping: bool,
+    owed: Owed,
 }
 
 impl Default for Conversation {
@@ -189,8 +184,8 @@ impl Conversation {
     /// A frame that the protocol does not know.
     pub fn scan_client(&mut self, bytes: &[u8]) -> Result<Scan, FrameError> {
         let state = &mut self.state;
-        self.client.scan(bytes, |kind, _, _| {
-            state.note_client(kind);
+        self.client.scan(bytes, |kind, length, _| {
+            state.note_client(kind, length);
             Ok(())
         })
     }
@@ -206,20 +201,18 @@ impl Conversation {
         })
     }
 
-    /// Whether the server owes an answer, so that silence is not idleness. A COPY that waits for the client's
+    /// Whether the server owes an answer for certain, so that silence is not idleness. A COPY that waits for the client's
     /// data is not work of the server, and neither is a pipeline that was not flushed.
     #[must_use]
     pub fn busy(&self) -> bool {
-        let state = &self.state;
-        state.copy != Some(Copy::In) && state.queries + state.syncs + state.flushed > 0
+        self.state.owed.is_certain()
     }
 
-    /// Whether the server may be running something: as [`Conversation::busy`], but a pipeline that was not flushed and
-    /// a COPY that waits for data count too.
+    /// Whether the server may be running something: as [`Conversation::busy`], but a pipeline that was not flushed, a
+    /// COPY that waits for data, and all that cannot be told count too.
     #[must_use]
     pub fn may_run(&self) -> bool {
-        let state = &self.state;
-        state.queries + state.syncs + state.executes > 0 || state.copy.is_some()
+        self.state.owed.is_possible()
     }
 
     /// Whether the server accepted the login.
@@ -245,37 +238,12 @@ impl Conversation {
     pub fn transaction(&self) -> Option<Transaction> {
         self.state.transaction
     }
-
-    /// The COPY that is under way.
-    #[must_use]
-    pub fn copy(&self) -> Option<Copy> {
-        self.state.copy
-    }
 }
 
 impl State {
-    fn note_client(&mut self, kind: u8) {
-        // The server ignores Sync and Flush while it takes COPY data.
-        let copying = self.copy == Some(Copy::In);
-        // A Flush too: one that the server cannot read has it skip what follows.
-        self.unsynced |=
-            matches!(kind, b'P' | b'B' | b'D' | b'E' | b'C') || kind == b'H' && !copying;
-        match kind {
-            b'S' if !copying => {
-                self.syncs = self.syncs.saturating_add(1);
-                (self.executes, self.flushed) = (0, 0);
-                (self.unsynced, self.skipping) = (false, false);
-            }
-            b'Q' | b'F' | b'E' | b'H' if self.skipping => {}
-            // An error before it would have the server skip it: it may run, and nothing is owed for it.
-            b'Q' | b'F' if self.unsynced => self.executes = self.executes.saturating_add(1),
-            b'Q' | b'F' => self.queries = self.queries.saturating_add(1),
-            b'E' => self.executes = self.executes.saturating_add(1),
-            b'H' if !copying => self.flushed = self.executes,
-            b'c' | b'f' if copying => self.copy = None,
-            b'X' => self.terminated = true,
-            _ => {}
-        }
+    fn note_client(&mut self, kind: u8, length: u32) {
+        self.terminated |= kind == b'X';
+        self.owed.client(kind, length);
     }
 
     fn note_server(&mut self, kind: u8, length: u32, kept: &[u8]) -> Result<(), FrameError> {
@@ -299,37 +267,11 @@ impl State {
                     (1, b"E") => Transaction::Failed,
                     _ => return Err(bad),
                 });
-                self.copy = None;
-                if answers_login {
-                    return Ok(());
-                }
-                match (self.queries, self.syncs) {
-                    // It answers a query that was not counted, so that the server was not skipping.
-                    (0, 0) => self.unsynced = false,
-                    (0, _) => self.syncs -= 1,
-                    _ => self.queries -= 1,
+                if !answers_login {
+                    self.owed.ready();
                 }
             }
-            b'G' => {
-                self.copy = Some(Copy::In);
-                // A Sync sent ahead of the data is ignored by the server; the client sends another.
-                self.syncs = 0;
-                self.unsynced = self.queries == 0;
-            }
-            b'H' => self.copy = Some(Copy::Out),
-            b'W' => self.copy = Some(Copy::Both),
-            b'C' | b'I' | b's' | b'V' => {
-                self.copy = None;
-                if self.queries + self.syncs == 0 {
-                    self.flushed = self.flushed.saturating_sub(1);
-                    self.executes = self.executes.saturating_sub(1);
-                }
-            }
-            b'E' => {
-                self.copy = None;
-                (self.executes, self.flushed) = (0, 0);
-                self.skipping = self.unsynced && self.queries + self.syncs == 0;
-            }
+            kind if self.transaction.is_some() => self.owed.server(kind),
             _ => {}
         }
         Ok(())

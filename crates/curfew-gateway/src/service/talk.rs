@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::cancels::Cancel;
 use super::desk::Desk;
-use crate::postgres::cancel::{CancelRegistry, Holder};
+use crate::postgres::cancel::{CancelRegistry, Holder, RegisterError};
 use crate::postgres::frames::{Conversation, FrameError, Scan};
 use crate::postgres::message;
 use crate::relay::{Broken, Cut, Finish, Framing};
@@ -55,8 +55,9 @@ impl Talk {
             upstream: self.upstream.clone(),
         };
         // A key that is another's cannot be told from it: that client's cancels are not forwarded, no more.
-        let _ = self.keys.lock().register(key.clone(), holder);
-        self.registered = true;
+        let registered = self.keys.lock().register(key.clone(), holder);
+        // Where there is no room, sessions that have just ended make some within milliseconds.
+        self.registered = !matches!(registered, Err(RegisterError::Full(_)));
     }
 }
 

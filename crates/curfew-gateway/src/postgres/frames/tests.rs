@@ -51,7 +51,7 @@ fn any_chunking_gives_the_boundaries_of_the_whole() {
 
 /// The client sends messages of these kinds.
 fn send(talk: &mut Conversation, kinds: &[u8]) {
-    let frames: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, &[0])).collect();
+    let frames: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, b"")).collect();
     talk.scan_client(&frames).unwrap();
 }
 
@@ -124,9 +124,9 @@ fn what_the_server_skips_after_an_error_is_no_work_of_it() {
     assert!(!talk.busy());
     send(&mut talk, b"BEH");
     assert!(talk.busy());
-    answer(&mut talk, b"C");
+    answer(&mut talk, b"2C");
     assert!(!talk.busy());
-    // Whether this query runs shows only when the bind before it is answered.
+    // The query does not run, which shows when the bind before it is answered.
     send(&mut talk, b"SBQ");
     answer(&mut talk, b"ZE");
     assert!(!talk.busy());
@@ -135,7 +135,8 @@ fn what_the_server_skips_after_an_error_is_no_work_of_it() {
 #[test]
 fn a_flush_that_the_server_cannot_read_has_it_skip_what_follows() {
     let mut talk = logged_in();
-    send(&mut talk, b"HQ");
+    talk.scan_client(&frame(b'H', &[0])).unwrap();
+    send(&mut talk, b"Q");
     answer(&mut talk, b"E");
     assert!(!talk.busy() && !talk.may_run());
     send(&mut talk, b"Q");
@@ -158,11 +159,14 @@ fn a_function_call_behind_what_was_not_synced_is_over_with_its_answer() {
 }
 
 #[test]
-fn a_query_behind_what_was_not_synced_and_did_not_fail_is_the_last_that_is_not_counted() {
+fn a_query_behind_what_was_not_synced_is_owed_an_answer() {
     let mut talk = logged_in();
-    send(&mut talk, b"PQ");
+    send(&mut talk, b"P");
     assert!(!talk.busy() && talk.may_run());
+    send(&mut talk, b"Q");
+    assert!(talk.busy());
     answer(&mut talk, b"1CZ");
+    assert!(!talk.busy() && !talk.may_run());
     send(&mut talk, b"Q");
     assert!(talk.busy());
 }
@@ -190,6 +194,78 @@ fn copy_in_of_the_extended_protocol_is_not_busy_for_ever() {
     assert!(talk.busy());
     answer(&mut talk, b"CZ");
     assert!(!talk.busy());
+}
+
+#[test]
+fn an_error_of_a_query_skips_nothing_whatever_was_sent_before_it() {
+    let mut talk = logged_in();
+    send(&mut talk, b"PQ");
+    answer(&mut talk, b"1EZ");
+    assert!(!talk.busy() && !talk.may_run());
+    send(&mut talk, b"Q");
+    assert!(talk.busy() && talk.may_run());
+}
+
+#[test]
+fn a_query_that_is_skipped_behind_one_that_ran_is_owed_nothing() {
+    let mut talk = logged_in();
+    send(&mut talk, b"PQPQ");
+    answer(&mut talk, b"1CZE");
+    send(&mut talk, b"Q");
+    assert!(!talk.busy() && !talk.may_run());
+}
+
+#[test]
+fn a_sync_behind_a_copy_that_failed_does_not_answer_the_query_behind_it() {
+    for answers in [&b"EZZ"[..], b"EZ"] {
+        let mut talk = logged_in();
+        send(&mut talk, b"Q");
+        answer(&mut talk, b"G");
+        assert!(!talk.busy() && talk.may_run());
+        send(&mut talk, b"dS");
+        // The error shows only now, so that this is as far as the client knows data.
+        answer(&mut talk, answers);
+        send(&mut talk, b"Q");
+        assert!(talk.busy() && talk.may_run());
+        answer(&mut talk, b"CZ");
+        assert!(!talk.busy() && !talk.may_run());
+    }
+}
+
+#[test]
+fn what_a_copy_may_swallow_keeps_no_session_busy() {
+    let mut talk = logged_in();
+    send(&mut talk, b"BES");
+    answer(&mut talk, b"2G");
+    // It fails at its data. The Sync ahead of that was ignored, and the one behind it was not.
+    send(&mut talk, b"dcS");
+    answer(&mut talk, b"EZ");
+    assert!(!talk.busy());
+    send(&mut talk, b"BES");
+    answer(&mut talk, b"2");
+    assert!(talk.busy());
+    answer(&mut talk, b"CZ");
+    assert!(!talk.busy() && !talk.may_run());
+}
+
+#[test]
+fn a_query_in_the_place_of_data_cannot_be_followed_and_is_cancelled_in_any_case() {
+    let mut talk = logged_in();
+    send(&mut talk, b"Q");
+    answer(&mut talk, b"G");
+    send(&mut talk, b"dQ");
+    answer(&mut talk, b"EZ");
+    assert!(!talk.busy() && talk.may_run());
+}
+
+#[test]
+fn what_is_sent_ahead_of_a_copy_is_taken_in_order() {
+    let mut talk = logged_in();
+    send(&mut talk, b"BEdcSQ");
+    answer(&mut talk, b"2GCZ");
+    assert!(talk.busy());
+    answer(&mut talk, b"CZ");
+    assert!(!talk.busy() && !talk.may_run());
 }
 
 #[test]
