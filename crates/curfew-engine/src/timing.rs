@@ -8,7 +8,7 @@ use curfew_model::{
 use curfew_policy::ComingEnd;
 
 use crate::{
-    Action, Activity, DoorLease, Engine,
+    Action, Activity, DoorLease, Engine, Report,
     action::Fate,
     change::Why,
     class::{Ahead, nanos},
@@ -100,9 +100,14 @@ impl Engine {
 
     /// Fires everything that is due at `until`.
     pub(crate) fn fire_until(&mut self, until: BootInstant) {
+        let mut moved = Vec::new();
         for slot in self.wheel.advance(&mut self.table, until.0) {
-            self.fire(slot, until);
+            if self.fire(slot, until) {
+                moved.push(slot);
+            }
         }
+        // A window that opened may allow fewer at once.
+        self.trim(&moved, &mut Report::default());
     }
 
     pub(crate) fn flush_probes(&mut self) {
@@ -202,8 +207,8 @@ impl Engine {
         }
     }
 
-    /// Does what is due at `now` for one session, the earliest first.
-    fn fire(&mut self, slot: u32, now: BootInstant) {
+    /// Does what is due at `now` for one session, the earliest first. True if it lives, and was decided about again.
+    fn fire(&mut self, slot: u32, now: BootInstant) -> bool {
         // Every instant is looked at once, whatever a look finds.
         let mut looked = None;
         while let (Some(lease), Some(record)) = (self.lease(slot), self.table.get(slot)) {
@@ -219,17 +224,19 @@ impl Engine {
             {
                 looked = Some(look_again);
                 if self.review(slot, Why::Window(look_again)) != Fate::Lives {
-                    return;
+                    return false;
                 }
             } else if let Some(end) = end {
                 self.tell_shadow(slot, BootInstant(end.at.0.saturating_sub(1)), false);
                 let cause = cause_of(&lease, end);
                 self.end(slot, end.reason, cause, Some(end.at));
-                return;
+                return false;
             } else {
-                return self.go_on(slot, &lease, now);
+                self.go_on(slot, &lease, now);
+                return looked.is_some();
             }
         }
+        false
     }
 
     /// A session that does not end at `now`: whether it is to be warned or asked, and when it is looked at again.

@@ -207,6 +207,24 @@ fn a_client_that_could_not_be_told_is_warned_when_it_can() {
 }
 
 #[test]
+fn a_window_that_opens_ends_the_newest_where_it_allows_fewer() {
+    let mut engine = engine(Rules {
+        max: Some(1),
+        max_from: Some(50),
+        ..Rules::default()
+    });
+    for n in 1..=3 {
+        engine.open(open(n, "alice", "db", at(n)), at(n)).unwrap();
+    }
+    engine.open(open(4, "bob", "db", at(4)), at(4)).unwrap();
+    engine.poll(at(49));
+    assert_eq!(closes(&mut engine), []);
+    engine.poll(at(50));
+    let over = EndReason::ConcurrencyExceeded;
+    assert_eq!(closes(&mut engine), [(id(2), over), (id(3), over)]);
+}
+
+#[test]
 fn a_window_that_ends_closes_with_its_deadline_and_its_reason() {
     let rules = Rules {
         window: Some((0, 30)),

@@ -47,6 +47,8 @@ pub struct Rules {
     pub reauth: Option<u64>,
     pub warn: Option<u64>,
     pub max: Option<u32>,
+    /// Since when `max` holds, in seconds of [`at`] on the wall clock.
+    pub max_from: Option<u64>,
     pub reconnect: Reconnect,
     pub loss: LossRule,
     pub mode: Mode,
@@ -71,6 +73,7 @@ impl Default for Rules {
             reauth: None,
             warn: None,
             max: None,
+            max_from: None,
             reconnect: Reconnect::default(),
             loss: LossRule {
                 after: Duration::from_secs(1_000_000),
@@ -189,6 +192,7 @@ impl Decide for Fake {
                     .map(|end| ComingEnd { end, warn_before });
             }
         }
+        let max = rules.max.filter(|_| rules.max_from.is_none_or(&mut passed));
         let outside = |(from, to)| (!passed(from)) | passed(to);
         let refused = if !rules.admits {
             Some(EndReason::AccessDenied)
@@ -218,7 +222,7 @@ impl Decide for Fake {
                 name: SegmentName::new(name).unwrap(),
                 sensitivity: rules.sensitivity,
                 mode: rules.mode,
-                max_concurrent: rules.max.map(|max| (max, self.by.clone())),
+                max_concurrent: max.map(|max| (max, self.by.clone())),
                 reconnect_wait: (!rules.reconnect.wait.is_zero())
                     .then(|| (rules.reconnect.wait, self.by.clone())),
                 reconnect_proof: rules.reconnect.proof.then(|| self.by.clone()),

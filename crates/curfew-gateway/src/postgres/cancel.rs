@@ -46,7 +46,9 @@ impl fmt::Debug for CancelKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
     /// The registry holds its limit of keys.
-    #[error("{0} cancel keys are registered, which is the limit; try again when a session has ended")]
+    #[error(
+        "{0} cancel keys are registered, which is the limit; try again when a session has ended"
+    )]
     Full(usize),
     /// A live session of another id has the same key.
     #[error("the cancel key belongs to another live session; do not forward cancels for this one")]
