@@ -47,6 +47,15 @@ impl std::fmt::Debug for Enforcer {
     }
 }
 
+/// What came of a step at the door.
+#[derive(Default)]
+struct Done {
+    /// When it had closed the last session of those that the step closes.
+    closed_at: Option<BootInstant>,
+    /// Sessions that ended once it was asked what they moved.
+    asked: u64,
+}
+
 /// The running deadline thread; dropping it stops the thread and waits for it.
 #[derive(Debug)]
 pub struct Deadlines {
@@ -113,7 +122,7 @@ impl Enforcer {
             .door
             .upgrade()
             .is_some_and(|door| door.caps().decides_inline);
-        let (answer, closed_at) = self.timed_step(HashMap::new(), |engine| {
+        let (answer, done) = self.timed_step(HashMap::new(), |engine| {
             let now = self.clock.now();
             let before = engine.revision();
             let answer = engine.handle(input, now);
@@ -124,8 +133,10 @@ impl Enforcer {
             }
             answer
         });
+        // Whom an idle limit ends that has become shorter shows when the door is asked.
         answer.map(|report| Report {
-            closed_at,
+            closed_at: done.closed_at,
+            closed: report.closed + done.asked.min(report.matched.saturating_sub(report.closed)),
             ..report
         })
     }
@@ -188,31 +199,35 @@ impl Enforcer {
         self.timed_step(HashMap::new(), change).0
     }
 
-    /// A step that tells the engine of what the door has closed already, and when the door had closed the last of what
-    /// the step closes.
+    /// A step that tells the engine of what the door has closed already, and what came of it at the door.
     fn timed_step<T>(
         &self,
         mut closes: HashMap<SessionId, Close>,
         change: impl FnOnce(&mut Engine) -> T,
-    ) -> (T, Option<BootInstant>) {
+    ) -> (T, Done) {
         let (answer, mut actions) = self.locked(change);
-        let mut closed_at = None;
+        let mut done = Done::default();
         while !actions.is_empty() {
             let (answers, last) = self.carry_out(actions, &mut closes);
-            closed_at = closed_at.max(last);
+            done.closed_at = done.closed_at.max(last);
             if answers.is_empty() {
                 break;
             }
             actions = self
                 .locked(|engine| {
                     for input in answers {
+                        let is_asked = matches!(input, Input::Activity(_));
                         // A session that ended meanwhile is no error: the answer came late.
-                        let _ = engine.handle(input, self.clock.now());
+                        if let (true, Ok(report)) =
+                            (is_asked, engine.handle(input, self.clock.now()))
+                        {
+                            done.asked += report.closed;
+                        }
                     }
                 })
                 .1;
         }
-        (answer, closed_at)
+        (answer, done)
     }
 
     fn locked<T>(&self, change: impl FnOnce(&mut Engine) -> T) -> (T, VecDeque<Action>) {

@@ -46,6 +46,14 @@ impl Why {
         }
     }
 
+    /// When what it is about took effect, if it is looked at `now`.
+    fn at(self, now: BootInstant) -> BootInstant {
+        match self {
+            Self::Window(at) => at,
+            Self::Policies(_) | Self::Proof | Self::Binding => now,
+        }
+    }
+
     /// The reason of an end that a look found: a change of the documents is one of its own.
     fn told(self, reason: EndReason) -> EndReason {
         match self {
@@ -53,6 +61,17 @@ impl Why {
             Self::Window(_) | Self::Proof | Self::Binding => reason,
         }
     }
+}
+
+/// An idle limit that was passed as it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tightened {
+    /// When it came.
+    pub(crate) at: BootInstant,
+    /// The reason of the end that it brings.
+    pub(crate) reason: EndReason,
+    /// Whether that end was due at an instant, and not by an order.
+    pub(crate) timed: bool,
 }
 
 impl Engine {
@@ -81,10 +100,7 @@ impl Engine {
             boot: BootInstant(0),
             wall: WallInstant(ties.clock),
         };
-        let boot = match why {
-            Why::Window(at) => at,
-            Why::Policies(_) | Why::Proof | Why::Binding => self.now.boot,
-        };
+        let boot = why.at(self.now.boot);
         let leased = began.wall_at(boot);
         let wall = match why {
             Why::Policies(_) => leased.max(self.now.wall),
@@ -158,6 +174,7 @@ impl Engine {
             coming: coming.as_ref(),
         };
         self.place(slot, &decided, &old, ties);
+        self.tighten(slot, why, &old, &lease);
         let acts = !all_audit(&segments);
         self.cast(slot, shadow);
 
@@ -183,6 +200,25 @@ impl Engine {
         fate.unwrap_or(Fate::Lives)
     }
 
+    /// Notes since when a session is idle for too long where that is not by its own silence.
+    fn tighten(&mut self, slot: u32, why: Why, old: &Lease, new: &Lease) {
+        let Some(last) = self.table.get(slot).map(|record| BootInstant(record.last)) else {
+            return;
+        };
+        let due = |lease: &Lease| Some(last.after(lease.idle_timeout.as_ref()?.0));
+        let at = why.at(self.now.boot);
+        if due(new).is_none_or(|due| due > at) {
+            self.tightened.remove(&slot);
+        } else if due(old).is_none_or(|due| due > at) {
+            let tightened = Tightened {
+                at,
+                reason: why.told(EndReason::IdleTimeout),
+                timed: matches!(why, Why::Window(_)),
+            };
+            self.tightened.insert(slot, tightened);
+        }
+    }
+
     /// Ends a session that a look found to be refused or past due, and tells of one that segments in audit mode would end.
     fn act_on_review(
         &mut self,
@@ -192,10 +228,7 @@ impl Engine {
         lease: &Lease,
     ) -> Option<Fate> {
         // What was not due before this look is late from the look on.
-        let (from, timed) = match why {
-            Why::Window(at) => (at, true),
-            Why::Policies(_) | Why::Proof | Why::Binding => (self.now.boot, false),
-        };
+        let (from, timed) = (why.at(self.now.boot), matches!(why, Why::Window(_)));
         let due = |lease: &Lease| {
             let end = lease.fixed_deadline().filter(|end| end.at <= from)?;
             let (reason, cause) = (why.told(end.reason), cause_of(lease, end));

@@ -17,6 +17,7 @@ use crate::{
     Action, AuditLog, Changes, EngineError, Input, Report,
     action::Fate,
     binding::Bindings,
+    change::Tightened,
     class::{Class, Decided, Kept, Ties},
     intern::Interner,
     past::PastSessions,
@@ -101,6 +102,8 @@ pub struct Engine {
     pub(crate) probes: Vec<SessionId>,
     /// When the door was asked about the sessions that it has not answered for.
     pub(crate) probed: HashMap<u32, BootInstant>,
+    /// Sessions that were idle for too long, by what was known, when their idle limit became what it is.
+    pub(crate) tightened: HashMap<u32, Tightened>,
     /// Sessions that a refresh renewed by itself, until somebody asks for it.
     pub(crate) renewed: HashSet<u32>,
     /// What segments in audit mode hold sessions to that enforced ones let live.
@@ -149,6 +152,7 @@ impl Engine {
             audit: AuditLog::default(),
             probes: Vec::new(),
             probed: HashMap::new(),
+            tightened: HashMap::new(),
             renewed: HashSet::new(),
             shadows: HashMap::new(),
             gone: HashSet::new(),
@@ -188,8 +192,11 @@ impl Engine {
             Input::Lift(id) => self.lift(id),
             Input::Withdraw(id) => Ok(self.withdraw(id)),
             Input::Activity(seen) => {
-                self.activity(&seen);
-                Ok(Report::default())
+                let closed = self.activity(&seen);
+                Ok(Report {
+                    closed,
+                    ..Report::default()
+                })
             }
             Input::Warned { id, deadline } => {
                 self.warned(id, deadline);
@@ -332,6 +339,7 @@ impl Engine {
         self.leave_who_list(slot);
         self.wheel.disarm(&mut self.table, slot);
         self.probed.remove(&slot);
+        self.tightened.remove(&slot);
         self.renewed.remove(&slot);
         self.shadows.remove(&slot);
         self.gone.remove(&slot);

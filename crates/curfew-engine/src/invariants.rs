@@ -111,7 +111,10 @@ impl Engine {
         }
         let shared = self.whos.len() + self.classes.len() + self.ties.len() + self.targets.len();
         let found = !self.index.is_empty() || !self.addresses.is_empty();
-        let left = !self.probed.is_empty() || !self.shadows.is_empty() || !self.gone.is_empty();
+        let left = !self.probed.is_empty()
+            || !self.tightened.is_empty()
+            || !self.shadows.is_empty()
+            || !self.gone.is_empty();
         if self.table.len() == 0 && (shared > 0 || found || left) {
             return Err(Broken {
                 name: "I5 nothing is left behind",

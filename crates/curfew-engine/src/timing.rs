@@ -10,7 +10,7 @@ use curfew_policy::ComingEnd;
 use crate::{
     Action, Activity, DoorLease, Engine, Report,
     action::Fate,
-    change::Why,
+    change::{Tightened, Why},
     class::{Ahead, nanos},
     record::{NEVER, WouldEnd},
 };
@@ -260,11 +260,19 @@ impl Engine {
         let last = BootInstant(self.table.get(slot)?.last);
         let (idle, _) = lease.idle_timeout.as_ref()?;
         let patient = self.probed.get(&slot)?.after(PATIENCE);
-        let at = last.after(*idle);
-        (at <= now && patient <= now).then_some(Deadline {
-            at,
-            reason: EndReason::IdleTimeout,
-        })
+        let (deadline, _) = self.idle_deadline(slot, last.after(*idle));
+        (deadline.at <= now && patient <= now).then_some(deadline)
+    }
+
+    /// The end of a session whose idle limit is passed at `due`, and whether it was due at that instant.
+    fn idle_deadline(&self, slot: u32, due: BootInstant) -> (Deadline, bool) {
+        match self.tightened.get(&slot) {
+            Some(&Tightened { at, reason, timed }) if due <= at => (Deadline { at, reason }, timed),
+            _ => {
+                let reason = EndReason::IdleTimeout;
+                (Deadline { at: due, reason }, true)
+            }
+        }
     }
 
     /// Has the door warn a client. Whether it did is for the door to say.
@@ -329,8 +337,10 @@ impl Engine {
         }
     }
 
-    /// Takes over what sessions moved, and ends or leaves those that were probed. Nothing leaves the table meanwhile.
-    pub(crate) fn activity(&mut self, seen: &[Activity]) {
+    /// Takes over what sessions moved, and ends or leaves those that were probed; how many it ends. Nothing leaves the
+    /// table meanwhile.
+    pub(crate) fn activity(&mut self, seen: &[Activity]) -> u64 {
+        let mut closed = 0;
         for some in seen.chunks(LOOKED_UP) {
             // Records lie far apart: looked up together, they come from memory together.
             let slots: Vec<Option<u32>> =
@@ -338,20 +348,21 @@ impl Engine {
             for (slot, activity) in slots.into_iter().zip(some) {
                 self.moved_at(slot, *activity);
                 if let Some(slot) = slot {
-                    self.answered(slot);
+                    closed += u64::from(self.answered(slot) == Fate::Closes);
                 }
             }
         }
+        closed
     }
 
     /// The door has said what a session moved.
-    fn answered(&mut self, slot: u32) {
+    fn answered(&mut self, slot: u32) -> Fate {
         let now = self.now.boot;
         let Some(record) = self.table.get_mut(slot) else {
-            return;
+            return Fate::Lives;
         };
         if !record.probing || record.closing.is_some() {
-            return;
+            return Fate::Lives;
         }
         record.probing = false;
         self.probed.remove(&slot);
@@ -359,17 +370,13 @@ impl Engine {
         if let Some((idle, by)) = self.lease(slot).and_then(|lease| lease.idle_timeout)
             && last.after(idle) <= now
         {
-            let before = last.after(idle).0.saturating_sub(1);
-            self.tell_shadow(slot, BootInstant(before), true);
-            self.end(
-                slot,
-                EndReason::IdleTimeout,
-                words(&by),
-                Some(last.after(idle)),
-            );
-            return;
+            let (end, timed) = self.idle_deadline(slot, last.after(idle));
+            self.tell_shadow(slot, BootInstant(end.at.0.saturating_sub(1)), true);
+            return self.end(slot, end.reason, words(&by), timed.then_some(end.at));
         }
+        self.tightened.remove(&slot);
         self.tell_shadow(slot, now, true);
         self.schedule(slot);
+        Fate::Lives
     }
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use curfew_engine::{Action, AuditLog, Bounds, Engine, EngineError, Input, Keeper};
+use curfew_engine::{Action, Activity, AuditLog, Bounds, Engine, EngineError, Input, Keeper};
 use curfew_model::*;
 use curfew_policy::Difference;
 use std::time::Duration;
@@ -312,6 +312,56 @@ fn an_order_older_than_the_session_does_not_act_when_the_segment_is_enforced() {
     let set = policies(3, rules(Mode::Enforce));
     engine.handle(set, at(4)).unwrap();
     assert_eq!(closes(&mut engine), []);
+}
+
+#[test]
+fn an_idle_limit_that_comes_too_short_ends_by_the_change_and_is_not_late() {
+    let rules = |idle| Rules {
+        idle: Some(idle * SECOND),
+        ..Rules::default()
+    };
+    let mut engine = engine(rules(90));
+    for n in 1..=3 {
+        engine.open(open(n, "alice", "db", at(0)), at(0)).unwrap();
+    }
+    let moved = |n, second| Activity {
+        id: id(n),
+        last: at(second).boot,
+        bytes_in: 1,
+        bytes_out: 1,
+    };
+    drain(&mut engine);
+    engine.handle(policies(2, rules(10)), at(40)).unwrap();
+    engine.poll(at(40));
+    let asked = drain(&mut engine);
+    assert!(
+        matches!(&asked[..], [.., Action::Probe(ids)] if ids.len() == 3),
+        "{asked:?}"
+    );
+    let seen = Input::Activity(vec![moved(1, 5), moved(2, 35), moved(3, 30)]);
+    let report = engine.handle(seen, at(40)).unwrap();
+    assert_eq!(report.closed, 2);
+    let ends = drain(&mut engine)
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Close {
+                id,
+                reason,
+                deadline,
+            } => Some((id, reason, deadline)),
+            _ => None,
+        });
+    let changed = EndReason::PolicyChanged;
+    assert_eq!(
+        ends.collect::<Vec<_>>(),
+        [(id(1), changed, None), (id(3), changed, None)]
+    );
+    // By its own silence.
+    engine.poll(at(45));
+    engine
+        .handle(Input::Activity(vec![moved(2, 35)]), at(45))
+        .unwrap();
+    assert_eq!(closes(&mut engine), [(id(2), EndReason::IdleTimeout)]);
 }
 
 #[test]

@@ -73,6 +73,8 @@ pub struct Session {
     pub credential: Option<u64>,
     pub expires: u64,
     pub idle: u64,
+    /// When the documents last made that shorter.
+    pub stricter: Option<u64>,
     pub reauth: Option<u64>,
     /// What the wall clock, as this session knows it, is ahead of the boot clock, in milliseconds.
     pub clock: i64,
@@ -323,7 +325,10 @@ impl Oracle {
                 session.unanswered = None;
             }
             session.expires = session.expires.min(session.opened_at + service.lifetime);
-            session.idle = session.idle.min(service.idle);
+            if service.idle < session.idle {
+                session.idle = service.idle;
+                session.stricter = Some(self.boot);
+            }
             let since = session.proved.unwrap_or(session.opened_at);
             let reauth = service.reauth.map(|every| since + every);
             session.reauth = session.reauth.into_iter().chain(reauth).min();
@@ -441,8 +446,13 @@ impl Oracle {
             return false;
         };
         let idle = session.last.max(session.admitted) + session.idle;
+        let silent = gone || session.unanswered.is_some();
         match reason {
-            EndReason::IdleTimeout => gone || session.unanswered.is_some() || idle <= self.boot,
+            EndReason::IdleTimeout => silent || idle <= self.boot,
+            // The documents made it idle for too long.
+            EndReason::PolicyChanged if session.stricter.is_some_and(|at| silent || idle <= at) => {
+                true
+            }
             other if session.due.contains(&other) => true,
             other => {
                 let timed = self.timed(session);

@@ -366,6 +366,7 @@ impl World {
             last: boot,
             admitted: boot,
             unanswered: None,
+            stricter: None,
             ordered: false,
             due: BTreeSet::new(),
         }
