@@ -153,6 +153,11 @@ impl<'a> Source<'a> {
         self.lines.get(index).map(shown)
     }
 
+    /// How many were reported so far.
+    pub(crate) fn problems(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
     /// Every problem once: what an alias repeats is wrong in one place.
     pub(crate) fn into_problems(self) -> Vec<Problem> {
         let mut problems = self.problems.into_inner();

@@ -388,6 +388,14 @@ mod tests {
                 "[1, 2].map(a, [1, 2].map(b, a)) == [[1]]",
                 "stand inside one another",
             ),
+            (
+                "size(['aaaa'].map(x, x + x).map(x, x + x)[0]) > 0",
+                "behind one another",
+            ),
+            (
+                "subject.groups.filter(a, a != 'x').exists(a, a == 'y')",
+                "behind one another",
+            ),
             ("target.port % 0 == 1", "`%` by zero"),
             (
                 "subject.id + 1 == 'x'",

@@ -1,12 +1,12 @@
 //! Time windows and the ends of grants, on the wall clock of a time zone. No clock is read here.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use curfew_model::{EndReason, WallInstant};
 use jiff::{
     Timestamp, ToSpan,
     civil::{Date, Time, Weekday},
-    tz::TimeZone,
+    tz::{AmbiguousOffset, TimeZone},
 };
 
 use crate::{
@@ -17,6 +17,15 @@ use crate::{
 
 /// After so much time on end no day of the week is left out.
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// In a file with more problems, no zone is looked for that an unknown one may mean.
+const MAX_GUESSES: usize = 20;
+
+/// The names of all zones.
+static ZONES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let zones = jiff::tz::db().available();
+    zones.map(|name| name.to_string()).collect()
+});
 
 const DAYS: [(&str, Weekday); 7] = [
     ("mon", Weekday::Monday),
@@ -124,13 +133,7 @@ impl Window {
         if !self.days.contains(&date.weekday()) {
             return None;
         }
-        let instant = |date: Date, time: Time| {
-            let zoned = date
-                .to_datetime(time)
-                .to_zoned_datetime(self.zone.clone())
-                .ok()?;
-            Some(WallInstant(zoned.timestamp().as_millisecond()))
-        };
+        let instant = |date, time| self.instant(date, time);
         let (end_date, end_time) = match self.end {
             Some(end) if end > self.start => (date, end),
             other => (
@@ -140,6 +143,21 @@ impl Window {
         };
         let (start, end) = (instant(date, self.start)?, instant(end_date, end_time)?);
         (start < end).then_some((start, end))
+    }
+
+    /// When the clocks of the zone first show this time, or go past it.
+    fn instant(&self, date: Date, time: Time) -> Option<WallInstant> {
+        let time = date.to_datetime(time);
+        let shown = self.zone.to_ambiguous_timestamp(time);
+        let first = match shown.offset() {
+            // By the clock of after the change it lies before it.
+            AmbiguousOffset::Gap { after, .. } => {
+                let before = after.to_timestamp(time).ok()?;
+                self.zone.following(before).next()?.timestamp()
+            }
+            _ => shown.compatible().ok()?,
+        };
+        Some(WallInstant(first.as_millisecond()))
     }
 }
 
@@ -185,12 +203,12 @@ pub(crate) fn read(source: &Source<'_>, node: &Node) -> Option<Window> {
             let message =
                 format!("{text:?} is no time zone: use a name like Europe/Berlin, or UTC");
             let problem = Problem::error(&source.place(node), message);
-            let known: Vec<String> = jiff::tz::db()
-                .available()
-                .map(|name| name.to_string())
-                .collect();
-            let near = nearest(text, known.iter().map(String::as_str));
-            source.report(problem.meant(near));
+            // Each guess takes a look at all zones.
+            let near = (source.problems() < MAX_GUESSES).then(|| {
+                let zones = ZONES.iter().map(String::as_str);
+                nearest(text, zones)
+            });
+            source.report(problem.meant(near.flatten()));
         }
         zone.ok()
     });
@@ -332,6 +350,19 @@ mod tests {
             at(&gap, "2026-03-29T00:00:00Z"),
             InForce::OutsideHours(Some(wall("2026-04-05T00:30:00Z")))
         );
+        // Wherever a span lies in the skipped hour, or reaches into it, the clocks show 03:00 at 01:00 UTC.
+        let (change, next_week) = ("2026-03-29T01:00:00Z", "2026-04-05T00:15:00Z");
+        let within = window("sun", "02:15-02:45", "Europe/Berlin");
+        for text in ["2026-03-29T00:00:00Z", "2026-03-29T01:20:00Z"] {
+            let next = InForce::OutsideHours(Some(wall(next_week)));
+            assert_eq!(at(&within, text), next, "{text}");
+        }
+        let into = window("sun", "01:00-02:30", "Europe/Berlin");
+        assert_eq!(at(&into, "2026-03-29T00:59:59Z"), until(change));
+        let out_of = window("sun", "02:30-05:00", "Europe/Berlin");
+        let opens = InForce::OutsideHours(Some(wall(change)));
+        assert_eq!(at(&out_of, "2026-03-29T00:59:59Z"), opens);
+        assert_eq!(at(&out_of, change), until("2026-03-29T03:00:00Z"));
         let repeated = window("sun", "01:00-02:30", "Europe/Berlin");
         assert_eq!(
             at(&repeated, "2026-10-25T00:15:00Z"),

@@ -89,7 +89,7 @@ impl Shape {
 pub(super) fn check(condition: &IdedExpr) -> Result<AttributeSet, Vec<String>> {
     let mut walk = Walk {
         bound: Vec::new(),
-        in_loop: false,
+        in_macro: false,
         reads: AttributeSet::default(),
         wrong: Vec::new(),
     };
@@ -109,8 +109,8 @@ pub(super) fn check(condition: &IdedExpr) -> Result<AttributeSet, Vec<String>> {
 struct Walk {
     /// Names that a macro like `exists` gives, the innermost last.
     bound: Vec<(String, Shape)>,
-    /// Within what a macro does for each element of a list.
-    in_loop: bool,
+    /// Within a macro: the list that it goes over, or what it does for each element.
+    in_macro: bool,
     reads: AttributeSet,
     wrong: Vec<String>,
 }
@@ -211,14 +211,16 @@ impl Walk {
     }
 
     fn comprehension(&mut self, over: &ComprehensionExpr, depth: usize) -> Shape {
-        if self.in_loop {
-            // Each level multiplies what a decision costs, and sessions wait for decisions.
+        if self.in_macro {
+            // Each one multiplies what a decision costs, by what it repeats or by what it makes of an element, and
+            // sessions wait for decisions.
             self.say(
-                "`exists` and its like stand inside one another: use `in`, or write several policies"
+                "`exists` and its like stand inside one another, or behind one another: use `in` or `&&`, or write several policies"
                     .to_owned(),
             );
             return Shape::Any;
         }
+        self.in_macro = true;
         let range = self.shape(&over.iter_range, depth);
         let element = match range {
             Shape::List(element) => *element,
@@ -240,10 +242,9 @@ impl Walk {
             None => self.bound.push((over.iter_var.clone(), element)),
         }
         self.bound.push((over.accu_var.clone(), start));
-        self.in_loop = true;
         self.shape(&over.loop_cond, depth);
         self.shape(&over.loop_step, depth);
-        self.in_loop = false;
+        self.in_macro = false;
         let result = self.shape(&over.result, depth);
         self.bound.truncate(outer);
         result
