@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use curfew_enforcer::Scheduling;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 use crate::{
     cli::{FINDINGS, chain},
     clock::SystemClock,
+    log::{Log, LogForm},
     node::{self, Checked, Node, NodeError, Purpose},
     show::Output,
     supervisor::Supervisor,
@@ -63,16 +64,6 @@ pub struct Run {
     log: LogForm,
 }
 
-/// The form of the log.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum LogForm {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
 impl Run {
     /// Runs until a signal ends it.
     ///
@@ -83,7 +74,7 @@ impl Run {
         if self.check {
             return Ok(self.report(checked)?);
         }
-        start_log(self.log);
+        let _log = Log::start(self.log)?;
         let checked = checked?;
         checked
             .warnings
@@ -323,18 +314,6 @@ fn signals(tell: SyncSender<Event>) -> std::io::Result<()> {
             }
         })?;
     Ok(())
-}
-
-fn start_log(form: LogForm) {
-    let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        // A line that cannot be written is lost. It would be told on standard error, and a panic if that fails too.
-        .log_internal_errors(false)
-        .with_target(false);
-    match form {
-        LogForm::Text => builder.init(),
-        LogForm::Json => builder.json().init(),
-    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 
 mod support;
 
-use std::{fs::File, time::Duration};
+use std::{fs::File, os::fd::OwnedFd, time::Duration};
 
 use curfew_model::Clock as _;
 use curfew_testkit::BootClock;
+use rustix::pipe::PipeFlags;
 use serde_json::json;
 
 use support::{
@@ -106,11 +107,15 @@ fn high_segments_take_no_session_from_the_first_record_on_that_finds_no_room() {
 fn a_process_whose_log_for_operators_takes_nothing_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let config = leads_nowhere(folder.path(), "");
-    for form in ["text", "json"] {
-        let full = File::options().write(true).open("/dev/full").unwrap();
+    let full = || OwnedFd::from(File::options().write(true).open("/dev/full").unwrap());
+    // Whoever reads it takes nothing, and leaves no room.
+    let (_reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, b"x").is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    for (form, takes_nothing) in [("text", full()), ("json", full()), ("text", writer)] {
         let server = curfew(&["run", "--log", form, "-c"])
             .arg(&config)
-            .stderr(full)
+            .stderr(takes_nothing)
             .spawn();
         let mut server = Running(server.unwrap());
         let give_up = BootClock.now().boot.after(PATIENCE);
@@ -120,7 +125,13 @@ fn a_process_whose_log_for_operators_takes_nothing_goes_on() {
         }
         server.signal("HUP");
         server.signal("TERM");
-        assert_eq!(server.0.wait().unwrap().code(), Some(0), "{form}");
+        let ended = loop {
+            assert!(BootClock.now().boot < give_up, "it does not end");
+            if let Some(ended) = server.0.try_wait().unwrap() {
+                break ended;
+            }
+        };
+        assert_eq!(ended.code(), Some(0), "{form}");
         std::fs::remove_dir_all(folder.path().join("data")).unwrap();
     }
 }

@@ -59,8 +59,10 @@ impl Recorder {
     pub fn count_the_crowd(&self, now: BootInstant) {
         let over = self.crowd.lock().over(now);
         for over in over {
-            let words = "more clients were turned away, and are counted here";
-            let event = self.refusal(&over.service, over.reason, words);
+            let (clients, service) = (over.clients, &over.service);
+            let words = format!("{clients} more clients of {service} were turned away");
+            let event = self.refusal(service, over.reason, &words);
+            self.teller.tell(Line::Event(event.clone()));
             self.put(event.count("clients", over.clients));
         }
     }
@@ -198,13 +200,14 @@ impl TurnedAway for Recorder {
         if !away.was_open {
             self.metrics.refused(&[], Door::Gateway, away.reason);
             let now = self.clock.now().boot;
-            if self.crowd.lock().takes(&away.service, away.reason, now) {
-                let event = Event {
-                    session: away.session,
-                    ..self.refusal(&away.service, away.reason, &away.detail)
-                };
-                self.put(event.with("client", away.client));
+            if !self.crowd.lock().takes(&away.service, away.reason, now) {
+                return;
             }
+            let event = Event {
+                session: away.session,
+                ..self.refusal(&away.service, away.reason, &away.detail)
+            };
+            self.put(event.with("client", away.client));
         }
         self.teller.tell(Line::TurnedAway(away));
     }
