@@ -124,7 +124,7 @@ impl Run {
                     }
                     Event::Checked(checked) => {
                         reader.is_done();
-                        reload(&mut node, *checked);
+                        supervisor.vouch(|| reload(&mut node, *checked));
                         supervisor.ready();
                     }
                 }

@@ -1,12 +1,18 @@
 //! What the service manager that started the process is told (`sd_notify`): systemd, or whoever else gave a socket.
 //! Acting on signals may not live here.
 
-use std::time::Duration;
+use std::{
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 
 /// A watchdog that is shorter is none: it would have the process do nothing else.
 const SHORTEST: Duration = Duration::from_millis(20);
+/// How long work that waits for the disk is vouched for.
+const VOUCHED: Duration = Duration::from_secs(60);
 
 /// The way to the service manager; without one nothing is said.
 pub struct Supervisor {
@@ -45,6 +51,29 @@ impl Supervisor {
         if self.watchdog.is_some() {
             tell(&[NotifyState::Watchdog]);
         }
+    }
+
+    /// Does work that may have to wait for the disk, which is no sign of a process that hangs, for some time.
+    pub fn vouch<T>(&self, work: impl FnOnce() -> T) -> T {
+        let Some(dog) = self.watchdog else {
+            return work();
+        };
+        let (done, is_done) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let patience = dog / 2;
+                let times = VOUCHED.as_nanos() / patience.as_nanos();
+                for _ in 0..times {
+                    if is_done.recv_timeout(patience) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                    self.alive();
+                }
+            });
+            let answer = work();
+            drop(done);
+            answer
+        })
     }
 
     /// No session is opened any more.

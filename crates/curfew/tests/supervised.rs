@@ -7,7 +7,7 @@ use std::{os::unix::net::UnixDatagram, process::Stdio};
 
 use support::{
     curfew,
-    site::{PATIENCE, Running, leads_nowhere},
+    site::{PATIENCE, Running, leads_nowhere, policy},
 };
 
 struct Manager {
@@ -69,6 +69,17 @@ fn a_service_manager_is_told_of_readiness_life_reloads_and_the_end() {
         assert_eq!(manager.hears(), "READY=1");
     };
     reloads(&manager);
+    // One that waits for the disk is no process that hangs.
+    let busy = rusqlite::Connection::open(manager.folder.path().join("data/state.db")).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::fs::write(manager.folder.path().join("p.yaml"), policy("29m")).unwrap();
+    manager.process.signal("HUP");
+    assert!(manager.hears().starts_with("RELOADING=1"));
+    for _ in 0..5 {
+        assert_eq!(manager.next(), "WATCHDOG=1");
+    }
+    busy.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(manager.hears(), "READY=1");
     // One that is refused is over too.
     std::fs::write(manager.folder.path().join("p.yaml"), "nonsense").unwrap();
     reloads(&manager);
