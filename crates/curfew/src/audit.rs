@@ -58,7 +58,7 @@ pub struct Tail {
   curfew audit verify data/audit --head head.json
 
 As a table it is the one line of JSON that is on disk; `verify --head` takes that and `--output json`.
-A server signs its head when it is asked. A directory holds those of its starts, its ends, and its new segments.")]
+A server signs its head when it is asked. A directory holds that of the last write, and those of starts, ends and segments.")]
 pub struct Newest {
     /// The log's directory [default: the running server is asked]
     dir: Option<PathBuf>,

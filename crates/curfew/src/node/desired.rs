@@ -158,22 +158,23 @@ impl Desired {
     }
 
     /// Carries the policy of a commit out in one step with bindings of the configuration: the watch that brings it finds
-    /// it done.
+    /// it done. `commit` gives the state behind it too, whose sets of others may not be carried out yet.
     ///
     /// # Errors
     /// Those of `commit`, or [`NodeError`] when there is no room for a binding.
     pub fn reload(
         &self,
         bindings: Changes,
-        commit: impl FnOnce() -> Result<Option<Commit>, NodeError>,
+        commit: impl FnOnce() -> Result<Option<(Commit, Arc<State>)>, NodeError>,
     ) -> Result<Report, NodeError> {
         let mut policy = self.turn.lock();
-        let commit = commit()?;
+        let (commit, state) = commit()?.unzip();
         let mut changes = bindings;
         let revision = commit
             .as_ref()
             .and_then(|commit| self.put(&mut policy, commit));
-        if let Some(revision) = revision {
+        if let (Some(revision), Some(state)) = (revision, state) {
+            policy.put_all(&state);
             changes.policies = Some(policy.next(revision).map_err(NodeError::Policy)?);
         }
         let mut applied = self.applied.lock();
@@ -203,7 +204,9 @@ impl Desired {
     pub fn catch_up(&self, state: &State) {
         let mut policy = self.turn.lock();
         policy.put_all(state);
-        let next = policy.next(state.revision);
+        // Policy that comes before an order which is not on disk has the number of that.
+        let revision = state.revision.max(policy.set().revision());
+        let next = policy.next(revision);
         let mut applied = self.applied.lock();
         let bindings = std::mem::take(&mut applied.bindings);
         let subjects = std::mem::take(&mut applied.subjects);

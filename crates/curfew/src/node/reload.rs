@@ -101,7 +101,7 @@ impl Node {
                 self.recorder
                     .note(EventKind::PolicyApplied, commit.revision, cause);
             }
-            Ok(commit)
+            Ok(commit.map(|commit| (commit, self.store.read())))
         })
     }
 

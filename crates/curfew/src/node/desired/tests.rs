@@ -110,6 +110,15 @@ impl Lab {
         }
     }
 
+    /// The state once the store has these.
+    fn kept(&self, commits: &[&Commit]) -> Arc<State> {
+        for commit in commits {
+            let revision = self.store.commit(Expected::Nothing, &commit.changes);
+            assert_eq!(revision, Ok(commit.revision));
+        }
+        self.store.read()
+    }
+
     fn open(&self, client: u8) -> Option<SessionId> {
         open(self.deadlines.enforcer(), client)
     }
@@ -380,14 +389,30 @@ fn a_set_that_says_the_same_of_it_concerns_no_session() {
 }
 
 #[test]
+fn a_reload_takes_what_another_owner_s_commit_before_it_has_not_carried_out_yet() {
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["ops"])]);
+    let other = lab.commit(1, apply(Owner::Api, admission("ops")));
+    let files = lab.commit(2, admit("admins"));
+    let reloaded = lab.desired.reload(Changes::default(), || {
+        Ok(Some((files.clone(), lab.kept(&[&other, &files]))))
+    });
+    reloaded.unwrap();
+    let id = lab.open(1).unwrap();
+    for commit in [&other, &files] {
+        lab.desired.brought(commit);
+        assert!(lab.is_open(id));
+    }
+}
+
+#[test]
 fn a_reload_is_not_undone_by_an_older_commit_of_its_owner() {
     let lab = Lab::new(&[admit("dba"), bind("127.0.0.1/32", "alice", &["dba"])]);
     // Its caller has not carried it out yet when the files are read again.
     let older = lab.commit(1, admit("dba"));
     let newer = lab.commit(2, admit("ops"));
-    let reloaded = lab
-        .desired
-        .reload(Changes::default(), || Ok(Some(newer.clone())));
+    let reloaded = lab.desired.reload(Changes::default(), || {
+        Ok(Some((newer.clone(), lab.kept(&[&older, &newer]))))
+    });
     reloaded.unwrap();
     assert_eq!(lab.open(1), None);
     lab.desired.apply(&older);
