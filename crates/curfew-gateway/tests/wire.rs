@@ -241,7 +241,7 @@ fn clients_that_say_nothing_keep_nobody_out() {
 }
 
 #[test]
-fn a_client_that_takes_too_long_to_say_what_it_wants_is_reset() {
+fn a_client_that_takes_too_long_to_say_what_it_wants_is_told() {
     let (_server, upstream) = server();
     let lab = Lab::with(upstream, Limited::default(), |config| {
         config.handshake_timeout = Duration::from_millis(100);
@@ -250,9 +250,13 @@ fn a_client_that_takes_too_long_to_say_what_it_wants_is_reset() {
     wire.0
         .write_all(&startup("postgres", "half")[..20])
         .unwrap();
-    let error = wire.0.read(&mut [0; 1]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    assert_eq!(lab.turned_away(), EndReason::HandshakeTimeout);
+    let told = wire.next();
+    let text = told.clone().unwrap_or_default().1;
+    says(told, b'E', "28000", "handshake_timeout");
+    assert!(wire.next().is_none());
+    let (reason, session) = lab.turned_away_as();
+    assert_eq!(reason, EndReason::HandshakeTimeout);
+    assert!(text.contains(&session.unwrap().to_string()), "{text}");
 }
 
 #[test]

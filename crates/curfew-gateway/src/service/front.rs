@@ -253,16 +253,16 @@ impl Front {
                 self.due.remove(&(due, id));
                 continue;
             };
-            if let Some(client) = pending.client {
-                if matches!(pending.stage, Stage::Preamble(_)) {
-                    self.note(
-                        &client,
-                        None,
-                        EndReason::HandshakeTimeout,
-                        "the client said too little",
-                    );
+            match (pending.stage, pending.client) {
+                (Stage::Preamble(_), Some(client)) => {
+                    self.forget_client(&client);
+                    let session = session_id(self.clock().now().wall);
+                    let (reason, why) = (EndReason::HandshakeTimeout, "the client said too little");
+                    self.note(&client, Some(session), reason, why);
+                    self.refuse(id, client, session, reason);
                 }
-                reset(client);
+                (_, Some(client)) => reset(client),
+                (_, None) => {}
             }
         }
     }
