@@ -1,7 +1,7 @@
 //! Reconnecting is no renewal (rule 3): the last end by lifetime of a subject's session into a segment, and what it asks of
 //! the next one. Keeping it durably is the enforcer's.
 
-use curfew_model::{BootInstant, EndReason, Facts, Provenance, SegmentName};
+use curfew_model::{BootInstant, EndReason, Facts, Mode, Provenance, SegmentName};
 use curfew_policy::MatchedSegment;
 
 use crate::{Engine, LastEnd, open::Objections, timing::words, who::subject_text};
@@ -45,6 +45,7 @@ impl Engine {
             return;
         }
         let subject = subject_text(facts.subject(), facts.client.ip());
+        let mut waits = Vec::new();
         for segment in segments {
             let key = (subject.clone(), segment.name.clone());
             let Some(&end) = self.last_ends.get(&key) else {
@@ -59,15 +60,21 @@ impl Engine {
                 && let over = BootInstant(end).after(*wait)
                 && self.now.boot < over
             {
-                objections.retry_at = objections.retry_at.max(Some(over));
-                let cause = say("has to wait", by);
-                objections.add(EndReason::LifetimeExpired, cause, segment.mode);
+                waits.push((over, segment.mode, say("has to wait", by)));
             }
             if let Some(by) = &segment.reconnect_proof
                 && facts.proved_at.is_none_or(|proved| proved.0 <= end)
             {
                 let cause = say("needs fresh proof", by);
                 objections.add(EndReason::ReauthOverdue, cause, segment.mode);
+            }
+        }
+        // The longest is what has to be waited for.
+        for acting in [Mode::Enforce, Mode::Audit] {
+            let of_mode = waits.iter().filter(|(_, mode, _)| *mode == acting);
+            if let Some((over, mode, cause)) = of_mode.max_by_key(|(over, ..)| *over) {
+                objections.retry_at = objections.retry_at.or(Some(*over));
+                objections.add(EndReason::LifetimeExpired, cause.clone(), *mode);
             }
         }
     }

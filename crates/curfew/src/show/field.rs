@@ -55,14 +55,23 @@ pub fn name(identity: &Value) -> String {
     }
 }
 
-/// The scope of an order in words.
+/// The scope of an order in words. A bare name is that of any issuer, as where the order is given.
 #[must_use]
 pub fn scope(order: &Value) -> String {
     match order.get("scope") {
         Some(Value::Object(scope)) => {
             let mut members = scope.iter();
             match members.next() {
-                Some((kind, subject)) if kind == "subject" => name(subject),
+                Some((kind, subject)) if kind == "subject" => {
+                    let [kind, issuer, id] =
+                        ["kind", "issuer", "id"].map(|part| text(subject, part));
+                    let of = if issuer.is_empty() {
+                        issuer
+                    } else {
+                        format!("{issuer}#")
+                    };
+                    format!("{kind}:{of}{id}")
+                }
                 Some((kind, named)) => format!("{kind}:{}", word(named)),
                 None => String::new(),
             }
@@ -96,6 +105,8 @@ mod tests {
         assert_eq!(scope(&order(json!({"segment": "db"}))), "segment:db");
         let subject = json!({"subject": {"kind": "user", "issuer": null, "id": "alice"}});
         assert_eq!(scope(&order(subject)), "user:alice");
+        let local = json!({"subject": {"kind": "user", "issuer": "local", "id": "alice"}});
+        assert_eq!(scope(&order(local)), "user:local#alice");
         let foreign = json!({"kind": "user", "issuer": "https://idp", "id": "a"});
         assert_eq!(name(&foreign), "user:https://idp#a");
     }
