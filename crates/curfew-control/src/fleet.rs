@@ -54,7 +54,7 @@ pub trait Fleet: Send + Sync {
     ///
     /// # Errors
     /// [`FleetError`] when it is not open, or its enforcer does not answer.
-    fn cancel(&self, id: SessionId, cause: &str) -> Result<(), FleetError>;
+    fn cancel(&self, id: SessionId, cause: &str) -> Result<Outcome, FleetError>;
 
     /// Takes fresh proof of the session's subject into account.
     ///

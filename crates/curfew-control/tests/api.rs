@@ -168,6 +168,11 @@ fn a_cancelled_session_is_closed_before_it_is_on_record_and_on_record_before_the
         .role("operator")
         .delete(&format!("/v1/sessions/{id}?reason=drill"));
     assert_eq!(cancelled.status, 200, "{cancelled:?}");
+    let done = &cancelled.json()["enforcers"][0];
+    assert_eq!(
+        (&done["enforcer"], &done["closed"]),
+        (&json!("gw-1"), &json!(1))
+    );
     let happened = world.store.pass.happened();
     assert_eq!(happened[happened.len() - 2..], ["cut", "recorded"]);
     assert!(world.fleet.sessions.lock().is_empty());

@@ -12,6 +12,7 @@ use watch::Watch;
 use crate::{
     asking::Asking,
     client::{Call, Client},
+    outcomes,
     show::{Output, Reading, Side, Table, clean, clean_lines, items, list, name, pairs, text},
 };
 
@@ -384,7 +385,8 @@ fn in_words(answer: &Value, reading: &Reading) -> String {
 fn cancelled(answer: &Value) -> String {
     let took = answer.get("closed_after_ms").and_then(Value::as_f64);
     let took = took.map_or_else(String::new, |ms| format!(" after {ms:.1} ms"));
-    format!("session {} is closed{took}\n", clean(&text(answer, "id")))
+    let id = clean(&text(answer, "id"));
+    format!("session {id} is closed{took}\n{}", outcomes::table(answer))
 }
 
 /// What happened, in one line.

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{page, words};
 use crate::{
-    Door, Explanation, Filter, FleetError, Session, Standing,
+    Door, Explanation, Filter, FleetError, Outcome, Session, Standing,
     app::{App, Deed},
     caller::{Operator, Viewer},
     extract::{Json, Path, Query},
@@ -173,6 +173,8 @@ pub(super) struct Cancelled {
     at: WallInstant,
     /// How long it took until the door had closed it, in milliseconds.
     closed_after_ms: f64,
+    /// What its enforcer did.
+    enforcers: Vec<Outcome>,
 }
 
 /// Ends one session now, in audit mode too. It closes at once; the answer comes when that is on record.
@@ -198,7 +200,7 @@ pub(super) async fn cancel(
                 (cancelled.map_err(|error| failed(app, id, error)), after)
             })
             .await?;
-        cancelled?;
+        let outcome = cancelled?;
         let deed = Deed {
             event: EventKind::SessionCancelled,
             by: &by,
@@ -211,6 +213,7 @@ pub(super) async fn cancel(
             id,
             at: start.wall,
             closed_after_ms: after.as_secs_f64() * 1_000.0,
+            enforcers: vec![outcome],
         }))
     })
     .await

@@ -352,12 +352,12 @@ impl Fleet for FakeFleet {
         Some(Explanation::new(session, (&lease, None), now.boot, now))
     }
 
-    fn cancel(&self, id: SessionId, cause: &str) -> Result<(), FleetError> {
+    fn cancel(&self, id: SessionId, cause: &str) -> Result<Outcome, FleetError> {
         assert!(cause.starts_with("api:"), "{cause}");
         self.pass.pass("cut");
         let mut sessions = self.sessions.lock();
         sessions.remove(&id).ok_or(FleetError::Unknown(id))?;
-        Ok(())
+        Ok(outcome("gw-1", Answer::Done, 1))
     }
 
     fn renew(&self, id: SessionId) -> Result<Session, FleetError> {

@@ -6,7 +6,7 @@ use curfew_control::{
     Answer, Door, Enforcer as Known, Explanation, Filter, Fleet, FleetError, OpenCount, Outcome,
     Session, SessionState, Standing,
 };
-use curfew_enforcer::{Enforcer, Engine, EngineError, Input, SessionView, State};
+use curfew_enforcer::{Enforcer, Engine, EngineError, Input, Report, SessionView, State};
 use curfew_model::{
     Binding, BindingKey, BootInstant, Bound, Clock, EnforcerId, Identity, Now, RevocationId,
     SegmentName, ServiceName, SessionId, WallInstant,
@@ -59,6 +59,17 @@ impl LocalFleet {
         self.enforcer
             .look(|engine| known(engine, id))
             .map(|view| (view, self.clock.now()))
+    }
+
+    fn outcome(&self, report: Report) -> Outcome {
+        Outcome {
+            enforcer: self.id.clone(),
+            answer: Answer::Done,
+            matched: report.matched,
+            closed: report.closed,
+            audit_only: report.audit_only,
+            closed_at: report.closed_at,
+        }
     }
 
     fn shown(&self, view: SessionView, now: Now) -> Session {
@@ -151,14 +162,15 @@ impl Fleet for LocalFleet {
         Some(Explanation::new(self.shown(view, now), leases, last, now))
     }
 
-    fn cancel(&self, id: SessionId, cause: &str) -> Result<(), FleetError> {
+    fn cancel(&self, id: SessionId, cause: &str) -> Result<Outcome, FleetError> {
         let input = Input::Cancel {
             id,
             cause: cause.to_owned(),
         };
         let done = self.enforcer.handle(input);
         self.scribe.settle(ON_RECORD);
-        done.map(drop).map_err(|error| fleet_error(id, &error))
+        done.map(|report| self.outcome(report))
+            .map_err(|error| fleet_error(id, &error))
     }
 
     fn renew(&self, id: SessionId) -> Result<Session, FleetError> {
@@ -172,14 +184,7 @@ impl Fleet for LocalFleet {
         // In this process there is nobody to wait for: what it closes is closed when this returns.
         let report = self.desired.apply(commit);
         self.scribe.settle(ON_RECORD);
-        vec![Outcome {
-            enforcer: self.id.clone(),
-            answer: Answer::Done,
-            matched: report.matched,
-            closed: report.closed,
-            audit_only: report.audit_only,
-            closed_at: report.closed_at,
-        }]
+        vec![self.outcome(report)]
     }
 
     fn withdraw(&self, order: RevocationId) {
