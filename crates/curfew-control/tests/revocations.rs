@@ -126,6 +126,15 @@ fn a_key_makes_one_order() {
         (&json!(false), &json!(true))
     );
     assert_eq!(world.store.read().revision, revision);
+    let records = world.records();
+    let told = records
+        .iter()
+        .map(|record| (&record["event"], &record["detail"]["repeated"]));
+    let created = json!("revocation.created");
+    let repeated = told
+        .filter(|(event, _)| **event == created)
+        .map(|(_, repeated)| repeated);
+    assert_eq!(repeated.collect::<Vec<_>>(), [&json!(null), &json!("true")]);
     let other = json!({"scope": "all", "reason": "drill"});
     let reused = client.post("/v1/revocations", &other);
     assert!(

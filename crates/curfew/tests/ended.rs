@@ -6,6 +6,8 @@ mod support;
 
 use std::net::Shutdown;
 
+use curfew_model::Revocation;
+use curfew_state::{Change, EmbeddedStore, Expected, Store as _};
 use serde_json::{Value, json};
 use support::{
     Ran, curfew,
@@ -197,4 +199,47 @@ fn what_an_ordered_end_cut_off_is_known_to_the_last_byte() {
     let whole =
         |session: &Value| (&session["bytes_in"], &session["bytes_out"]) == (&json!(10), &json!(10));
     wait("the last byte", || Some(shown().json()).filter(whole));
+}
+
+#[test]
+fn what_is_in_force_without_a_record_is_put_on_record_by_the_next_start_once() {
+    let mut site = Site::start("");
+    let told = ["revoke", "--user", "bob", "--reason", "on record"];
+    assert_eq!(site.curfew(&told).code, 0);
+    // As if it had died between the two disks.
+    site.restart_after(|folder| {
+        let store = EmbeddedStore::open(&folder.join("data")).unwrap();
+        let order = Revocation {
+            reason: "left the company".to_owned(),
+            ..store.read().revocations.values().next().unwrap().clone()
+        };
+        let order = Revocation {
+            id: "0192e4a0-0000-7000-8000-000000000001".parse().unwrap(),
+            ..order
+        };
+        store
+            .commit(Expected::Nothing, &[Change::Revoke(order)])
+            .unwrap();
+    });
+    site.restart();
+    let audit = site.path("data/audit");
+    let export = Ran::of(&mut curfew(&["audit", "export", audit.to_str().unwrap()]));
+    let records: Vec<Value> = export
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|record: &Value| record["event"] == "revocation.created")
+        .collect();
+    let causes: Vec<&str> = records
+        .iter()
+        .map(|r| r["cause"].as_str().unwrap())
+        .collect();
+    assert_eq!(causes.len(), 2, "{causes:?}");
+    assert!(causes[0].ends_with("on record"), "{causes:?}");
+    assert!(
+        causes[1].contains("left the company; found at the start"),
+        "{causes:?}"
+    );
+    let verified = Ran::of(&mut curfew(&["audit", "verify", audit.to_str().unwrap()]));
+    assert_eq!(verified.code, 0, "{verified:?}");
 }

@@ -193,7 +193,7 @@ impl Issue {
             match told.await {
                 Ok(commit) => {
                     self.app.parts.metrics.stage(Stage::Accepted, self.took());
-                    Some(self.cut(&order, commit).await)
+                    Some(self.cut(&order, commit, false).await)
                 }
                 Err(_) => None,
             }
@@ -269,7 +269,7 @@ impl Issue {
     }
 
     /// Has enforcers carry the order out, and puts it on record meanwhile.
-    async fn cut(&self, order: &Revocation, commit: Arc<Commit>) -> Cut {
+    async fn cut(&self, order: &Revocation, commit: Arc<Commit>, repeated: bool) -> Cut {
         let (revision, wait) = (commit.revision, self.wait);
         let applied = self
             .app
@@ -282,11 +282,15 @@ impl Issue {
         };
         let [scope, block] =
             [json!(order.scope), json!(order.block)].map(|value| value.to_string());
-        let entry = deed
+        let mut entry = deed
             .entry(order.created_at, revision)
             .with("revocation", order.id)
             .with("scope", scope)
             .with("block", block);
+        if repeated {
+            // The record before may not have come to the disk.
+            entry = entry.with("repeated", repeated);
+        }
         let (recorded, (outcomes, answered)) = tokio::join!(self.app.record(&entry), applied);
         let closed = outcomes
             .as_ref()
@@ -383,7 +387,7 @@ impl Issue {
             revision: order.revision,
             changes: vec![Change::Revoke(order.clone())],
         });
-        let mut cut = self.cut(&order, commit).await;
+        let mut cut = self.cut(&order, commit, true).await;
         if let Some(before) = before {
             cut.outcomes = before;
         }

@@ -1,10 +1,15 @@
 //! What the processes before this one left on record: sessions that never ended, which are put on record as ended, once,
-//! and the highest wall time, below which admissions are not judged (rule 10).
+//! the highest wall time, below which admissions are not judged (rule 10), and what is in force without a record.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+};
 
 use curfew_audit::{AuditError, Log, LogEvent, Record, RecordKind};
-use curfew_model::{EventKind, Now, SessionId, WallInstant};
+use curfew_model::{EventKind, Now, Revision, Revocation, SessionId, WallInstant};
+use curfew_state::{PolicyPointer, State};
 
 /// In the data directory: the number of the first record of the process that ran last, and the highest wall time on
 /// record before it.
@@ -18,6 +23,10 @@ pub struct Past {
     pub next: u64,
     /// The highest wall time on record since an administrator accepted the clock; none where nothing is on record.
     pub highest_wall: Option<WallInstant>,
+    /// The revision that the process before this one began with; none where its records do not say.
+    began_with: Option<Revision>,
+    /// The revisions of the orders and policy sets that it put on record.
+    told: BTreeSet<Revision>,
 }
 
 impl Past {
@@ -31,6 +40,7 @@ impl Past {
             .filter(|(since, _)| *since <= seq + 1)
             .unwrap_or((1, None));
         let mut open: BTreeMap<SessionId, Record> = BTreeMap::new();
+        let (mut began_with, mut told) = (None, BTreeSet::new());
         for line in curfew_audit::export(&data_dir.join(super::AUDIT), since)? {
             // What is no record is for `audit verify` to say.
             let Ok(record) = serde_json::from_str::<Record>(&line?) else {
@@ -39,6 +49,15 @@ impl Past {
             let at = record.entry.at;
             let latest = |before| record.entry.event.latest(before, at);
             highest_wall = Some(highest_wall.map_or(at, latest));
+            match record.entry.event {
+                RecordKind::Event(EventKind::EnforcerStarted) => {
+                    began_with = began_with.or(record.entry.revision);
+                }
+                RecordKind::Event(EventKind::RevocationCreated | EventKind::PolicyApplied) => {
+                    told.extend(record.entry.revision);
+                }
+                _ => {}
+            }
             let Some(session) = record.entry.session else {
                 continue;
             };
@@ -55,7 +74,23 @@ impl Past {
             unfinished: open.into_values().collect(),
             next: seq + 1,
             highest_wall,
+            began_with,
+            told,
         })
+    }
+
+    /// The orders and policy sets in force that the process before this one died with before they were on record.
+    pub fn untold<'a>(&self, state: &'a State) -> (Vec<&'a Revocation>, Vec<&'a PolicyPointer>) {
+        let Some(began_with) = self.began_with else {
+            return Default::default();
+        };
+        let is_untold = |at: Revision| at > began_with && !self.told.contains(&at);
+        let orders = state.revocations.values();
+        let sets = state.policies.values().map(|(pointer, _)| pointer);
+        (
+            orders.filter(|order| is_untold(order.revision)).collect(),
+            sets.filter(|set| is_untold(set.revision)).collect(),
+        )
     }
 
     /// The clocks, the wall time never below the highest on record.

@@ -9,13 +9,15 @@ use curfew_gateway::service::{Away, TurnedAway};
 use curfew_model::{
     BootInstant, Clock, EndReason, EnforcerId, Event, EventKind, Revision, ServiceName,
 };
-use curfew_state::{Bus, EnforcerEvent, Message, Store};
+use curfew_state::{Bus, EnforcerEvent, Message, State, Store};
 use parking_lot::Mutex;
+use serde_json::json;
 use tracing::warn;
 
 use super::{
     crowd::Crowd,
     keeper::Bell,
+    past::Past,
     teller::{Line, Teller},
 };
 
@@ -104,6 +106,37 @@ impl Recorder {
             self.put(event);
         }
         self.is_on_disk()
+    }
+
+    /// Puts what is in force on record that the process before this one died with before it was.
+    pub fn tell_what_was_not(&self, past: &Past, state: &State) {
+        let cause = |words: &str| {
+            format!(
+                "{words}; found at the start: the process before this one died before this was on record"
+            )
+        };
+        let event = |kind, revision, cause: String| Event {
+            cause: Some(cause),
+            ..Event::new(kind, self.clock.now().wall, revision)
+        };
+        let (orders, sets) = past.untold(state);
+        for order in orders {
+            let words = cause(&format!("revocation {}: {}", order.id, order.reason));
+            let created = event(EventKind::RevocationCreated, order.revision, words);
+            let [scope, block] =
+                [json!(order.scope), json!(order.block)].map(|value| value.to_string());
+            let created = created.with("revocation", order.id);
+            let created = created.with("scope", scope).with("block", block);
+            self.put(created.with("by", &order.source));
+        }
+        for set in sets {
+            let applied = event(
+                EventKind::PolicyApplied,
+                set.revision,
+                cause(&set.hash.to_string()),
+            );
+            self.put(applied.with("by", &set.by));
+        }
     }
 
     /// Waits until what was recorded is on disk, and says so when it is not.
