@@ -29,6 +29,9 @@ pub(crate) enum Why {
     Binding,
 }
 
+/// What set off an end that a look found because of [`Why::Binding`].
+const CHANGED: &str = "since a binding of its client or what is known of its subject changed";
+
 impl Why {
     /// What of the old lease a new decision may not make later.
     pub(crate) fn held(self, old: Lease) -> Lease {
@@ -231,8 +234,11 @@ impl Engine {
         let (from, timed) = (why.at(self.now.boot), matches!(why, Why::Window(_)));
         let due = |lease: &Lease| {
             let end = lease.fixed_deadline().filter(|end| end.at <= from)?;
-            let (reason, cause) = (why.told(end.reason), cause_of(lease, end));
-            Some((end.at.max(from), reason, cause))
+            let cause = match why {
+                Why::Binding => format!("{}, {CHANGED}", cause_of(lease, end)),
+                Why::Policies(_) | Why::Window(_) | Why::Proof => cause_of(lease, end),
+            };
+            Some((end.at.max(from), why.told(end.reason), cause))
         };
         let mut ends: Vec<_> = due(lease).into_iter().collect();
         let mut would_end: Vec<_> = self.shadow(slot).and_then(due).into_iter().collect();
@@ -241,7 +247,8 @@ impl Engine {
             let reason = why.told(refusal.reason);
             let cause = match why {
                 Why::Policies(at) => format!("{}@{at}", refusal.cause),
-                _ => refusal.cause,
+                Why::Binding => format!("{}, {CHANGED}", refusal.cause),
+                Why::Window(_) | Why::Proof => refusal.cause,
             };
             let only_told = refusal.audit_only && acts;
             let found = if only_told { &mut would_end } else { &mut ends };

@@ -4,7 +4,11 @@
 
 mod support;
 
-use support::site::Site;
+use std::time::Duration;
+
+use curfew_model::Clock as _;
+use curfew_testkit::BootClock;
+use support::site::{Site, policy};
 
 #[test]
 fn a_group_of_a_bound_user_admits_it_until_it_is_forgotten() {
@@ -24,6 +28,45 @@ fn a_group_of_a_bound_user_admits_it_until_it_is_forgotten() {
     let list = ["sessions", "list", "--state", "ended", "--output", "json"];
     let ended = site.curfew(&list).json();
     assert_eq!(ended[0]["reason"], "access_denied", "{ended}");
+}
+
+#[test]
+fn an_end_that_a_change_of_a_subject_brings_says_so() {
+    let site = Site::start("");
+    let risky = "---\napiVersion: curfew.dev/v1alpha1\nkind: SessionPolicy\nmetadata: {name: risky}\n\
+                 spec: {admit: false, from: {anyone: true}, to: {segments: [echo]}, when: subject.risk == 'high', limits: {maxLifetime: 50ms}}\n";
+    let risk = |of: &str| {
+        let attribute = format!("subject.risk={of}");
+        let set = ["subjects", "set", "user:alice", "--attribute", &attribute];
+        assert_eq!(site.curfew(&set).code, 0);
+    };
+    risk("low");
+    std::fs::write(
+        site.path("policy/p.yaml"),
+        format!("{}{risky}", policy("30m")),
+    )
+    .unwrap();
+    site.signal("HUP");
+    site.logged("reloaded");
+    let mut alice = site.open("127.0.0.1");
+    let opened = BootClock.now().boot;
+    while BootClock.now().boot.since(opened) < Duration::from_millis(100) {
+        assert!(alice.echoes());
+    }
+    risk("high");
+    assert!(alice.is_ended());
+    let list = ["sessions", "list", "--state", "ended", "--output", "json"];
+    let ended = site.curfew(&list).json();
+    assert_eq!(ended[0]["reason"], "lifetime_expired", "{ended}");
+    let cause = ended[0]["cause"].as_str().unwrap();
+    assert!(
+        cause.starts_with("SessionPolicy/risky spec.limits.maxLifetime"),
+        "{cause}"
+    );
+    assert!(
+        cause.ends_with("what is known of its subject changed"),
+        "{cause}"
+    );
 }
 
 #[test]
