@@ -9,8 +9,10 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
 };
+
+use curfew_model::UpstreamAddress;
 
 use super::PATIENCE;
 
@@ -90,6 +92,30 @@ impl Wire {
             }
         }
     }
+}
+
+/// A server of the test's own.
+pub fn listener() -> (TcpListener, UpstreamAddress) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = UpstreamAddress::Tcp(listener.local_addr().unwrap());
+    (listener, address)
+}
+
+/// Takes a session as a server does, up to its first ReadyForQuery.
+pub fn serve(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut rest = vec![0; u32::from_be_bytes(length) as usize - 4];
+    stream.read_exact(&mut rest).unwrap();
+    let ready = [
+        frame(b'R', &[0; 4]),
+        frame(b'K', &[7; 8]),
+        frame(b'Z', b"I"),
+    ];
+    stream.write_all(&ready.concat()).unwrap();
+    stream
 }
 
 /// A simple query.
