@@ -32,6 +32,7 @@ pub use compile::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, pac
 pub use fleet::{Answer, Door, Enforcer, Fleet, FleetError, OpenCount, Outcome};
 pub use journal::{Journal, WhenDurable};
 pub use metrics::Metrics;
+pub use orders::order_detail;
 pub use routes::openapi;
 pub use server::Server;
 pub use session::{ExplainedBound, Explanation, Filter, Session, SessionState, Standing};

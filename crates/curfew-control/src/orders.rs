@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use curfew_model::{Block, Revision, Revocation, RevocationId, WallInstant};
 use curfew_state::{Change, CommitError, Expected, State};
+use serde_json::json;
 
 use crate::app::App;
 
@@ -12,6 +13,16 @@ use crate::app::App;
 const KEPT: usize = 10_000;
 /// Orders forgotten at once.
 const AT_ONCE: usize = 1_000;
+
+/// What a record of an order tells of it beside its cause, by name.
+#[must_use]
+pub fn order_detail(order: &Revocation) -> [(&'static str, String); 3] {
+    [
+        ("revocation", order.id.to_string()),
+        ("scope", json!(order.scope).to_string()),
+        ("block", json!(order.block).to_string()),
+    ]
+}
 
 /// Whether an order keeps new sessions out.
 pub(crate) fn blocks(order: &Revocation, now: WallInstant) -> bool {

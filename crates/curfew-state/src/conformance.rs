@@ -61,6 +61,16 @@ pub fn order(number: u128) -> Revocation {
     }
 }
 
+fn token(name: &str, role: Role) -> Change {
+    Change::PutToken(ApiToken {
+        name: name.to_owned(),
+        hash: Hash::of(name.as_bytes()),
+        role,
+        networks: Vec::new(),
+        created_at: WallInstant(1),
+    })
+}
+
 fn policy(content: &str) -> Change {
     Change::ApplyPolicy {
         owner: Owner::Api,
@@ -101,13 +111,7 @@ fn everything() -> Result<Vec<Change>, String> {
             groups: vec!["staff".to_owned()],
             attributes: [("subject.risk".to_owned(), "low".to_owned())].into(),
         }),
-        Change::PutToken(ApiToken {
-            name: "ci".to_owned(),
-            hash: Hash::of(b"secret"),
-            role: Role::Operator,
-            networks: Vec::new(),
-            created_at: WallInstant(1),
-        }),
+        token("ci", Role::Operator),
         Change::Ended {
             key: EndKey {
                 subject: Whose::Subject(subject("alice")),
@@ -123,6 +127,7 @@ pub const STORE: &[(&str, Check)] = &[
     ("commits are numbered, conditional and atomic", commits),
     ("everything survives reopening", survives),
     ("orders are idempotent and lifts keep them", orders),
+    ("tokens have names of their own, and an admin stays", tokens),
     ("of two ends the later one is kept", the_later_end),
     ("idempotency keys", keys),
     ("changes are told before they are answered", accepted),
@@ -261,6 +266,28 @@ fn orders(open: Open<'_>) -> Result<(), String> {
     })
 }
 
+fn tokens(open: Open<'_>) -> Result<(), String> {
+    let store = open()?;
+    let remove = |name: &str| Change::RemoveToken(name.to_owned());
+    let steps = [
+        (token("a", Role::Admin), None),
+        (
+            token("a", Role::Viewer),
+            Some(CommitError::TokenExists("a".to_owned())),
+        ),
+        (token("ci", Role::Operator), None),
+        (remove("a"), Some(CommitError::LastAdmin)),
+        (token("b", Role::Admin), None),
+        (remove("a"), None),
+        (remove("ci"), None),
+    ];
+    for (change, expected) in steps {
+        let got = store.commit(Expected::Nothing, &[change]).err();
+        ensure(got == expected, || format!("{got:?}, not {expected:?}"))?;
+    }
+    Ok(())
+}
+
 fn the_later_end(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
     let address = "2001:db8::1".parse().map_err(text)?;
@@ -284,25 +311,24 @@ fn the_later_end(open: Open<'_>) -> Result<(), String> {
 
 fn keys(open: Open<'_>) -> Result<(), String> {
     let store = open()?;
+    let once = |store: &dyn Store, expected, changes: &[Change]| {
+        store.commit_with(Some("k"), expected, changes, Box::new(|_| ()))
+    };
     let changes = [Change::Revoke(order(1))];
-    let first = store
-        .commit_once("k", Expected::Nothing, &changes)
-        .map_err(text)?;
+    let first = once(&*store, Expected::Nothing, &changes).map_err(text)?;
     store
         .commit(Expected::Nothing, &[harmless(1)])
         .map_err(text)?;
     drop(store);
     let store = open()?;
     // A repetition is no conflict, whatever it expected.
-    let again = store
-        .commit_once("k", Expected::State(Revision(0)), &changes)
-        .map_err(text)?;
+    let again = once(&*store, Expected::State(Revision(0)), &changes).map_err(text)?;
     let same = !first.repeated && again.repeated && first.revision == again.revision;
     ensure(same, || format!("{first:?}, {again:?}"))?;
     ensure(store.read().revision == Revision(2), || {
         "a repetition made a revision".to_owned()
     })?;
-    let other = store.commit_once("k", Expected::Nothing, &[harmless(2)]);
+    let other = once(&*store, Expected::Nothing, &[harmless(2)]);
     ensure(other == Err(CommitError::KeyReused("k".to_owned())), || {
         format!("{other:?}")
     })

@@ -125,28 +125,16 @@ pub trait Store: Send + Sync {
             .map(|committed| committed.revision)
     }
 
-    /// As [`Store::commit`]; a later commit with the same key and changes changes nothing and gives the same answer.
-    /// At least the last 1,000 keys are remembered, through restarts.
+    /// As [`Store::commit`]; with a key, a later commit with the same key and changes changes nothing and gives the same
+    /// answer: at least the last 1,000 keys are remembered, through restarts. Calls `accepted` once as soon as the changes
+    /// have their revision: what must not wait for the disk starts there (I4), while it is busy with changes of others
+    /// too. It is not called for changes that are refused or repeated, keeps other commits waiting, and has to be short. A
+    /// revision that it was told is never given to other changes, even if the disk refuses: revisions only grow, with
+    /// gaps.
     ///
     /// # Errors
-    /// [`CommitError`], and [`CommitError::KeyReused`] for the same key with other changes.
-    fn commit_once(
-        &self,
-        key: &str,
-        expected: Expected,
-        changes: &[Change],
-    ) -> Result<Committed, CommitError> {
-        self.commit_with(Some(key), expected, changes, Box::new(|_| ()))
-    }
-
-    /// As [`Store::commit`], or with a key as [`Store::commit_once`], and calls `accepted` once as soon as the changes
-    /// have their revision: what must not wait for the disk starts there (I4), while it is busy with changes of others too.
-    /// It is not called for changes that are refused or repeated, keeps other commits waiting, and has to be short. A
-    /// revision that it was told is never
-    /// given to other changes, even if the disk refuses: revisions only grow, with gaps.
-    ///
-    /// # Errors
-    /// As theirs. After [`CommitError::Storage`] what `accepted` started is not undone.
+    /// [`CommitError`], and [`CommitError::KeyReused`] for the same key with other changes. After
+    /// [`CommitError::Storage`] what `accepted` started is not undone.
     fn commit_with(
         &self,
         key: Option<&str>,

@@ -46,7 +46,7 @@ fn the_policy_is_read_beside_its_writer_and_after_it() {
 
 #[test]
 fn the_embedded_store_conforms() {
-    assert_eq!(conformance::STORE.len(), 9);
+    assert_eq!(conformance::STORE.len(), 10);
     for (name, check) in conformance::STORE {
         let dir = tempfile::tempdir().unwrap();
         let open = || match EmbeddedStore::open(dir.path()) {
@@ -141,7 +141,7 @@ fn what_is_too_much_is_refused_whole() {
             .commit(Expected::Nothing, &[seen.clone(), large])
             .map(|_| ()),
         store
-            .commit_once(&key, Expected::Nothing, &[seen])
+            .commit_with(Some(&key), Expected::Nothing, &[seen], Box::new(|_| ()))
             .map(|_| ()),
     ] {
         assert!(

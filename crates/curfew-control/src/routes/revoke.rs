@@ -12,7 +12,6 @@ use curfew_model::{
 };
 use curfew_state::{BLOCKS, Change, Commit, CommitError, Committed, Expected};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -280,13 +279,10 @@ impl Issue {
             by: &self.by,
             cause: format!("revocation {}: {}", order.id, order.reason),
         };
-        let [scope, block] =
-            [json!(order.scope), json!(order.block)].map(|value| value.to_string());
-        let mut entry = deed
-            .entry(order.created_at, revision)
-            .with("revocation", order.id)
-            .with("scope", scope)
-            .with("block", block);
+        let mut entry = deed.entry(order.created_at, revision);
+        for (name, value) in orders::order_detail(order) {
+            entry = entry.with(name, value);
+        }
         if repeated {
             // The record before may not have come to the disk.
             entry = entry.with("repeated", repeated);

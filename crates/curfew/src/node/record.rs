@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use curfew_audit::{Entry, Log, Ticket};
-use curfew_control::{Door, Metrics};
+use curfew_control::{Door, Metrics, order_detail};
 use curfew_enforcer::{Close, Record};
 use curfew_gateway::service::{Away, TurnedAway};
 use curfew_model::{
@@ -11,7 +11,6 @@ use curfew_model::{
 };
 use curfew_state::{Bus, EnforcerEvent, Message, State, Store};
 use parking_lot::Mutex;
-use serde_json::json;
 use tracing::warn;
 
 use super::{
@@ -122,11 +121,10 @@ impl Recorder {
         let (orders, sets) = past.untold(state);
         for order in orders {
             let words = cause(&format!("revocation {}: {}", order.id, order.reason));
-            let created = event(EventKind::RevocationCreated, order.revision, words);
-            let [scope, block] =
-                [json!(order.scope), json!(order.block)].map(|value| value.to_string());
-            let created = created.with("revocation", order.id);
-            let created = created.with("scope", scope).with("block", block);
+            let mut created = event(EventKind::RevocationCreated, order.revision, words);
+            for (name, value) in order_detail(order) {
+                created = created.with(name, value);
+            }
             self.put(created.with("by", &order.source));
         }
         for set in sets {
