@@ -30,7 +30,7 @@ impl Timer {
     /// The kernel's; none is known for a valid timer.
     pub(crate) fn set(&self, at: BootInstant) -> io::Result<()> {
         // Zero would switch the timer off, so the first nanosecond stands for it.
-        let since_boot = Duration::from_nanos(at.0.max(1));
+        let since_boot = Duration::from_nanos(at.uptime().max(1));
         let it_value = Timespec {
             tv_sec: i64::try_from(since_boot.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: since_boot.subsec_nanos().into(),

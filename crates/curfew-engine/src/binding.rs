@@ -8,7 +8,6 @@ use ipnet::IpNet;
 
 use crate::{
     EngineError, Keeper, Peer,
-    record::NEVER,
     who::{Bound, is_same},
 };
 
@@ -22,25 +21,34 @@ struct Held {
     groups: Vec<String>,
     ends: Option<WallInstant>,
     until: Option<BootInstant>,
+    refreshed: Option<WallInstant>,
     proved: Option<BootInstant>,
 }
 
 impl Held {
     /// It ends by the wall time that is judged by, and is as old as the clock says, `shown`, which its source noted it by.
     fn new(binding: Binding, now: Now, shown: WallInstant) -> Self {
-        let back = |at: WallInstant| {
+        let clocks = Now { wall: shown, ..now };
+        let proved_at = |at: WallInstant| {
             if at.0.saturating_sub(shown.0) > AHEAD {
                 return BootInstant(0);
             }
-            let since = u64::try_from(shown.since(at).as_nanos()).unwrap_or(NEVER);
-            BootInstant(now.boot.0.saturating_sub(since))
+            clocks.boot_before(at)
         };
         Self {
             identity: binding.identity,
             groups: binding.groups,
             ends: binding.until,
             until: binding.until.map(|until| now.boot_at(until)),
-            proved: binding.refreshed_at.map(back),
+            refreshed: binding.refreshed_at,
+            proved: binding.refreshed_at.map(proved_at),
+        }
+    }
+
+    /// Keeps the age of proof that was told before: no step of the clock makes it younger.
+    fn keep_age(&mut self, before: &Self) {
+        if (&self.identity, self.refreshed) == (&before.identity, before.refreshed) {
+            self.proved = before.proved;
         }
     }
 
@@ -113,8 +121,12 @@ impl Bindings {
                 *self.prefixes.entry(prefix).or_default() += 1;
             }
         }
-        let claims = self.claims.entry(key).or_default();
-        *claims.place(keeper) = Some(Held::new(binding, now, shown));
+        let place = self.claims.entry(key).or_default().place(keeper);
+        let mut held = Held::new(binding, now, shown);
+        if let Some(before) = place {
+            held.keep_age(before);
+        }
+        *place = Some(held);
         Ok(())
     }
 

@@ -428,3 +428,47 @@ fn proof_is_as_old_as_the_clock_says_that_noted_it() {
     assert_eq!(proved(at(161), 0), Ok(()));
     assert_eq!(proved(at(162), 0), Err(EndReason::ReauthOverdue));
 }
+
+#[test]
+fn proof_that_is_told_again_is_no_fresher_whatever_became_of_the_clock() {
+    let mut engine = engine(Rules {
+        reauth: Some(60 * SECOND),
+        ..Rules::default()
+    });
+    let told = || {
+        Input::BindingSet(
+            Keeper::State,
+            binding("alice", "10.0.0.5/32", Some(at(9)), None),
+        )
+    };
+    engine.handle(told(), nanos(10 * SECOND + 1)).unwrap();
+    engine.open(open(1, "", "db", at(11)), at(11)).unwrap();
+    let reauth_by = |engine: &Engine| engine.session(id(1)).unwrap().lease.reauth_by.unwrap().at;
+    assert_eq!(reauth_by(&engine), at(69).boot);
+    for now in [nanos(12 * SECOND + 999_999), stepped(at(13), -5_000)] {
+        engine.handle(told(), now).unwrap();
+        assert_eq!(reauth_by(&engine), at(69).boot);
+        assert_eq!(
+            engine.handle(Input::Renew(id(1)), now),
+            Err(EngineError::ProofRequired(id(1)))
+        );
+    }
+}
+
+#[test]
+fn proof_from_before_the_machine_was_started_keeps_its_age() {
+    let mut engine = engine(Rules {
+        reauth: Some(60 * SECOND),
+        ..Rules::default()
+    });
+    let boot = BootInstant::at_uptime(1);
+    let now = Now { boot, ..at(100) };
+    for (noted, expected) in [(41, Ok(())), (39, Err(EndReason::ReauthOverdue))] {
+        let bound = binding("alice", "10.0.0.5/32", Some(at(noted)), None);
+        engine
+            .handle(Input::BindingSet(Keeper::State, bound), now)
+            .unwrap();
+        let opened = engine.open(open(noted, "", "db", now), now);
+        assert_eq!(opened.map(drop).map_err(|refused| refused.reason), expected);
+    }
+}

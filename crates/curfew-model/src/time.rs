@@ -6,7 +6,11 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Nanoseconds on CLOCK_BOOTTIME: since boot, suspend included.
+/// How long before boot instants begin, in nanoseconds: 100 years, the longest duration that documents may ask for.
+const BEFORE_BOOT: u64 = 36_525 * 24 * 3_600 * 1_000_000_000;
+
+/// Nanoseconds on CLOCK_BOOTTIME, suspend included, from 100 years before boot on: proof and ends that are older than
+/// the machine's last start keep their age.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -14,8 +18,20 @@ use serde::{Deserialize, Serialize};
 pub struct BootInstant(pub u64);
 
 impl BootInstant {
-    /// Later than every instant that occurs (584 years after boot).
+    /// Later than every instant that occurs.
     pub const NEVER: Self = Self(u64::MAX);
+
+    /// The instant at which CLOCK_BOOTTIME shows so many nanoseconds.
+    #[must_use]
+    pub fn at_uptime(nanos: u64) -> Self {
+        Self(BEFORE_BOOT.saturating_add(nanos))
+    }
+
+    /// What CLOCK_BOOTTIME shows then, in nanoseconds; zero for what was before boot.
+    #[must_use]
+    pub fn uptime(self) -> u64 {
+        self.0.saturating_sub(BEFORE_BOOT)
+    }
 
     /// This instant plus `duration`, at most [`BootInstant::NEVER`].
     #[must_use]
@@ -94,8 +110,22 @@ impl Now {
         if wall <= self.wall {
             return self.boot;
         }
-        let shown_since = BootInstant(self.boot.0 - self.boot.0 % 1_000_000);
-        shown_since.after(wall.since(self.wall))
+        self.shown_since().after(wall.since(self.wall))
+    }
+
+    /// The boot instant at which the wall clock, if it ran undisturbed, showed `wall`, before boot too; now if that is
+    /// still to come. While the clocks keep their distance it is the same instant whenever it is asked for.
+    #[must_use]
+    pub fn boot_before(self, wall: WallInstant) -> BootInstant {
+        if wall > self.wall {
+            return self.boot;
+        }
+        self.shown_since().before(self.wall.since(wall))
+    }
+
+    /// Since when the wall clock shows this millisecond.
+    fn shown_since(self) -> BootInstant {
+        BootInstant(self.boot.0 - self.boot.0 % 1_000_000)
     }
 
     /// What the wall clock, undisturbed, shows at `boot`; earlier instants count back. While the clocks keep their
@@ -233,7 +263,22 @@ mod tests {
                 wall: WallInstant(40 + i64::try_from(boot / 1_000_000).unwrap()),
             };
             assert_eq!(now.boot_at(WallInstant(45)), BootInstant(5_000_000));
+            assert_eq!(now.boot_before(WallInstant(40)), BootInstant(0));
         }
+    }
+
+    #[test]
+    fn what_was_before_boot_keeps_its_age() {
+        let hour = Duration::from_secs(3_600);
+        let now = Now {
+            boot: BootInstant::at_uptime(60_000_000_000),
+            wall: WallInstant(1_700_000_000_000),
+        };
+        let proved = now.boot_before(WallInstant(now.wall.0 - 10 * 3_600_000));
+        assert_eq!(now.boot.since(proved), 10 * hour);
+        assert_eq!(proved.uptime(), 0);
+        assert_eq!(now.boot.uptime(), 60_000_000_000);
+        assert_eq!(now.boot_before(WallInstant(i64::MAX)), now.boot);
     }
 
     #[test]

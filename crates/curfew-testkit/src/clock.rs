@@ -16,7 +16,7 @@ impl Clock for BootClock {
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
         Now {
-            boot: BootInstant(seconds * 1_000_000_000 + nanos),
+            boot: BootInstant::at_uptime(seconds * 1_000_000_000 + nanos),
             wall: WallInstant(1_700_000_000_000),
         }
     }

@@ -35,7 +35,7 @@ impl Clock for SystemClock {
     }
 
     fn boot(&self) -> BootInstant {
-        BootInstant(nanos(clock_gettime(ClockId::Boottime)))
+        BootInstant::at_uptime(nanos(clock_gettime(ClockId::Boottime)))
     }
 }
 

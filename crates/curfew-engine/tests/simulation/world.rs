@@ -120,9 +120,12 @@ fn compile(revision: u64, services: &[Service]) -> std::sync::Arc<Fake> {
     )
 }
 
+/// When the agent starts: proof may be older.
+const START: u64 = 100 * SECOND;
+
 impl World {
     pub fn new(seed: u64) -> Self {
-        let now = support::nanos(MS);
+        let now = support::nanos(START);
         let oracle = Oracle {
             services: services(),
             claims: Vec::new(),
@@ -130,10 +133,10 @@ impl World {
             sessions: BTreeMap::new(),
             would: BTreeMap::new(),
             last_ends: BTreeMap::new(),
-            contact: MS,
-            boot: MS,
+            contact: START,
+            boot: START,
             wall: now.wall.0,
-            highest: (now.wall.0, MS),
+            highest: (now.wall.0, START),
         };
         Self {
             seed,
@@ -447,7 +450,6 @@ impl World {
         });
         let until = (!self.one_in(3)).then(|| (1 + self.random.below(120)) * SECOND);
         let refreshed = (!self.one_in(3)).then(|| self.random.below(60) * SECOND);
-        let refreshed = refreshed.map(|ago| ago.min(boot - MS));
         let (wall, shown) = (self.oracle.wall, self.clock().wall.0);
         let ends = until.map(|after| wall + (after / MS) as i64);
         self.oracle.claims.push(Claim {

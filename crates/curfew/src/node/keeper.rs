@@ -218,7 +218,7 @@ pub fn kept_ends(state: &State, now: Now) -> impl Iterator<Item = LastEnd> + '_ 
     state.last_ends.iter().map(move |(key, at)| LastEnd {
         subject: subject_text(&key.subject),
         segment: key.segment.clone(),
-        at: boot_before(now, *at),
+        at: now.boot_before(*at),
     })
 }
 
@@ -227,16 +227,6 @@ fn subject_text(whose: &Whose) -> String {
         Whose::Subject(key) => format!("{}:{}#{}", key.kind, key.issuer.0, key.id),
         Whose::Address { address } => format!("{ADDRESS}:{address}"),
     }
-}
-
-/// The boot instant of a past wall instant; boot itself for what was before.
-fn boot_before(now: Now, wall: WallInstant) -> BootInstant {
-    let ago = now.wall.since(wall);
-    BootInstant(
-        now.boot
-            .0
-            .saturating_sub(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)),
-    )
 }
 
 #[cfg(test)]
@@ -297,15 +287,6 @@ mod tests {
             assert_eq!(whose(&subject_text(&key)), Some(key));
         }
         assert_eq!(whose("address:db"), None);
-        let now = Now {
-            boot: BootInstant(10_000_000_000),
-            wall: WallInstant(50_000),
-        };
-        assert_eq!(
-            boot_before(now, WallInstant(48_000)),
-            BootInstant(8_000_000_000)
-        );
-        assert_eq!(boot_before(now, WallInstant(1)), BootInstant(0));
     }
 
     #[test]
