@@ -19,6 +19,16 @@ struct Order {
     blocks_until: Option<BootInstant>,
 }
 
+impl Order {
+    /// Whether it keeps anybody out by these clocks. A block that ends by itself has ended by both: no step of the wall
+    /// clock ends it early.
+    fn blocks(&self, now: Now) -> bool {
+        let shown = |block| matches!(block, Block::Until(wall) if now.wall < wall);
+        self.blocks_until
+            .is_some_and(|until| now.boot < until || shown(self.revocation.block))
+    }
+}
+
 /// The orders that a session, open or new, may still match.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
@@ -72,17 +82,30 @@ impl Orders {
         Some(until.is_some())
     }
 
+    /// Lifts a block that has ended by the boot clock, unless the wall clock was set back meanwhile.
+    fn lift_or_wait(&mut self, id: RevocationId, now: Now) {
+        if let Some(order) = self.held.get_mut(&id)
+            && order.blocks(now)
+            && let Block::Until(wall) = order.revocation.block
+            && let Some(until) = order.blocks_until.replace(now.boot_at(wall))
+        {
+            self.timed.remove(&(until, id));
+            self.timed.insert((now.boot_at(wall), id));
+        } else {
+            self.lift(id);
+        }
+    }
+
     pub(crate) fn installed(&mut self, revision: Revision) {
         self.floor = self.floor.max(revision);
     }
 
     /// Drops what no session can match: no block, and none open or to come is as old.
-    fn drop_spent(&mut self, oldest: Option<u64>, now: BootInstant) {
-        while let Some(&(until, id)) = self.timed.first() {
-            if until > now {
-                break;
-            }
-            self.lift(id);
+    fn drop_spent(&mut self, oldest: Option<u64>, now: Now) {
+        while let Some(&(until, id)) = self.timed.first()
+            && until <= now.boot
+        {
+            self.lift_or_wait(id, now);
         }
         while let Some(&(revision, id)) = self.spent.first() {
             if revision > self.floor || oldest.is_some_and(|oldest| oldest <= revision.0) {
@@ -231,7 +254,7 @@ impl Engine {
 
     pub(crate) fn drop_spent_orders(&mut self) {
         let oldest = self.ages.first_key_value().map(|(age, _)| *age);
-        self.orders.drop_spent(oldest, self.now.boot);
+        self.orders.drop_spent(oldest, self.clocks());
     }
 
     /// The order that keeps a session out: a block, or one that was given after `opened_rev` (I7).
@@ -251,12 +274,10 @@ impl Engine {
         let device = device.map(Key::Device);
         let keys = identities.chain(device).chain(of_class);
         let keys = keys.chain([Key::Everything, Key::Session(id)]);
+        let clocks = self.clocks();
         let keeps_out = |order: &&Order| {
             carries(&order.revocation.scope, &facts.identities)
-                && (order
-                    .blocks_until
-                    .is_some_and(|until| self.now.boot < until)
-                    || opened_rev < order.revocation.revision.0)
+                && (order.blocks(clocks) || opened_rev < order.revocation.revision.0)
         };
         let rank = |order: &&Order| (order.revocation.scope.reason(), order.revocation.id);
         let first = |key| {

@@ -268,6 +268,32 @@ fn a_block_that_ends_by_itself_does_not_end_early_because_the_clock_was_wrong_ah
 }
 
 #[test]
+fn a_block_that_ends_by_itself_does_not_end_early_because_the_clock_is_set_back() {
+    let mut engine = engine(Rules::default());
+    let timed = |block| Revocation {
+        block: Block::Until(block),
+        ..order(1, alice(), 2)
+    };
+    // Given while the clock was ten seconds ahead.
+    let revoke = Input::Revoke(timed(stepped(at(110), 10_000).wall));
+    engine.handle(revoke, stepped(at(101), 10_000)).unwrap();
+    let mut enter = |n, now: Now| {
+        engine.poll(now);
+        let opened = engine.open(open(n, "alice", "db", now), now);
+        opened.map(drop).map_err(|refused| refused.reason)
+    };
+    let blocked = Err(EndReason::SubjectRevoked);
+    assert_eq!(
+        enter(1, at(111)),
+        blocked,
+        "the clock shows a time before its end"
+    );
+    assert_eq!(enter(2, at(119)), blocked);
+    assert_eq!(enter(3, at(120)), Ok(()));
+    engine.check().unwrap();
+}
+
+#[test]
 fn many_people_under_one_role_are_found_by_it_and_without_it() {
     let mut engine = engine(Rules::default());
     for n in 0..2_000 {
