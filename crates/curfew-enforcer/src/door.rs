@@ -11,11 +11,12 @@
 //! | `apply(Warn)` | where the protocol knows how | [`Outcome::Unsupported`] | [`Outcome::Unsupported`] |
 //! | `activity` | an atomic of the flow | a field of the socket's storage | the last access-log entry |
 //! | `snapshot` | the flow table | the socket iterator | the access-log inventory |
+//! | `owners` | inet_diag, of each client on this host | none: it knows the owner when it opens a session | none: clients are elsewhere |
 //!
 //! A door decides about new sessions by the upcall [`crate::Enforcer::open`], inline, or on its own copy of the
 //! decision; then it names the revision that it decided on, and the engine looks again.
 
-use curfew_engine::{Activity, DoorLease};
+use curfew_engine::{Activity, DoorLease, Owner};
 use curfew_model::{Deadline, EndReason, SessionId};
 use curfew_policy::Sight;
 
@@ -113,4 +114,8 @@ pub trait Door: Send + Sync {
 
     /// Every session that has a socket.
     fn snapshot(&self) -> Vec<SessionId>;
+
+    /// Whose the sockets of its sessions are; of those that it is still opening it says so before it passes a byte on
+    /// (`Input::Owners`). Asked once, when [`crate::Enforcer::needs_owners`] begins to say yes.
+    fn owners(&self) -> Vec<(SessionId, Owner)>;
 }

@@ -39,6 +39,9 @@ pub struct Enforcer {
     /// When the deadline thread wakes, on CLOCK_BOOTTIME in nanoseconds; written under the engine's lock.
     armed: AtomicU64,
     stopping: AtomicBool,
+    /// Whether somebody was bound by uid, and whether the door has said by then whose the sockets of its sessions are.
+    by_uid: AtomicBool,
+    has_owners: Mutex<bool>,
 }
 
 impl std::fmt::Debug for Enforcer {
@@ -84,6 +87,8 @@ impl Enforcer {
             timer: Timer::new()?,
             armed: AtomicU64::new(UNARMED),
             stopping: AtomicBool::new(false),
+            by_uid: AtomicBool::new(false),
+            has_owners: Mutex::new(false),
         });
         let run = Arc::clone(&enforcer);
         let (tell, told) = mpsc::sync_channel(1);
@@ -118,6 +123,9 @@ impl Enforcer {
     /// # Errors
     /// [`EngineError`] of the engine.
     pub fn handle(&self, input: Input) -> Result<Report, EngineError> {
+        if input.binds_a_uid() {
+            self.learn_owners();
+        }
         let inline = self
             .door
             .upgrade()
@@ -139,6 +147,28 @@ impl Enforcer {
             closed: report.closed + done.asked.min(report.matched.saturating_sub(report.closed)),
             ..report
         })
+    }
+
+    /// Whether a door has to learn whose a client's socket is: not before somebody is bound by uid, and from then on
+    /// always. It asks for this once more after a session of an [`curfew_engine::Owner::Unasked`] is on its table.
+    #[must_use]
+    pub fn needs_owners(&self) -> bool {
+        self.by_uid.load(Ordering::SeqCst)
+    }
+
+    /// Before the first binding by uid: whose the sockets are that were not asked for.
+    fn learn_owners(&self) {
+        let mut has_owners = self.has_owners.lock();
+        if !std::mem::replace(&mut *has_owners, true) {
+            // First, so that whoever is not on the door's table yet asks.
+            self.by_uid.store(true, Ordering::SeqCst);
+            let owners = self.door.upgrade().map(|door| door.owners());
+            self.step(|engine| {
+                let owners = Input::Owners(owners.unwrap_or_default());
+                // Nothing of it can be refused.
+                let _ = engine.handle(owners, self.clock.now());
+            });
+        }
     }
 
     /// The door's word that a session has no socket any more.

@@ -11,7 +11,7 @@ mod timer;
 
 pub use curfew_engine::{
     Activity, Admitted, AuditLog, Bounds, Changes, DoorLease, Engine, EngineError, Input, Keeper,
-    LastEnd, Open, Peer, Recorded, Refused, Report, SessionView, State, Subject,
+    LastEnd, Open, Owner, Peer, Recorded, Refused, Report, SessionView, State, Subject,
 };
 pub use door::{Caps, Closed, Door, Gone, Order, Outcome};
 pub use enforcer::{Deadlines, Enforcer};

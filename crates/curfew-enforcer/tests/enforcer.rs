@@ -14,7 +14,7 @@ use curfew_enforcer::{
     Activity, Caps, Close, Closed, Deadlines, Door, Enforcer, Gone, Order, Outcome, Record,
     Scheduling, Sink,
 };
-use curfew_engine::{Bounds, Engine, Input, Open, Peer};
+use curfew_engine::{Bounds, Engine, Input, Open, Owner, Peer};
 use curfew_model::{Clock, EndReason, EventKind, Now, SessionId};
 use curfew_testkit::{BootClock, Lifetime, alice};
 use parking_lot::Mutex;
@@ -48,6 +48,10 @@ impl Door for NotingDoor {
     }
 
     fn snapshot(&self) -> Vec<SessionId> {
+        Vec::new()
+    }
+
+    fn owners(&self) -> Vec<(SessionId, Owner)> {
         Vec::new()
     }
 }
@@ -235,6 +239,10 @@ impl Door for SlowDoor {
     }
 
     fn snapshot(&self) -> Vec<SessionId> {
+        Vec::new()
+    }
+
+    fn owners(&self) -> Vec<(SessionId, Owner)> {
         Vec::new()
     }
 }

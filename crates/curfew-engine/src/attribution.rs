@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use curfew_model::{Binding, BindingKey, BootInstant, EndReason, EventKind, Facts, SessionId};
 
 use crate::{
-    Engine, EngineError, Keeper, Report, Subject,
+    Engine, EngineError, Keeper, Owner, Report, Subject,
     action::{Fate, Tally},
     binding::BoundProof,
     change::Why,
@@ -85,7 +85,12 @@ impl Engine {
                 let range = self.addresses.range((first, 0)..=(last, u32::MAX));
                 range.map(|&(_, who)| who).collect()
             }
-            BindingKey::Uid(uid) => self.groups(Key::Uid(*uid)),
+            BindingKey::Uid(uid) => {
+                let mut groups = self.groups(Key::Uid(*uid));
+                // Any of them may be this user's.
+                groups.extend(self.groups(Key::Unlearnt));
+                groups
+            }
             BindingKey::Cgroup(path) => self.groups(Key::Cgroup(path)),
         }
     }
@@ -134,6 +139,30 @@ impl Engine {
             }
         }
         self.trim(&moved, &mut tally.report);
+    }
+
+    /// Takes in whose the sockets of sessions are of which it was not known.
+    pub(crate) fn own(&mut self, owners: Vec<(SessionId, Owner)>) -> Report {
+        let (mut tally, mut moved) = (Tally::default(), Vec::new());
+        for (id, owner) in owners {
+            let Some(slot) = self.table.find(id) else {
+                continue;
+            };
+            let unlearnt = |who: &Who| matches!(who.peer.owner, Owner::Unknown | Owner::Unasked);
+            let Some(mut who) = self.who_of(slot).filter(unlearnt) else {
+                continue;
+            };
+            let (_, proof) = self.bindings.of(who.client, &who.peer, self.now.boot);
+            who.peer.owner = owner;
+            self.move_to(slot, &who, &who.bound, proof);
+            let told = (EventKind::BindingChanged, "whose its socket is was learnt");
+            match self.attribute_one(slot, &who, told, &mut moved) {
+                Some(fate) => tally.count(slot, fate),
+                None => tally.report.visited += 1,
+            }
+        }
+        self.trim(&moved, &mut tally.report);
+        tally.report
     }
 
     /// Holds what is known now against one session; none when nothing changed for it.

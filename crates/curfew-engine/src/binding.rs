@@ -7,7 +7,7 @@ use curfew_model::{Binding, BindingKey, BootInstant, Identity, Now, WallInstant}
 use ipnet::IpNet;
 
 use crate::{
-    EngineError, Keeper, Peer,
+    EngineError, Keeper, Owner, Peer,
     who::{Bound, is_same},
 };
 
@@ -195,7 +195,10 @@ impl Bindings {
             return (bound, proof);
         }
         let get = |key| self.claims.get(&key);
-        let uid = peer.uid.and_then(|uid| get(BindingKey::Uid(uid)));
+        let uid = match peer.owner {
+            Owner::Uid(uid) => get(BindingKey::Uid(uid)),
+            Owner::Elsewhere | Owner::Unknown | Owner::Unasked => None,
+        };
         let cgroup = peer.cgroup.clone();
         let cgroup = cgroup.and_then(|path| get(BindingKey::Cgroup(path)));
         let address = self.by_address(address, now);
@@ -212,7 +215,8 @@ impl Bindings {
         bound.groups.dedup();
         let all = &bound.identities;
         let other = |a: &Identity| all.iter().any(|b| a.kind == b.kind && !is_same(a, b));
-        bound.ambiguous = all.iter().any(other) || peer.unknown && self.binds_a_uid(now);
+        let anybody = peer.owner == Owner::Unknown && self.binds_a_uid(now);
+        bound.ambiguous = anybody || all.iter().any(other);
         (bound, proof)
     }
 

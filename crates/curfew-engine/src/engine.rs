@@ -202,6 +202,7 @@ impl Engine {
                 self.warned(id, deadline);
                 Ok(Report::default())
             }
+            Input::Owners(owners) => Ok(self.own(owners)),
             Input::Hears(id) => {
                 self.hears(id);
                 Ok(Report::default())

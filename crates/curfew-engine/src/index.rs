@@ -17,6 +17,8 @@ pub(crate) enum Key<'a> {
     Identity(Kind, &'a str),
     Device(&'a str),
     Uid(u32),
+    /// Of a socket of this host of which could not be learnt whose it is.
+    Unlearnt,
     Cgroup(&'a str),
     Segment(&'a SegmentName),
     Policy(&'a PolicyName),

@@ -43,6 +43,8 @@ pub enum Input {
         /// The deadline of the order.
         deadline: Deadline,
     },
+    /// Whose the sockets of sessions are of which it was not known.
+    Owners(Vec<(SessionId, Owner)>),
     /// The client of a session whose warning came too early for its door can be told now.
     Hears(SessionId),
     /// A session has no socket any more.
@@ -92,6 +94,17 @@ pub enum Input {
 }
 
 impl Input {
+    /// Whether somebody is bound by uid.
+    #[must_use]
+    pub fn binds_a_uid(&self) -> bool {
+        let by_uid = |binding: &Binding| matches!(binding.key, BindingKey::Uid(_));
+        match self {
+            Self::BindingSet(_, binding) => by_uid(binding),
+            Self::Changes(changes) => changes.bound.iter().any(|(_, binding)| by_uid(binding)),
+            _ => false,
+        }
+    }
+
     /// A session has no socket any more, and nothing else is known of its end.
     #[must_use]
     pub fn ended(id: SessionId, reason: EndReason) -> Self {
@@ -157,12 +170,25 @@ pub enum AuditLog {
 /// What is known of the client's process, on the same host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// The user that owns the client's socket.
-    pub uid: Option<u32>,
+    /// Whose the client's socket is.
+    pub owner: Owner,
     /// Its cgroup path.
     pub cgroup: Option<String>,
+}
+
+/// Whose a client's socket is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Owner {
+    /// Nobody's on this host.
+    #[default]
+    Elsewhere,
+    /// This user's.
+    Uid(u32),
     /// It is on this host, and whose it is could not be learnt: while there is a binding by uid, that may be anybody.
-    pub unknown: bool,
+    Unknown,
+    /// The door does not ask while there is no binding by uid. Before the first one takes effect it says whose the sockets
+    /// of its sessions are, and of those that it is still opening before it passes a byte on ([`Input::Owners`]).
+    Unasked,
 }
 
 /// A session that wants to pass.

@@ -33,7 +33,7 @@ mod who;
 pub use action::{Action, Admitted, DoorLease, Recorded, Refused, Report};
 pub use engine::{Bounds, Engine};
 pub use input::{
-    Activity, AuditLog, Changes, EngineError, Input, Keeper, LastEnd, Open, Peer, Subject,
+    Activity, AuditLog, Changes, EngineError, Input, Keeper, LastEnd, Open, Owner, Peer, Subject,
 };
 pub use invariants::Broken;
 pub use session::{End, SessionView, State};

@@ -9,7 +9,7 @@ use std::{
 
 use curfew_model::{DeviceId, Facts, Identity, Issuer, Kind, Proof};
 
-use crate::{Peer, index::Key};
+use crate::{Owner, Peer, index::Key};
 
 /// An identity set with its address and process, encoded: equal if and only if the bytes are.
 pub(crate) type Encoded = Arc<[u8]>;
@@ -108,8 +108,9 @@ pub(crate) fn octets(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// What stands in the place of a uid that could not be learnt.
+/// What stands in the place of a uid that could not be learnt, and of one that was not asked for.
 const UNKNOWN: u8 = 1;
+const UNASKED: u8 = 2;
 
 /// Writes to `out` who the facts of a door and the bindings say it is. `facts` are those of the door, sorted.
 pub(crate) fn encode(out: &mut Vec<u8>, facts: &Facts, bound: &Bound, peer: &Peer) {
@@ -130,10 +131,11 @@ pub(crate) fn encode(out: &mut Vec<u8>, facts: &Facts, bound: &Bound, peer: &Pee
     put_attributes(out, &bound.attributes);
     put_option(out, device.as_ref().map(DeviceId::as_str));
     put_option(out, peer.cgroup.as_deref());
-    match peer.uid {
-        Some(uid) => out.extend_from_slice(&uid.to_le_bytes()),
-        None if peer.unknown => out.push(UNKNOWN),
-        None => {}
+    match peer.owner {
+        Owner::Elsewhere => {}
+        Owner::Uid(uid) => out.extend_from_slice(&uid.to_le_bytes()),
+        Owner::Unknown => out.push(UNKNOWN),
+        Owner::Unasked => out.push(UNASKED),
     }
 }
 
@@ -195,8 +197,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Who> {
         },
         peer: Peer {
             cgroup: reader.option()?.map(str::to_owned),
-            unknown: reader.0 == [UNKNOWN],
-            uid: reader.uid(),
+            owner: reader.owner(),
         },
     })
 }
@@ -214,7 +215,11 @@ pub(crate) fn keys(bytes: &[u8]) -> Option<Vec<Key<'_>>> {
     })?;
     keys.extend(reader.option()?.map(Key::Device));
     keys.extend(reader.option()?.map(Key::Cgroup));
-    keys.extend(reader.uid().map(Key::Uid));
+    keys.extend(match reader.owner() {
+        Owner::Uid(uid) => Some(Key::Uid(uid)),
+        Owner::Unknown => Some(Key::Unlearnt),
+        Owner::Elsewhere | Owner::Unasked => None,
+    });
     Some(keys)
 }
 
@@ -267,8 +272,14 @@ impl<'a> Reader<'a> {
         self.text().map(str::to_owned)
     }
 
-    fn uid(&self) -> Option<u32> {
-        self.0.first_chunk().map(|uid| u32::from_le_bytes(*uid))
+    fn owner(&self) -> Owner {
+        match self.0 {
+            [] => Owner::Elsewhere,
+            [UNASKED] => Owner::Unasked,
+            bytes => bytes
+                .first_chunk()
+                .map_or(Owner::Unknown, |uid| Owner::Uid(u32::from_le_bytes(*uid))),
+        }
     }
 
     /// Passes over a number of entries of so many texts each.
@@ -406,13 +417,14 @@ mod tests {
             attributes: [("device.compliant".to_owned(), "true".to_owned())].into(),
             ambiguous: false,
         };
-        for (uid, unknown) in [(None, false), (None, true), (Some(1_000), false)] {
-            let cgroup = uid.map(|uid| format!("/user.slice/{uid}"));
-            let peer = Peer {
-                uid,
-                cgroup,
-                unknown,
-            };
+        for (owner, key) in [
+            (Owner::Elsewhere, None),
+            (Owner::Unknown, Some(Key::Unlearnt)),
+            (Owner::Unasked, None),
+            (Owner::Uid(1_000), Some(Key::Uid(1_000))),
+        ] {
+            let cgroup = key.map(|_| "/user.slice".to_owned());
+            let peer = Peer { owner, cgroup };
             let mut bytes = Vec::new();
             encode(&mut bytes, &facts, &bound, &peer);
             let who = decode(&bytes).unwrap();
@@ -430,7 +442,7 @@ mod tests {
                 identities.map(|i| Key::Identity(i.kind, &i.id)).collect();
             found.push(Key::Device("laptop-7"));
             found.extend(who.peer.cgroup.as_deref().map(Key::Cgroup));
-            found.extend(uid.map(Key::Uid));
+            found.extend(key);
             assert_eq!(keys(&bytes), Some(found));
             for cut in 0..bytes.len() - 4 {
                 assert_ne!(decode(&bytes[..cut]), Some(who.clone()), "cut at {cut}");

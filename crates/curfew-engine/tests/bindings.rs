@@ -74,21 +74,11 @@ fn bindings_attribute_renew_and_end() {
     assert_eq!(closes(&mut engine), [(id(2), EndReason::BindingExpired)]);
 }
 
-fn bind(engine: &mut Engine, keeper: Keeper, binding: Binding, now: Now) -> Report {
-    engine
-        .handle(Input::BindingSet(keeper, binding), now)
-        .unwrap()
-}
-
 fn unbind(engine: &mut Engine, keeper: Keeper, net: &str, now: Now) -> Report {
     let key = BindingKey::Address(net.parse().unwrap());
     engine
         .handle(Input::BindingRemoved(keeper, key), now)
         .unwrap()
-}
-
-fn identities(engine: &Engine, n: u64) -> Vec<Identity> {
-    engine.session(id(n)).unwrap().facts.identities
 }
 
 #[test]
@@ -245,61 +235,6 @@ fn only_sessions_of_the_address_are_looked_at() {
         at(1),
     );
     assert_eq!((report.matched, report.visited), (128, 128));
-    engine.check().unwrap();
-}
-
-#[test]
-fn processes_are_bound_by_uid_and_cgroup() {
-    let mut engine = engine(Rules::default());
-    let key = |key| Binding {
-        key,
-        ..binding("alice", "10.0.0.0/8", None, None)
-    };
-    let (path, uid) = ("/app.slice".to_owned(), 1_000);
-    let mut local = open(1, "", "db", at(0));
-    local.peer = curfew_engine::Peer {
-        uid: Some(uid),
-        cgroup: Some(path.clone()),
-        unknown: false,
-    };
-    engine.open(local, at(0)).unwrap();
-    bind(
-        &mut engine,
-        Keeper::Config,
-        key(BindingKey::Uid(uid)),
-        at(1),
-    );
-    assert_eq!(identities(&engine, 1), [user("alice")]);
-    let mut workload = key(BindingKey::Cgroup(path.clone()));
-    workload.identity.kind = Kind::Workload;
-    bind(&mut engine, Keeper::Config, workload.clone(), at(2));
-    assert_eq!(identities(&engine, 1), [user("alice"), workload.identity]);
-    assert_eq!(closes(&mut engine), []);
-    let gone = Input::BindingRemoved(Keeper::Config, BindingKey::Cgroup(path));
-    engine.handle(gone, at(3)).unwrap();
-    assert_eq!(closes(&mut engine), [(id(1), EndReason::BindingExpired)]);
-}
-
-#[test]
-fn who_could_not_be_learnt_is_let_in_only_while_nobody_is_bound_by_uid() {
-    let mut engine = engine(Rules::default());
-    let unknown = |engine: &mut Engine, n| {
-        let mut local = open(n, "", "db", at(n));
-        local.peer.unknown = true;
-        engine.open(local, at(n)).map_err(|refused| refused.reason)
-    };
-    unknown(&mut engine, 1).unwrap();
-    let by_uid = Binding {
-        key: BindingKey::Uid(1_000),
-        ..binding("alice", "10.0.0.0/8", None, None)
-    };
-    bind(&mut engine, Keeper::Config, by_uid, at(2));
-    assert_eq!(unknown(&mut engine, 3).err(), Some(EndReason::Unattributed));
-    // Of others the address says enough.
-    engine.open(open(4, "", "db", at(4)), at(4)).unwrap();
-    let gone = Input::BindingRemoved(Keeper::Config, BindingKey::Uid(1_000));
-    engine.handle(gone, at(5)).unwrap();
-    unknown(&mut engine, 6).unwrap();
     engine.check().unwrap();
 }
 

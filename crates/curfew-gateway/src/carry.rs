@@ -59,15 +59,18 @@ impl From<NotTaken> for Uncarried {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::fs::MetadataExt;
     use std::sync::{Arc, Weak};
     use std::time::Duration;
 
-    use curfew_enforcer::{Door, Enforcer, Engine, Input, Open, Peer, Record, Sink};
-    use curfew_model::{Clock, SessionId};
-    use curfew_testkit::{BootClock, Lifetime, alice};
+    use curfew_enforcer::{
+        Deadlines, Door, Enforcer, Engine, Input, Keeper, Open, Owner, Peer, Record, Sink,
+    };
+    use curfew_model::{BindingKey, Clock, SessionId};
+    use curfew_testkit::{BootClock, Lifetime, alice, bound};
 
     use super::*;
-    use crate::door::{Carriage, GatewayDoor};
+    use crate::door::{Carriage, GatewayDoor, Opening};
     use crate::relay::{Relay, RelayConfig};
 
     struct Nobody;
@@ -82,42 +85,71 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
-    #[test]
-    fn an_order_that_comes_with_the_carrying_gives_the_client_back() {
-        let door = Arc::new(GatewayDoor::default());
-        let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let one = RelayConfig {
-            max_flows: 1,
-            ..RelayConfig::default()
-        };
-        let relay = Relay::start(one, Arc::clone(&clock), door.clone()).unwrap();
-        let policy = Arc::new(Lifetime(Duration::from_secs(3600)));
-        let engine = Engine::new(policy, Default::default(), clock.now());
-        let as_door: Arc<dyn Door> = door.clone();
-        let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
-        let deadlines =
-            Enforcer::start(engine, weak, Arc::clone(&clock), Arc::new(Nobody)).unwrap();
-        door.attach(Arc::downgrade(deadlines.enforcer()));
-        let id = SessionId(uuid::Uuid::from_u128(1));
-        let open = Open {
-            id,
-            facts: alice(
+    struct Lab {
+        door: Arc<GatewayDoor>,
+        relay: Relay,
+        deadlines: Deadlines,
+    }
+
+    impl Lab {
+        /// With room for one flow.
+        fn new() -> Self {
+            let door = Arc::new(GatewayDoor::default());
+            let clock: Arc<dyn Clock> = Arc::new(BootClock);
+            let one = RelayConfig {
+                max_flows: 1,
+                ..RelayConfig::default()
+            };
+            let relay = Relay::start(one, Arc::clone(&clock), door.clone()).unwrap();
+            let policy = Arc::new(Lifetime(Duration::from_secs(3600)));
+            let engine = Engine::new(policy, Default::default(), clock.now());
+            let as_door: Arc<dyn Door> = door.clone();
+            let weak: Weak<dyn Door> = Arc::downgrade(&as_door);
+            let deadlines =
+                Enforcer::start(engine, weak, Arc::clone(&clock), Arc::new(Nobody)).unwrap();
+            door.attach(Arc::downgrade(deadlines.enforcer()));
+            Self {
+                door,
+                relay,
+                deadlines,
+            }
+        }
+
+        /// A session that is being opened, of nobody whom the door knows.
+        fn open(&self, owner: Owner) -> Opening {
+            let facts = alice(
                 ([127, 0, 0, 1], 1).into(),
                 ([127, 0, 0, 1], 2).into(),
                 BootClock.now().boot,
-            ),
-            peer: Peer::default(),
-            decided_at: None,
-        };
-        let opening = door.open(open, None).unwrap();
+            );
+            let open = Open {
+                id: ID,
+                facts,
+                peer: Peer {
+                    owner,
+                    ..Peer::default()
+                },
+                decided_at: None,
+            };
+            self.door.open(open, None).unwrap()
+        }
+
+        fn handle(&self, input: Input) {
+            self.deadlines.enforcer().handle(input).unwrap();
+        }
+    }
+
+    const ID: SessionId = SessionId(uuid::Uuid::from_u128(1));
+
+    #[test]
+    fn an_order_that_comes_with_the_carrying_gives_the_client_back() {
+        let lab = Lab::new();
+        let opening = lab.open(Owner::Elsewhere);
         let cause = String::new();
-        deadlines
-            .enforcer()
-            .handle(Input::Cancel { id, cause })
-            .unwrap();
+        lab.handle(Input::Cancel { id: ID, cause });
 
         let ((mut near, client), (mut upstream, far)) = (pair(), pair());
-        let home = relay.anywhere();
+        let home = lab.relay.anywhere();
         let uncarried = opening
             .carry(home, client.into(), far.into(), Carriage::Tcp, None)
             .unwrap_err();
@@ -131,6 +163,34 @@ mod tests {
         assert_eq!(upstream.read(&mut [0]).unwrap(), 0);
         // Its place is free.
         let ((_near, client), (_upstream, far)) = (pair(), pair());
-        relay.adopt(client.into(), far.into(), 2).unwrap();
+        lab.relay.adopt(client.into(), far.into(), 2).unwrap();
+    }
+
+    #[test]
+    fn whose_a_socket_is_that_was_being_opened_at_the_first_binding_by_uid_is_said_before_its_first_byte()
+     {
+        let lab = Lab::new();
+        let opening = lab.open(Owner::Unasked);
+        let uid = std::fs::metadata("/proc/self").unwrap().uid();
+        let binding = bound(BindingKey::Uid(uid), "bob", &[]);
+        lab.handle(Input::BindingSet(Keeper::Config, binding));
+        let subjects = || {
+            lab.deadlines.enforcer().look(|engine| {
+                let facts = engine.session(ID).unwrap().facts;
+                facts.identities.len()
+            })
+        };
+        assert_eq!(subjects(), 1);
+        let ((_near, client), (_upstream, far)) = (pair(), pair());
+        let carriage = Carriage::Tcp;
+        let carried = opening.carry(
+            lab.relay.anywhere(),
+            client.into(),
+            far.into(),
+            carriage,
+            None,
+        );
+        assert!(carried.is_ok());
+        assert_eq!(subjects(), 2);
     }
 }

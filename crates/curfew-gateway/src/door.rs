@@ -14,6 +14,7 @@ use std::{
 
 use curfew_enforcer::{
     Activity, Admitted, Caps, Closed, Door, DoorLease, Enforcer, Gone, Input, Open, Order, Outcome,
+    Owner,
 };
 use curfew_model::{BootInstant, Deadline, EndReason, SessionId};
 use parking_lot::Mutex;
@@ -21,6 +22,7 @@ use socket2::SockRef;
 
 use crate::{
     accept::Permit,
+    peer::owners,
     protocol::Protocol,
     relay::{AdoptError, Bytes, Ending, Finish, Finished, Flow, Opened, Relay, Side, end_all},
 };
@@ -130,6 +132,12 @@ impl GatewayDoor {
         self.enforcer.get().and_then(Weak::upgrade)
     }
 
+    /// Whether whose a client's socket is has to be learnt before its session is asked for.
+    pub(crate) fn needs_owners(&self) -> bool {
+        self.enforcer()
+            .is_some_and(|enforcer| enforcer.needs_owners())
+    }
+
     /// Asks for a session. If it is admitted, it is open from now on, and an order that ends it before it is carried
     /// gives `nudge` a sign.
     ///
@@ -143,10 +151,10 @@ impl GatewayDoor {
         nudge: Option<Arc<dyn Nudge>>,
     ) -> Result<Opening, CarryError> {
         let enforcer = self.enforcer().ok_or(CarryError::Detached)?;
-        let id = open.id;
+        let (id, owner) = (open.id, open.peer.owner);
         let key = self.note(id, open.facts.opened_at, nudge);
         match enforcer.open(open) {
-            Ok(admitted) => Ok(Opening::new(Arc::clone(self), id, key, admitted)),
+            Ok(admitted) => Ok(Opening::new(Arc::clone(self), (id, key), admitted, owner)),
             Err(refused) => {
                 self.forget(id);
                 Err(CarryError::Refused(refused))
@@ -352,6 +360,17 @@ impl Door for GatewayDoor {
 
     fn snapshot(&self) -> Vec<SessionId> {
         self.sessions.lock().by_id.keys().copied().collect()
+    }
+
+    fn owners(&self) -> Vec<(SessionId, Owner)> {
+        let flowing = |(id, carried): (&SessionId, &Carried)| match carried {
+            Carried::Flowing { flow, .. } => Some((*id, flow.clone())),
+            Carried::Opening { .. } => None,
+        };
+        let sessions = self.sessions.lock();
+        let flows: Vec<_> = sessions.by_id.iter().filter_map(flowing).collect();
+        drop(sessions);
+        owners(flows)
     }
 }
 

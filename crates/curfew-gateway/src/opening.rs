@@ -3,14 +3,15 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use curfew_enforcer::{Admitted, Input};
+use curfew_enforcer::{Admitted, Input, Owner};
 use curfew_model::{EndReason, SessionId};
 
 use crate::accept::Permit;
 use crate::carry::{CarryError, Uncarried};
 use crate::door::{Carriage, Carried, GatewayDoor, hold};
+use crate::peer::owners;
 use crate::protocol::Protocol;
-use crate::relay::{Home, Prepared};
+use crate::relay::{Flow, Home, Prepared};
 
 /// A session that was admitted and has no flow yet. One that is dropped ends as `shutdown`.
 pub struct Opening {
@@ -18,16 +19,24 @@ pub struct Opening {
     id: SessionId,
     key: u64,
     admitted: Admitted,
+    /// Whose the client's socket is was not asked.
+    unasked: bool,
     settled: bool,
 }
 
 impl Opening {
-    pub(crate) fn new(door: Arc<GatewayDoor>, id: SessionId, key: u64, admitted: Admitted) -> Self {
+    pub(crate) fn new(
+        door: Arc<GatewayDoor>,
+        (id, key): (SessionId, u64),
+        admitted: Admitted,
+        owner: Owner,
+    ) -> Self {
         Self {
             door,
             id,
             key,
             admitted,
+            unasked: owner == Owner::Unasked,
             settled: false,
         }
     }
@@ -95,6 +104,7 @@ impl Opening {
         // On the table before its first byte, so that an order finds it.
         match self.note(&prepared, protocol, place) {
             Ok(()) => {
+                self.say_whose(prepared.flow());
                 prepared.start();
                 Ok(())
             }
@@ -102,6 +112,19 @@ impl Opening {
                 why,
                 client: prepared.withdraw(),
             }),
+        }
+    }
+
+    /// Says whose the client's socket is, if that was not asked and has come to matter since. Whoever binds the first uid
+    /// later finds the flow on the table.
+    fn say_whose(&self, flow: &Flow) {
+        if self.unasked
+            && let Some(enforcer) = self.door.enforcer()
+            && enforcer.needs_owners()
+        {
+            let owners = owners([(self.id, flow.clone())]);
+            // Nothing of it can be refused.
+            let _ = enforcer.handle(Input::Owners(owners));
         }
     }
 

@@ -2,25 +2,50 @@
 //! live here.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use curfew_enforcer::Peer;
+use curfew_enforcer::Owner;
+use curfew_model::SessionId;
 use rustix::net::getsockname;
 
 use crate::accept::Client;
 use crate::diag::Diag;
+use crate::relay::Flow;
 
-/// Who a client is of whom the kernel did not say it.
-pub fn unlearnt(client: SocketAddr) -> Peer {
-    Peer {
-        unknown: is_here(client.ip()),
-        ..Peer::default()
+/// Whose a socket is of which the kernel did not say it.
+pub fn unlearnt(client: SocketAddr) -> Owner {
+    if is_here(client) {
+        Owner::Unknown
+    } else {
+        Owner::Elsewhere
     }
 }
 
-/// Whether an address is of this host: only those can be bound to.
-fn is_here(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+/// Whether an address may be of this host: what is not cannot be bound to, which the kernel says in a word of its own.
+/// Whatever else it says, somebody here may have brought about.
+fn is_here(mut client: SocketAddr) -> bool {
+    client.set_port(0);
+    let bound = UdpSocket::bind(client);
+    !matches!(bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+/// Whose the clients' sockets of these flows are.
+pub(crate) fn owners(
+    flows: impl IntoIterator<Item = (SessionId, Flow)>,
+) -> Vec<(SessionId, Owner)> {
+    let mut peers = Peers::open().ok();
+    let mut owner = |flow: &Flow| {
+        // A client whose socket has no addresses any more may have been anybody.
+        let Some((client, local)) = flow.client_ends() else {
+            return Owner::Unknown;
+        };
+        let learnt = peers
+            .as_mut()
+            .and_then(|peers| peers.of(client, local).ok());
+        learnt.unwrap_or_else(|| unlearnt(client))
+    };
+    let flows = flows.into_iter();
+    flows.map(|(id, flow)| (id, owner(&flow))).collect()
 }
 
 /// Asks the kernel who owns sockets of this network namespace.
@@ -37,36 +62,33 @@ impl Peers {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let local = listener.local_addr()?;
         let client = TcpStream::connect(local)?;
-        match peers.of(client.local_addr()?, local)?.uid {
-            Some(_) => Ok(peers),
-            None => Err(io::Error::new(
+        match peers.of(client.local_addr()?, local)? {
+            Owner::Uid(_) => Ok(peers),
+            _ => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "it does not know the sockets of this process: it lacks `tcp_diag`",
             )),
         }
     }
 
-    /// Who an accepted client is; an empty answer when it is not of this host.
+    /// Whose the socket of an accepted client is.
     ///
     /// # Errors
     /// As [`Peers::of`].
-    pub fn of_client(&mut self, client: &Client) -> io::Result<Peer> {
+    pub fn of_client(&mut self, client: &Client) -> io::Result<Owner> {
         let local = getsockname(&client.socket)?;
         self.of(client.address, SocketAddr::try_from(local)?)
     }
 
-    /// Who owns the socket bound to `client` and connected to `local`; an empty answer when it is not of this host. One that
-    /// belongs to no process any more is nobody's: whose its bytes are cannot be learnt.
+    /// Whose the socket is that is bound to `client` and connected to `local`. Of one that belongs to no process any more it
+    /// cannot be learnt whose its bytes are.
     ///
     /// # Errors
     /// The kernel's, where it does not answer questions about TCP sockets.
-    pub fn of(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Peer> {
+    pub fn of(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Owner> {
         Ok(match self.0.find(client, local)? {
             // Without an inode no process has it, and the uid says 0, which is nobody's word that it is root's.
-            Some(found) if found.inode != 0 => Peer {
-                uid: Some(found.uid),
-                ..Peer::default()
-            },
+            Some(found) if found.inode != 0 => Owner::Uid(found.uid),
             _ => unlearnt(client),
         })
     }
@@ -89,22 +111,23 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, from) = listener.accept().unwrap();
-            let peer = peers.of(from, accepted.local_addr().unwrap()).unwrap();
-            assert_eq!(peer.uid, Some(uid()), "{address}");
+            let owner = peers.of(from, accepted.local_addr().unwrap()).unwrap();
+            assert_eq!(owner, Owner::Uid(uid()), "{address}");
             drop(client);
         }
     }
 
     #[test]
     fn who_was_not_learnt_may_be_anybody_only_on_this_host() {
-        for (client, unknown) in [
-            ("127.0.0.7:4711", true),
-            ("[::1]:4711", true),
-            ("192.0.2.1:4711", false),
-            ("[2001:db8::1]:4711", false),
+        for (client, owner) in [
+            ("127.0.0.7:4711", Owner::Unknown),
+            ("[::1]:4711", Owner::Unknown),
+            ("192.0.2.1:4711", Owner::Elsewhere),
+            ("[2001:db8::1]:4711", Owner::Elsewhere),
+            // Without its interface the kernel does not say whose it is.
+            ("[fe80::1]:4711", Owner::Unknown),
         ] {
-            let peer = unlearnt(client.parse().unwrap());
-            assert_eq!((peer.uid, peer.unknown), (None, unknown), "{client}");
+            assert_eq!(unlearnt(client.parse().unwrap()), owner, "{client}");
         }
     }
 
@@ -114,10 +137,10 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (accepted, from) = listener.accept().unwrap();
-        let peer = Peers::open()
+        let owner = Peers::open()
             .unwrap()
             .of(from, accepted.local_addr().unwrap());
-        assert_eq!(peer.unwrap().uid, Some(uid()));
+        assert_eq!(owner.unwrap(), Owner::Uid(uid()));
     }
 
     #[test]
@@ -127,15 +150,15 @@ mod tests {
         let local = listener.local_addr().unwrap();
         // The listener itself is what the kernel's lookup falls back to here.
         let none = peers.of(local, "127.0.0.1:1".parse().unwrap()).unwrap();
-        assert_eq!((none.uid, none.unknown), (None, true));
+        assert_eq!(none, Owner::Unknown);
         let afar = peers.of("192.0.2.1:40000".parse().unwrap(), local).unwrap();
-        assert_eq!(afar, Peer::default());
+        assert_eq!(afar, Owner::Elsewhere);
         let client = TcpStream::connect(local).unwrap();
         let (accepted, from) = listener.accept().unwrap();
         // Closed, the client's socket goes on without a process.
         drop(client);
         let left = peers.of(from, local).unwrap();
-        assert_eq!((left.uid, left.unknown), (None, true));
+        assert_eq!(left, Owner::Unknown);
         drop(accepted);
     }
 }

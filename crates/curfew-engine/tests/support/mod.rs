@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use curfew_engine::{Action, Bounds, Engine, Input, Open, Peer};
+use curfew_engine::{Action, Bounds, Engine, Input, Keeper, Open, Peer, Report};
 use curfew_model::{
     Binding, BindingKey, BootInstant, Bound, EndReason, EventKind, Facts, Identity, Issuer, Kind,
     Lease, LiveOnLoss, LossRule, Mode, NewOnLoss, Now, OnAdopt, PolicyName, Proof, Provenance,
@@ -376,4 +376,14 @@ pub fn binding(who: &str, net: &str, refreshed: Option<Now>, until: Option<Now>)
         until: until.map(|n| n.wall),
         refreshed_at: refreshed.map(|n| n.wall),
     }
+}
+
+pub fn bind(engine: &mut Engine, keeper: Keeper, binding: Binding, now: Now) -> Report {
+    engine
+        .handle(Input::BindingSet(keeper, binding), now)
+        .unwrap()
+}
+
+pub fn identities(engine: &Engine, n: u64) -> Vec<Identity> {
+    engine.session(id(n)).unwrap().facts.identities
 }

@@ -1,5 +1,6 @@
 //! What a flow's owner and its event loop share: the sockets, the counters and the end. No relaying here.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -253,6 +254,14 @@ impl Flow {
     #[must_use]
     pub fn takes_notices(&self) -> bool {
         self.shared.takes_notices()
+    }
+
+    /// Between which addresses its client is connected, the client's first; none once it is not.
+    pub(crate) fn client_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let sockets = self.sockets.upgrade()?;
+        let client = SockRef::from(&sockets.client);
+        let ends = (client.peer_addr().ok()?, client.local_addr().ok()?);
+        Some((ends.0.as_socket()?, ends.1.as_socket()?))
     }
 
     /// The time on the relay's clock.

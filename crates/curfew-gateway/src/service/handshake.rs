@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use curfew_enforcer::{Open, Owner, Peer};
 use curfew_model::{BootInstant, EndReason, SessionId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -118,14 +119,16 @@ impl Front {
         };
         let user = startup.as_ref().map(|startup| startup.user.as_str());
         let facts = facts(self.config(), client.address, user, now.boot);
-        let peers = self.peers.as_mut();
-        let peer = peers.and_then(|peers| peers.of_client(&client).ok());
+        let peer = Peer {
+            owner: self.owner(&client),
+            ..Peer::default()
+        };
         // It leads where it was decided that it may, though the service leads elsewhere by then.
         let upstreams = Arc::clone(&facts.target.upstreams);
-        let open = curfew_enforcer::Open {
+        let open = Open {
             id: session,
             facts,
-            peer: peer.unwrap_or_else(|| unlearnt(client.address)),
+            peer,
             decided_at: None,
         };
         let nudge: Arc<dyn Nudge> = Arc::clone(&self.desk) as Arc<dyn Nudge>;
@@ -153,6 +156,16 @@ impl Front {
                 self.refuse(id, client, session, EndReason::EnforcerLost);
             }
         }
+    }
+
+    /// Whose a client's socket is, where that matters.
+    fn owner(&mut self, client: &Client) -> Owner {
+        if !self.door().needs_owners() {
+            return Owner::Unasked;
+        }
+        let peers = self.peers.as_mut();
+        let learnt = peers.and_then(|peers| peers.of_client(client).ok());
+        learnt.unwrap_or_else(|| unlearnt(client.address))
     }
 
     pub(super) fn refuse(

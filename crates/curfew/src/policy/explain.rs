@@ -4,7 +4,7 @@
 use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
-use curfew_enforcer::{Bounds, Changes, Engine, EngineError, Input, Keeper, Peer};
+use curfew_enforcer::{Bounds, Changes, Engine, EngineError, Input, Keeper, Owner, Peer};
 use curfew_gateway::protocol::Protocol;
 use curfew_model::{
     Binding, Clock, DeviceId, Facts, Identity, Issuer, Kind, Now, Proof, Revision, ServiceName,
@@ -254,7 +254,7 @@ fn attributed(
     Ok(engine.attributed(
         facts,
         &Peer {
-            uid,
+            owner: uid.map_or(Owner::Elsewhere, Owner::Uid),
             ..Peer::default()
         },
     ))
