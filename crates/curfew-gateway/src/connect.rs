@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::descriptors::is_kept;
-use crate::tuning::Tuning;
+use crate::tuning;
 
 /// How often a Unix socket whose queue is full is tried again: unlike TCP, the kernel waits for no place in it.
 const FULL: Duration = Duration::from_millis(10);
@@ -68,7 +68,6 @@ pub fn alternate_families(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 #[derive(Debug)]
 pub struct Connecting {
     left: VecDeque<UpstreamAddress>,
-    tuning: Tuning,
     deadline: BootInstant,
     attempt: Option<Attempt>,
     attempts: usize,
@@ -114,15 +113,9 @@ pub enum Progress {
 impl Connecting {
     /// Will connect within `timeout` from `now`.
     #[must_use]
-    pub fn new(
-        addresses: &[UpstreamAddress],
-        tuning: Tuning,
-        timeout: Duration,
-        now: BootInstant,
-    ) -> Self {
+    pub fn new(addresses: &[UpstreamAddress], timeout: Duration, now: BootInstant) -> Self {
         Self {
             left: addresses.iter().cloned().collect(),
-            tuning,
             deadline: now.after(timeout),
             attempt: None,
             attempts: 0,
@@ -164,7 +157,7 @@ impl Connecting {
                 self.attempts += 1;
                 let others = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
                 let share = self.deadline.since(now) / others.saturating_add(1);
-                match begin(&address, &self.tuning, self.takes_kept) {
+                match begin(&address, self.takes_kept) {
                     Ok((socket, connected)) => {
                         self.attempt = Some(Attempt {
                             address,
@@ -200,16 +193,12 @@ impl Connecting {
 }
 
 /// A socket that is on its way to this address, and whether it is there.
-fn begin(
-    address: &UpstreamAddress,
-    tuning: &Tuning,
-    takes_kept: bool,
-) -> io::Result<(Socket, bool)> {
+fn begin(address: &UpstreamAddress, takes_kept: bool) -> io::Result<(Socket, bool)> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = match address {
         UpstreamAddress::Tcp(address) => {
             let socket = Socket::new(Domain::for_address(*address), kind, None)?;
-            tuning.apply(&SockRef::from(&socket))?;
+            tuning::begin(&SockRef::from(&socket))?;
             socket
         }
         UpstreamAddress::Unix(_) => Socket::new(Domain::UNIX, kind, None)?,

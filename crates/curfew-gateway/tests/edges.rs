@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Connects at a time that stands still, and waits as long as it takes.
 fn connect(addresses: &[UpstreamAddress]) -> Result<TcpStream, ConnectError> {
     let now = BootInstant(5);
-    let mut connecting = Connecting::new(addresses, Tuning::default(), PATIENCE, now);
+    let mut connecting = Connecting::new(addresses, PATIENCE, now);
     loop {
         match connecting.advance(now) {
             Progress::Connected(socket, _) => return Ok(socket.into()),
@@ -113,7 +113,7 @@ fn an_address_that_stays_silent_has_its_share_of_the_timeout() {
     let _queued = TcpStream::connect(address).unwrap();
     let addresses = [address, address].map(UpstreamAddress::Tcp);
     let timeout = Duration::from_secs(10);
-    let mut connecting = Connecting::new(&addresses, Tuning::default(), timeout, BootInstant(0));
+    let mut connecting = Connecting::new(&addresses, timeout, BootInstant(0));
     for (attempt, now, share) in [(1, 0, 5), (2, 5, 10)] {
         let at = |seconds: u64| BootInstant(seconds * 1_000_000_000);
         let progress = connecting.advance(at(now));
@@ -147,7 +147,7 @@ fn a_unix_socket_whose_queue_is_full_is_tried_again() {
     let address = [UpstreamAddress::Unix(path)];
     let _waits = connect(&address).unwrap();
     let now = BootInstant(5);
-    let mut connecting = Connecting::new(&address, Tuning::default(), PATIENCE, now);
+    let mut connecting = Connecting::new(&address, PATIENCE, now);
     let Progress::Waiting(again) = connecting.advance(now) else {
         panic!("its queue was not full")
     };
@@ -156,7 +156,7 @@ fn a_unix_socket_whose_queue_is_full_is_tried_again() {
     let connected = connecting.advance(again);
     assert!(matches!(connected, Progress::Connected(..)));
     // No longer than the timeout.
-    let mut connecting = Connecting::new(&address, Tuning::default(), PATIENCE, now);
+    let mut connecting = Connecting::new(&address, PATIENCE, now);
     assert!(matches!(connecting.advance(now), Progress::Waiting(_)));
     let late = connecting.advance(now.after(PATIENCE));
     assert!(matches!(late, Progress::Failed(_)));

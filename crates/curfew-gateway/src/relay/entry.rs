@@ -45,6 +45,8 @@ pub(super) struct Entry {
     hears: bool,
     to_client: Sink,
     to_upstream: Sink,
+    /// It lasts: its upstream has all of its options.
+    settled: bool,
 }
 
 /// What one thread's flows share.
@@ -91,6 +93,7 @@ impl Entry {
             hears: false,
             to_client: Sink::default(),
             to_upstream: Sink::default(),
+            settled: false,
         }
     }
 
@@ -100,6 +103,9 @@ impl Entry {
             return 0;
         }
         let (bytes, sockets) = (self.shared.bytes(), &*self.sockets);
+        if !std::mem::replace(&mut self.settled, true) {
+            patience.settle(&sockets.upstream);
+        }
         let client = self
             .to_client
             .look(&sockets.client, bytes.outbound, patience);
@@ -303,13 +309,13 @@ mod tests {
     use super::super::flow::Wire;
     use super::super::framing::{Broken, Cut, Framing};
     use super::*;
-    use crate::tuning::Tuning;
+    use crate::tuning::{Tuning, begin};
 
     fn connected() -> (TcpStream, OwnedFd) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (other, _) = listener.accept().unwrap();
-        Tuning::default().apply(&SockRef::from(&other)).unwrap();
+        begin(&SockRef::from(&other)).unwrap();
         (one, other.into())
     }
 
@@ -338,6 +344,26 @@ mod tests {
         let mut received = [0; 201];
         server.read_exact(&mut received).unwrap();
         assert_eq!(received, *[&[1; 100][..], &[2], &[3; 100]].concat());
+    }
+
+    #[test]
+    fn the_upstream_of_a_flow_that_lasts_is_given_all_options() {
+        let ((_client, near), (_server, far)) = (connected(), connected());
+        let sockets = Sockets {
+            client: near,
+            upstream: far,
+        };
+        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
+        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
+        let tuning = Tuning::default();
+        entry.look(&mut Patience::new(tuning));
+        let upstream = SockRef::from(&entry.sockets.upstream);
+        assert!(upstream.keepalive().unwrap());
+        assert_eq!(
+            upstream.tcp_user_timeout().unwrap(),
+            Some(tuning.user_timeout)
+        );
+        assert_eq!(upstream.tcp_notsent_lowat().unwrap(), 128 * 1024);
     }
 
     /// Looks, when it learns of the end, at what the server sees.

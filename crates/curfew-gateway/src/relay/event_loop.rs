@@ -21,6 +21,7 @@ use super::mailbox::{Letter, Mailbox};
 use super::patience::Patience;
 use super::pump::Step;
 use super::{Finish, Finished, Population};
+use crate::tuning::Tuning;
 
 /// Events taken from the kernel in one turn.
 const EVENTS: usize = 256;
@@ -70,7 +71,7 @@ impl EventLoop {
         clock: Arc<dyn Clock>,
         finished: Arc<dyn Finished>,
         population: Arc<Population>,
-        user_timeout: Duration,
+        tuning: Tuning,
     ) -> io::Result<Self> {
         epoll::add(
             mailbox.epoll(),
@@ -93,7 +94,7 @@ impl EventLoop {
             leaving: VecDeque::new(),
             ended: VecDeque::new(),
             clear_at: BootInstant(0),
-            patience: Patience::new(user_timeout),
+            patience: Patience::new(tuning),
             to_look: Vec::new(),
             look_at: BootInstant(0),
             next_round: BootInstant(0),

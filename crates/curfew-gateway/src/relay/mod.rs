@@ -230,7 +230,7 @@ impl Relay {
                 Arc::clone(&relay.anywhere.loops.clock),
                 Arc::clone(&finished),
                 Arc::clone(&relay.anywhere.loops.population),
-                config.tuning.user_timeout,
+                config.tuning,
             )?;
             let thread = std::thread::Builder::new()
                 .name(format!("relay-{index}"))

@@ -13,6 +13,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::diag::{Diag, Found};
+use crate::tuning::Tuning;
 
 /// Values of `idiag_timer`: what was sent is sent again, and the peer is asked for room.
 const SENDS_AGAIN: u8 = 1;
@@ -46,20 +47,26 @@ impl From<Found> for Standing {
 /// How sockets are looked at.
 pub(super) struct Patience {
     diag: Option<Diag>,
-    user_timeout: Duration,
+    tuning: Tuning,
 }
 
 impl Patience {
-    pub(super) fn new(user_timeout: Duration) -> Self {
+    pub(super) fn new(tuning: Tuning) -> Self {
         Self {
             diag: Diag::open().ok(),
-            user_timeout,
+            tuning,
         }
+    }
+
+    /// Sets on the upstream's socket of a flow that lasts what it was not given at once. A Unix socket takes none of it, and
+    /// one that refuses has failed.
+    pub(super) fn settle(&self, upstream: &OwnedFd) {
+        let _ = self.tuning.settle(&SockRef::from(upstream));
     }
 
     /// The time between two looks at a socket.
     pub(super) fn interval(&self) -> Duration {
-        self.user_timeout / LOOKS
+        self.tuning.user_timeout / LOOKS
     }
 
     fn standing(&mut self, socket: &OwnedFd) -> io::Result<Standing> {
@@ -99,7 +106,7 @@ impl Sink {
         self.waits = standing != Standing::TookAll;
         let patient = standing == Standing::Answers;
         if patient != self.patient {
-            let timeout = (!patient).then_some(patience.user_timeout);
+            let timeout = (!patient).then_some(patience.tuning.user_timeout);
             // A socket that refuses has failed.
             let _ = SockRef::from(socket).set_tcp_user_timeout(timeout);
             self.patient = patient;
@@ -120,20 +127,20 @@ mod tests {
         let limit = |socket: &OwnedFd| SockRef::from(socket).tcp_user_timeout().unwrap();
         let mut patience = Patience {
             diag: None,
-            user_timeout: Duration::from_secs(30),
+            tuning: Tuning::default(),
         };
         SockRef::from(&socket)
-            .set_tcp_user_timeout(Some(patience.user_timeout))
+            .set_tcp_user_timeout(Some(patience.tuning.user_timeout))
             .unwrap();
         let (socket, mut sink) = (OwnedFd::from(socket), Sink::default());
         assert!(!sink.look(&socket, 0, &mut patience));
-        assert_eq!(limit(&socket), Some(patience.user_timeout));
+        assert_eq!(limit(&socket), Some(patience.tuning.user_timeout));
         assert!(sink.look(&socket, 1, &mut patience));
         assert_eq!(limit(&socket), None);
         // Nothing waits after all: it is limited again.
         patience.diag = Diag::open().ok();
         assert!(sink.look(&socket, 1, &mut patience));
-        assert_eq!(limit(&socket), Some(patience.user_timeout));
+        assert_eq!(limit(&socket), Some(patience.tuning.user_timeout));
     }
 
     #[test]

@@ -44,8 +44,8 @@ impl Front {
         to: &[UpstreamAddress],
         purpose: Purpose,
     ) {
-        let (tuning, timeout) = (self.home.tuning(), self.config().connect_timeout);
-        let connecting = Connecting::new(to, tuning, timeout, self.now());
+        let timeout = self.config().connect_timeout;
+        let connecting = Connecting::new(to, timeout, self.now());
         let connecting = match purpose.is_urgent() {
             true => connecting.urgent(),
             false => connecting,
