@@ -368,3 +368,21 @@ fn whom_all_segments_act_on_and_let_live_counts_again() {
     drain(&mut engine);
     assert_eq!(opens(&mut engine, 11), excess);
 }
+
+#[test]
+fn of_two_waits_the_longer_one_is_named() {
+    let waits = |of: &str| ["maxLifetime: 100s, reconnect: ", of].concat();
+    for (db, trial) in [("60s", "90s"), ("90s", "60s")] {
+        let set = modes(1, ("enforce", &waits(db)), ("enforce", &waits(trial)));
+        let mut engine = engine_of(set);
+        engine.poll(at(100));
+        let refused = engine
+            .open(open(2, "alice", "db", at(110)), at(110))
+            .unwrap_err();
+        assert_eq!(refused.reason, EndReason::LifetimeExpired);
+        assert_eq!(refused.retry_at, Some(at(190).boot));
+        let longer = if db == "90s" { "db" } else { "trial" };
+        let cause = format!("segment {longer}: ");
+        assert!(refused.cause.starts_with(&cause), "{}", refused.cause);
+    }
+}
