@@ -12,7 +12,10 @@ use bytes::Bytes;
 use curfew_model::{EventKind, SegmentName};
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::sync::{broadcast, broadcast::error::RecvError, watch};
+use tokio::{
+    sync::{broadcast, broadcast::error::RecvError, watch},
+    time::Interval,
+};
 use utoipa::IntoParams;
 
 use crate::{
@@ -24,7 +27,7 @@ use crate::{
     watchers::{Told, Watched},
 };
 
-/// A comment goes out after so long without an event, so that both ends see a broken connection.
+/// A comment goes out after so long in which nothing did, so that both ends see a broken connection.
 const BEAT: Duration = Duration::from_secs(5);
 
 /// What to watch; what is left out matches every event.
@@ -79,8 +82,7 @@ pub(super) async fn watch(
         phase: app.phase.clone(),
         app,
         by,
-        wanted,
-        events,
+        news: News::new(wanted, events),
         _place: place,
     };
     // The head goes out at once: who has it misses nothing from there on.
@@ -139,8 +141,7 @@ fn check_segment(app: &App, name: &SegmentName) -> Answered<()> {
 struct Watcher {
     app: Arc<App>,
     by: Caller,
-    wanted: Wanted,
-    events: broadcast::Receiver<Told>,
+    news: News,
     phase: watch::Receiver<Phase>,
     _place: Share,
 }
@@ -148,27 +149,56 @@ struct Watcher {
 impl Watcher {
     /// The next event as text; none at the end.
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
+        let text = tokio::select! {
+            biased;
+            _ = self.phase.wait_for(|phase| *phase == Phase::Stopping) => return None,
+            text = self.news.next() => text?,
+        };
+        // A stream is an open session too: it ends with its token.
+        let known = self.by.is_known(&self.app.parts.store.read());
+        known.then(|| text.into())
+    }
+}
+
+/// What goes out to one watcher.
+struct News {
+    wanted: Wanted,
+    events: broadcast::Receiver<Told>,
+    beat: Interval,
+}
+
+impl News {
+    fn new(wanted: Wanted, events: broadcast::Receiver<Told>) -> Self {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.reset();
+        Self {
+            wanted,
+            events,
+            beat,
+        }
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        let text = loop {
+            // The beat comes first: events that go to others do not put it off.
             let told = tokio::select! {
                 biased;
-                _ = self.phase.wait_for(|phase| *phase == Phase::Stopping) => return None,
-                told = tokio::time::timeout(BEAT, self.events.recv()) => told,
+                _ = self.beat.tick() => break ": beat\n\n".to_owned(),
+                told = self.events.recv() => told,
             };
-            // A stream is an open session too: it ends with its token.
-            if !self.by.is_known(&self.app.parts.store.read()) {
-                return None;
-            }
-            let text = match told {
-                Err(_) => ": beat\n\n".to_owned(),
-                Ok(Ok(Told::Event(event))) if !self.wanted.matches(&event) => continue,
-                Ok(Ok(Told::Event(event))) => written(&event.kind, Some(&event.id), &event.json),
-                Ok(Ok(Told::Lost(lost)) | Err(RecvError::Lagged(lost))) => {
-                    written("lost", None, &format!("{{\"lost\":{lost}}}"))
+            match told {
+                Ok(Told::Event(event)) if !self.wanted.matches(&event) => {}
+                Ok(Told::Event(event)) => {
+                    break written(&event.kind, Some(&event.id), &event.json);
                 }
-                Ok(Err(RecvError::Closed)) => return None,
-            };
-            return Some(text.into());
-        }
+                Ok(Told::Lost(lost)) | Err(RecvError::Lagged(lost)) => {
+                    break written("lost", None, &format!("{{\"lost\":{lost}}}"));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        };
+        self.beat.reset();
+        Some(text)
     }
 }
 
@@ -181,4 +211,53 @@ fn written(kind: &str, id: Option<&str>, json: &str) -> String {
     }
     let _ = write!(text, "data: {json}\n\n");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn beats_go_out_while_events_come_that_others_want() {
+        let (tell, events) = broadcast::channel(16);
+        let wanted = Wanted {
+            segment: None,
+            subject: None,
+            event: Some("session.ended".to_owned()),
+        };
+        let mut news = News::new(wanted, events);
+        let event = |kind: &str| {
+            Told::Event(Arc::new(Watched {
+                kind: kind.to_owned(),
+                id: "gw:1".to_owned(),
+                json: "{}".to_owned(),
+                segments: Vec::new(),
+                subject: None,
+            }))
+        };
+        let (opened, ended) = (event("session.opened"), event("session.ended"));
+        let telling = tell.clone();
+        tokio::spawn(async move {
+            loop {
+                let _ = telling.send(opened.clone());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let began = tokio::time::Instant::now();
+        for beats in 1..=3 {
+            let next = tokio::time::timeout(2 * BEAT, news.next()).await;
+            assert_eq!(next.unwrap().unwrap(), ": beat\n\n");
+            assert_eq!(began.elapsed().as_secs(), beats * BEAT.as_secs());
+        }
+        // What goes out puts the next beat off.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        tell.send(ended).unwrap();
+        let next = news.next().await.unwrap();
+        assert!(next.starts_with("event: session.ended\n"), "{next}");
+        assert_eq!(news.next().await.unwrap(), ": beat\n\n");
+        assert_eq!(
+            began.elapsed().as_secs(),
+            3 * BEAT.as_secs() + 2 + BEAT.as_secs()
+        );
+    }
 }
