@@ -85,27 +85,21 @@ pub fn export(
 /// # Errors
 /// [`AuditError`] when the log cannot be read.
 pub fn tail(dir: &Path, count: usize) -> Result<Vec<String>, AuditError> {
-    let mut found: VecDeque<String> = VecDeque::new();
+    let mut found: Vec<String> = Vec::new();
     for (_, path) in segment::list(dir)?.into_iter().rev() {
         let missing = count.saturating_sub(found.len());
         if missing == 0 {
             break;
         }
-        let lines = Lines {
-            segments: VecDeque::from([path]),
-            open: None,
+        let mut here = match segment::last_lines(&path, missing) {
+            // Retention removed it since, and with it whatever is older.
+            Err(error) if error.is_not_found() => break,
+            here => here?,
         };
-        let mut here = VecDeque::new();
-        for line in lines {
-            here.push_back(line?);
-            if here.len() > missing {
-                here.pop_front();
-            }
-        }
         here.append(&mut found);
         found = here;
     }
-    Ok(found.into())
+    Ok(found)
 }
 
 /// The newest head that was signed beside a log; none where none was.

@@ -15,6 +15,8 @@ use crate::{AuditError, Head, MAX_RECORD, Record, record, whole};
 pub(crate) const HEADS: &str = "heads.jsonl";
 /// The newest signed head, in one line.
 pub(crate) const NEWEST: &str = "newest.json";
+/// How much of a segment's end is read at first: the last record is within it.
+const WINDOW: u64 = 2 * MAX_RECORD as u64;
 /// How often a head is read again that is just being written.
 const AGAIN: u32 = 3;
 /// The signed head of the last record that retention removed.
@@ -86,17 +88,49 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), AuditError> {
 
 /// The last record of a segment, read from its end; none when there is no whole readable one.
 pub(crate) fn last_record(path: &Path) -> Result<Option<Record>, AuditError> {
-    let mut file = File::open(path).map_err(AuditError::io("open", path))?;
-    let len = file.metadata().map_err(AuditError::io("read", path))?.len();
-    let window = u64::try_from(MAX_RECORD).unwrap_or(u64::MAX) * 2;
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(len.saturating_sub(window)))
-        .and_then(|_| file.read_to_end(&mut bytes))
-        .map_err(AuditError::io("read", path))?;
+    let (mut file, len) = open(path)?;
+    let bytes = end(&mut file, len, WINDOW).map_err(AuditError::io("read", path))?;
     let last = bytes
         .strip_suffix(b"\n")
         .and_then(|bytes| bytes.rsplit(|&byte| byte == b'\n').next());
     Ok(last.and_then(|line| record::read_line(line).ok()))
+}
+
+/// The last `count` whole lines of a segment, the oldest first, each without its newline: as reading it from its start
+/// gives them, but read from its end.
+pub(crate) fn last_lines(path: &Path, count: usize) -> Result<Vec<String>, AuditError> {
+    let (mut file, len) = open(path)?;
+    let mut window = WINDOW;
+    loop {
+        let mut bytes = end(&mut file, len, window).map_err(AuditError::io("read", path))?;
+        let newline = bytes.iter().rposition(|&byte| byte == b'\n');
+        bytes.truncate(newline.map_or(0, |at| at + 1));
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|&byte| byte == b'\n').collect();
+        // The first one may have begun before the window.
+        if window < len && lines.len() <= count {
+            window *= 2;
+            continue;
+        }
+        let last = lines.iter().skip(lines.len().saturating_sub(count));
+        return Ok(last
+            .filter_map(|line| line.chunks(MAX_RECORD).next_back()?.strip_suffix(b"\n"))
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect());
+    }
+}
+
+fn open(path: &Path) -> Result<(File, u64), AuditError> {
+    let file = File::open(path).map_err(AuditError::io("open", path))?;
+    let len = file.metadata().map_err(AuditError::io("read", path))?.len();
+    Ok((file, len))
+}
+
+/// The last `window` bytes of a file that is `len` long.
+fn end(file: &mut File, len: u64, window: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(len.saturating_sub(window)))?;
+    file.take(window.min(len)).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Appends a head and makes it durable.
