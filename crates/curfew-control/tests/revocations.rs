@@ -70,6 +70,12 @@ fn an_order_is_enforced_when_the_last_door_had_closed_its_last_session() {
     world.fleet.outcomes.lock()[1].closed_at = later(10);
     let hour = Duration::from_secs(3_600);
     assert!(enforced_after().abs_diff(hour) < Duration::from_secs(60));
+    // So it is with the cancellation of one.
+    let id = world.fleet.open_session(1, "alice", "db");
+    let cancelled = world.admin().delete(&format!("/v1/sessions/{id}"));
+    let closed_after = cancelled.json()["closed_after_ms"].as_f64().unwrap();
+    let closed_after = Duration::from_secs_f64(closed_after / 1_000.0);
+    assert!(closed_after.abs_diff(hour) < Duration::from_secs(60));
 }
 
 #[test]

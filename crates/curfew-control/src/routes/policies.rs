@@ -197,7 +197,8 @@ pub(super) struct Applied {
     warnings: Vec<Finding>,
     /// What each enforcer did.
     enforcers: Vec<Outcome>,
-    /// From the arrival of the request until every enforcer had answered, in milliseconds.
+    /// From the arrival of the request until the set was checked, on disk and on record, and every enforcer had answered.
+    /// In milliseconds.
     took_ms: f64,
 }
 

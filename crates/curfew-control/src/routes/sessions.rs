@@ -171,7 +171,8 @@ pub(super) struct Cancelled {
     /// When it was ordered.
     #[schema(value_type = String, format = DateTime)]
     at: WallInstant,
-    /// How long it took until the door had closed it, in milliseconds.
+    /// From the order until the door had closed it; where its enforcer does not say when, until it had answered. In
+    /// milliseconds.
     closed_after_ms: f64,
     /// What its enforcer did.
     enforcers: Vec<Outcome>,
@@ -193,14 +194,15 @@ pub(super) async fn cancel(
         let app = working;
         let start = app.parts.clock.now();
         let cause = format!("{}: {reason}", by.source());
-        let (cancelled, after) = app
+        let (cancelled, answered) = app
             .blocking(move |app| {
                 let cancelled = app.parts.fleet.cancel(id, &cause);
-                let after = app.parts.clock.now().boot.since(start.boot);
-                (cancelled.map_err(|error| failed(app, id, error)), after)
+                let answered = app.parts.clock.now().boot;
+                (cancelled.map_err(|error| failed(app, id, error)), answered)
             })
             .await?;
         let outcome = cancelled?;
+        let closed_at = outcome.closed_at.unwrap_or(answered);
         let deed = Deed {
             event: EventKind::SessionCancelled,
             by: &by,
@@ -212,7 +214,7 @@ pub(super) async fn cancel(
         Ok(Json(Cancelled {
             id,
             at: start.wall,
-            closed_after_ms: after.as_secs_f64() * 1_000.0,
+            closed_after_ms: closed_at.since(start.boot).as_secs_f64() * 1_000.0,
             enforcers: vec![outcome],
         }))
     })

@@ -357,7 +357,10 @@ impl Fleet for FakeFleet {
         self.pass.pass("cut");
         let mut sessions = self.sessions.lock();
         sessions.remove(&id).ok_or(FleetError::Unknown(id))?;
-        Ok(outcome("gw-1", Answer::Done, 1))
+        Ok(Outcome {
+            closed_at: self.outcomes.lock()[0].closed_at,
+            ..outcome("gw-1", Answer::Done, 1)
+        })
     }
 
     fn renew(&self, id: SessionId) -> Result<Session, FleetError> {

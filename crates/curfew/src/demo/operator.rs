@@ -87,7 +87,7 @@ impl Operator {
         let done: Applied = self.send(Call::post("/v1/policies").body(set))?;
         let closed: u64 = done.enforcers.iter().map(|enforcer| enforcer.closed).sum();
         Ok(format!(
-            "revision {}, closed {closed} at once, in {:.1} ms",
+            "revision {}, closed {closed} at once, on record in {:.1} ms",
             done.revision, done.took_ms
         ))
     }
