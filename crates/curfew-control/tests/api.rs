@@ -244,6 +244,12 @@ fn a_set_is_applied_though_something_else_changes_meanwhile() {
     let before = world.store.read().revision.0;
     let stale = applied(Some(before), unrelated());
     assert!(is_problem(&stale, 409, "conflict"), "{stale:?}");
+    // What the state may come to, nobody can have checked it beside.
+    world.store.pass.forget();
+    let coming = world.store.read().revision.0 + 1;
+    let early = world.admin().post("/v1/policies", &set(Some(coming)));
+    assert!(is_problem(&early, 409, "conflict"), "{early:?}");
+    assert!(world.store.pass.happened().is_empty(), "it was not tried");
     // It is checked anew together with a set that came in between.
     assert_eq!(applied(None, files("segment web")).status, 200);
     let invalid = applied(None, files("nonsense"));

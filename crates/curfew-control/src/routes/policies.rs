@@ -6,7 +6,7 @@ use axum::extract::State;
 use curfew_model::{
     Access, EventKind, Mode, PolicyName, Revision, SegmentName, Sensitivity, WallInstant,
 };
-use curfew_state::{Change, Expected, Hash, Owner, PolicyPointer};
+use curfew_state::{Change, CommitError, Expected, Hash, Owner, PolicyPointer};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -235,10 +235,16 @@ pub(super) async fn apply(
             let turn = app.applying.acquire().await;
             let (checked_on, valid) = app
                 .blocking(move |app| {
-                    let (revision, all) = checking.whole(app)?;
+                    let (actual, all) = checking.whole(app)?;
+                    // Later the state may get there, with sets of other owners that this one was not checked beside.
+                    if let Some(expected) = checking.expected_revision
+                        && expected != actual
+                    {
+                        return Err(CommitError::Conflict { expected, actual }.into());
+                    }
                     let checked = app.parts.compile.validate(&all);
                     let valid = checked.and_then(Valid::covering).map_err(invalid)?;
-                    Ok::<_, Problem>((revision, valid))
+                    Ok::<_, Problem>((actual, valid))
                 })
                 .await??;
             // Enforcers compile it once more, each in its own turn; whoever waits here need not wait for that and the disk.
