@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use curfew_model::{Access, Mode, PolicyName, SegmentName, Sensitivity, format_duration};
-use curfew_state::Owner;
+use curfew_state::{Owner, POLICY_BYTES};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,12 +18,29 @@ pub struct Source {
     pub text: String,
 }
 
+/// Why the files of one owner cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// They are more than the store takes.
+    #[error(
+        "the set has {0} bytes as JSON, and {POLICY_BYTES} is the most that is kept: shorten it, or have the other owner, `files` or `api`, keep a part of it"
+    )]
+    TooLarge(usize),
+    /// They cannot be written, which strings always can.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
 /// Writes the files of one owner as the text that the store keeps.
 ///
 /// # Errors
-/// When they cannot be written, which strings always can.
-pub fn pack(sources: &[Source]) -> Result<String, serde_json::Error> {
-    serde_json::to_string(sources)
+/// [`PackError`].
+pub fn pack(sources: &[Source]) -> Result<String, PackError> {
+    let content = serde_json::to_string(sources)?;
+    match content.len() {
+        0..=POLICY_BYTES => Ok(content),
+        bytes => Err(PackError::TooLarge(bytes)),
+    }
 }
 
 /// Reads what [`pack`] wrote.

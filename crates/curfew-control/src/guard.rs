@@ -15,7 +15,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use curfew_state::Role;
+use curfew_state::{POLICY_BYTES, Role};
 use http_body_util::LengthLimitError;
 use parking_lot::Mutex;
 
@@ -32,8 +32,8 @@ use crate::{
 
 /// Bytes of a body, at most.
 const BODY: usize = 64 * 1024;
-/// Bytes of a policy set as JSON, at most.
-const POLICY_BODY: usize = 8 * 1024 * 1024;
+/// Bytes of a body with a policy set, at most: the set, and what is around it.
+pub const POLICY_BODY: usize = POLICY_BYTES + BODY;
 /// Bodies above [`BODY`] of callers other than admins that are held at once, in all and of one token, so that no viewer
 /// fills the memory or keeps others waiting.
 const LARGE: (usize, usize) = (16, 4);

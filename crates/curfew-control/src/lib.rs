@@ -28,8 +28,11 @@ mod tls;
 mod token;
 mod watchers;
 
-pub use compile::{Ceilings, Compile, Finding, Level, Segment, Source, Valid, pack, unpack};
+pub use compile::{
+    Ceilings, Compile, Finding, Level, PackError, Segment, Source, Valid, pack, unpack,
+};
 pub use fleet::{Answer, Door, Enforcer, Fleet, FleetError, OpenCount, Outcome};
+pub use guard::POLICY_BODY;
 pub use journal::{Journal, WhenDurable};
 pub use metrics::Metrics;
 pub use orders::order_detail;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use curfew_state::POLICY_BYTES;
 use serde_json::json;
 use support::{
     SOON, World,
@@ -52,6 +53,24 @@ fn bodies_are_bounded() {
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.write_all(head.as_bytes()).unwrap();
     assert_eq!(read(&mut stream).status, 401);
+}
+
+#[test]
+fn a_set_is_validated_and_applied_up_to_what_the_store_keeps() {
+    let world = World::start();
+    let set = |bytes: usize| {
+        let of = |path: &str| json!([{"path": path, "text": "segment db"}]);
+        let path = "p".repeat(bytes - of("").to_string().len());
+        json!({"sources": of(&path)})
+    };
+    for path in ["/v1/policies/validate", "/v1/policies"] {
+        let largest = world.admin().post(path, &set(POLICY_BYTES));
+        assert_eq!(largest.status, 200, "{path}");
+        let larger = world.admin().post(path, &set(POLICY_BYTES + 1));
+        assert!(is_problem(&larger, 422, "invalid"), "{path}: {larger:?}");
+        let detail = larger.json()["detail"].to_string();
+        assert!(detail.contains("8388608 is the most"), "{detail}");
+    }
 }
 
 #[test]

@@ -18,8 +18,8 @@ pub use bus::{
 };
 pub use embedded::EmbeddedStore;
 pub use state::{
-    ApiToken, BLOCKS, EndKey, Hash, ORDERS, Owner, Policies, PolicyPointer, Role, State, Subject,
-    SubjectKey, Whose,
+    ApiToken, BLOCKS, EndKey, Hash, ORDERS, Owner, POLICY_BYTES, Policies, PolicyPointer, Role,
+    State, Subject, SubjectKey, Whose,
 };
 pub use store::{
     Accepted, Change, Commit, CommitError, Committed, Expected, Store, StoreError, Watch,

@@ -22,8 +22,8 @@ pub const BLOCKS: usize = ENTRIES;
 pub const ORDERS: usize = BLOCKS + 10_000;
 /// API tokens, at most: each one is compared with what a caller presents.
 const TOKENS: usize = 1_000;
-/// Bytes of one policy set, at most.
-const POLICY_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one policy set as it is kept, at most.
+pub const POLICY_BYTES: usize = 8 * 1024 * 1024;
 /// Applied policy sets in the history, at most.
 const HISTORY: usize = 256;
 

@@ -18,8 +18,8 @@ use std::{
 
 use curfew_model::{Revision, RevocationId, WallInstant};
 use curfew_state::{
-    Change, CommitError, EmbeddedStore, Expected, LocalBus, Owner, Store, StoreError, WatchError,
-    conformance,
+    Change, CommitError, EmbeddedStore, Expected, LocalBus, Owner, POLICY_BYTES, Store, StoreError,
+    WatchError, conformance,
 };
 
 #[test]
@@ -130,7 +130,7 @@ fn what_is_too_much_is_refused_whole() {
     let many = vec![seen.clone(); 10_001];
     let large = Change::ApplyPolicy {
         owner: Owner::Files,
-        content: "x".repeat(4 * 1024 * 1024 + 1).into(),
+        content: "x".repeat(POLICY_BYTES + 1).into(),
         at: WallInstant(1),
         by: "files".to_owned(),
     };

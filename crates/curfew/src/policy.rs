@@ -7,7 +7,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use curfew_model::{Clock as _, Revision};
-use curfew_policy::{PolicySet, Problem, Severity, compile, load};
+use curfew_policy::{Place, PolicySet, Problem, Severity, compile, load};
 use serde_json::json;
 
 use crate::{
@@ -109,20 +109,25 @@ impl Validate {
         let (set, mut problems) = compiled_without(&sources.unread, &sources.read, Revision(0));
         let now = SystemClock.now().wall;
         problems.extend(set.iter().flat_map(|set| set.over(now)));
+        let packed = sources::pack(&sources.read);
+        let place = Place::whole(self.path.display().to_string());
+        let too_large = packed.as_ref().err();
+        problems.extend(too_large.map(|error| Problem::error(&place, error.to_string())));
         problems.sort_by(|a, b| a.place.cmp(&b.place));
-        let answer = json!({"valid": set.is_some(), "problems": as_json(&problems)});
+        let valid = set.is_some() && packed.is_ok();
+        let answer = json!({"valid": valid, "problems": as_json(&problems)});
         self.output.show(&answer, |_| {
             let mut text = String::new();
             for problem in &problems {
                 text.push_str(&format!("{problem}\n\n"));
             }
-            let summary = summary(set.is_some(), files, &problems);
+            let summary = summary(valid, files, &problems);
             text + &format!("{}: {summary}\n", self.path.display())
         })?;
         // What is only warned of keeps nobody from using the set.
-        Ok(match set {
-            Some(_) => ExitCode::SUCCESS,
-            None => ExitCode::from(FINDINGS),
+        Ok(match valid {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(FINDINGS),
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Reading sources from disk: a file, or every policy document of a folder. What they mean is for others.
+//! Reading sources from disk: a file, or every policy document of a folder, and the text that they are kept as. What they
+//! mean is for others.
 
 use std::{
     fs,
@@ -7,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use curfew_control::PackError;
 use curfew_policy::{Place, Problem};
 use rustix::fs::OFlags;
 
@@ -108,6 +110,16 @@ impl Unread {
 
 /// A source: its name as it is shown, and its text.
 pub type Source = (String, String);
+
+/// Sources as the store keeps them.
+///
+/// # Errors
+/// [`PackError`], when they are too much.
+pub fn pack(sources: &[Source]) -> Result<String, PackError> {
+    let files = sources.iter().cloned();
+    let files = files.map(|(path, text)| curfew_control::Source { path, text });
+    curfew_control::pack(&files.collect::<Vec<_>>())
+}
 
 /// The sources of one path.
 #[derive(Debug, Default)]

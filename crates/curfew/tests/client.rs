@@ -390,7 +390,7 @@ fn policy_findings_are_shown_with_their_place() {
     let refused = server.curfew(&["policy", "apply", large.path().to_str().unwrap()]);
     assert_eq!(refused.code, 1);
     assert!(
-        refused.err.contains("no more than 8 MiB"),
+        refused.err.contains("takes no more than 8454144"),
         "{}",
         refused.err
     );

@@ -56,6 +56,30 @@ fn what_is_no_regular_file_is_named_and_not_waited_for() {
 }
 
 #[test]
+fn a_set_that_is_too_large_to_keep_is_found_before_it_is_to_be_in_force() {
+    let site = Site::start("");
+    let comment = "# every file may be as large as this\n".repeat(100_000);
+    for name in ["a.yaml", "b.yaml", "c.yaml"] {
+        std::fs::write(site.path("policy").join(name), &comment).unwrap();
+    }
+    let policy = site.path("policy");
+    let policy = policy.to_str().unwrap();
+    for ran in [
+        Ran::of(&mut curfew(&["policy", "validate", policy])),
+        Ran::of(curfew(&["run", "--check", "-c"]).arg(site.path("curfew.yaml"))),
+    ] {
+        assert_eq!(ran.code, 3, "{ran:?}");
+        let says = "bytes as JSON, and 8388608 is the most that is kept";
+        assert!(ran.out.contains(says), "{ran:?}");
+    }
+    std::fs::remove_file(site.path("policy/c.yaml")).unwrap();
+    let ran = Ran::of(&mut curfew(&["policy", "validate", policy]));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ran = site.curfew(&["policy", "apply", policy]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_hides_nothing_of_the_others() {
     let site = Site::start("");
     std::fs::write(site.path("policy/a.yaml"), [0xff]).unwrap();

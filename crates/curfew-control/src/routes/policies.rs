@@ -15,7 +15,7 @@ use crate::{
     Finding, Outcome, Segment, Source, Valid,
     app::{App, Deed},
     caller::{Admin, Viewer},
-    compile::{LimitsView, pack, unpack},
+    compile::{LimitsView, PackError, pack, unpack},
     extract::{Json, Path, Query},
     problem::{Answered, Code, Document, Problem},
     segments::{invalid, sources},
@@ -134,6 +134,17 @@ impl NewSet {
         Ok(())
     }
 
+    /// These files as the store keeps them.
+    fn packed(&self) -> Answered<String> {
+        pack(&self.sources).map_err(|error| {
+            let code = match error {
+                PackError::TooLarge(_) => Code::Invalid,
+                PackError::Json(_) => Code::Internal,
+            };
+            Problem::new(code, error.to_string())
+        })
+    }
+
     /// These files beside those of the other owners. Without any document they have to be meant.
     fn whole(&self, app: &App) -> Answered<(Revision, Vec<(Owner, Source)>)> {
         if !self.allow_empty && app.parts.compile.is_empty(&self.sources) {
@@ -175,6 +186,7 @@ pub(super) async fn validate(
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(5));
     };
     app.holding(turn, move |app| {
+        set.packed()?;
         let (_, all) = set.whole(app)?;
         let checked = app.parts.compile.validate(&all);
         let (ok, findings) = match checked.and_then(Valid::covering) {
@@ -219,8 +231,7 @@ pub(super) async fn apply(
         let app = working;
         let start = app.parts.clock.now();
         let owner = set.owner;
-        let content =
-            pack(&set.sources).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let content = set.packed()?;
         let hash = Hash::of(content.as_bytes());
         let change = Change::ApplyPolicy {
             owner,

@@ -3,6 +3,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use curfew_control::POLICY_BODY;
 use serde_json::Value;
 
 use super::access::Origin;
@@ -94,7 +95,7 @@ pub enum ClientError {
     },
     /// More than the API takes.
     #[error(
-        "the request has {bytes} bytes, and {server} takes no more than 8 MiB: send less at once"
+        "the request has {bytes} bytes, and {server} takes no more than {POLICY_BODY}: send less at once"
     )]
     TooLong {
         /// The server.

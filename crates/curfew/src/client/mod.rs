@@ -7,6 +7,7 @@ mod stream;
 
 use std::{io, sync::Arc, time::Duration};
 
+use curfew_control::POLICY_BODY;
 use serde_json::Value;
 use ureq::{
     Agent, AsSendBody, Body, Error,
@@ -27,8 +28,6 @@ const ANSWER: Duration = Duration::from_secs(15);
 const WORK: Duration = Duration::from_secs(60);
 /// A longer answer is not taken, in bytes.
 const LONGEST: u64 = 64 << 20;
-/// A longer request is not taken by the API, in bytes.
-const REQUEST: usize = 8 << 20;
 /// How a proxy says that the server behind it does not answer (RFC 9110, sections 15.6.3 to 15.6.5).
 const GATEWAY: [u16; 3] = [502, 503, 504];
 /// Entries of a page of a list.
@@ -309,7 +308,7 @@ impl Client {
             None => self.run(request.body(()), patience),
             Some(body) => {
                 let body = body.to_string();
-                if body.len() > REQUEST {
+                if body.len() > POLICY_BODY {
                     return Err(ClientError::TooLong {
                         server: self.access.server.clone(),
                         bytes: body.len(),

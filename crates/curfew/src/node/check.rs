@@ -8,7 +8,7 @@ use std::{
 };
 
 use curfew_audit::AuditError;
-use curfew_control::{Source, StartError, pack};
+use curfew_control::StartError;
 use curfew_enforcer::EngineError;
 use curfew_gateway::service::{ServiceConfig, ServiceError};
 use curfew_model::{InvalidName, Revision, Target};
@@ -165,9 +165,9 @@ pub fn check(path: &Path, purpose: Purpose) -> Result<Checked, NodeError> {
         match sources::read(value) {
             Ok(sources) => {
                 if sources.unread.is_empty() {
-                    match pack_sources(sources.read.clone()) {
+                    match sources::pack(&sources.read) {
                         Ok(packed) => policy = Some(packed),
-                        Err(error) => more.push(Problem::error(place, chain(&error))),
+                        Err(error) => more.push(Problem::error(place, error.to_string())),
                     }
                 }
                 let others = others(&draft, &purpose).unwrap_or_else(|error| {
@@ -290,22 +290,14 @@ fn in_no_segment(placed: &PlacedService, why: Uncovered) -> Problem {
 /// The policy's files as the store keeps them.
 ///
 /// # Errors
-/// [`NodeError`] when they cannot be read: where some can, with what these hold, which may have changed.
+/// [`NodeError`] when they cannot be kept, or not be read: where some can, with what these hold, which may have changed.
 pub fn packed(policy: &Path) -> Result<String, NodeError> {
     let sources = sources::read(policy)?;
     let read = sources.read.clone();
     match sources.whole() {
-        Ok(all) => pack_sources(all),
+        Ok(all) => sources::pack(&all).map_err(|error| NodeError::Policy(error.to_string())),
         Err(unread) => Err(NodeError::Policy(format!("{unread}\n{read:?}"))),
     }
-}
-
-fn pack_sources(sources: Vec<sources::Source>) -> Result<String, NodeError> {
-    let files: Vec<Source> = sources
-        .into_iter()
-        .map(|(path, text)| Source { path, text })
-        .collect();
-    pack(&files).map_err(|error| NodeError::Policy(error.to_string()))
 }
 
 fn resolved(service: &Service) -> std::io::Result<ServiceConfig> {
