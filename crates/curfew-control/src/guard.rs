@@ -154,7 +154,9 @@ fn is_loopback(host: &str) -> bool {
     };
     port.is_none_or(|port| port.parse::<u16>().is_ok())
         && (name.eq_ignore_ascii_case("localhost")
-            || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
+            || name
+                .parse::<IpAddr>()
+                .is_ok_and(|ip| ip.to_canonical().is_loopback()))
 }
 
 /// The caller of a bearer token (RFC 6750 §2.1). Wrong ones cost their address.

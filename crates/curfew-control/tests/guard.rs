@@ -228,6 +228,7 @@ fn on_loopback_only_names_of_loopback_are_answered() {
     for host in [
         format!("localhost:{port}"),
         format!("[::1]:{port}"),
+        format!("[::ffff:127.0.0.1]:{port}"),
         "127.0.0.1".to_owned(),
     ] {
         let answer = world.admin().with("Host", &host).get("/v1/sessions");
