@@ -168,7 +168,9 @@ fn reload(node: &mut Node, checked: Result<Checked, NodeError>) {
         Ok(done) => {
             info!(revision = %done.revision, closed = done.closed, "reloaded");
             if done.restart_needed {
-                warn!("services, control or audit of the configuration changed: restart for that");
+                warn!(
+                    "data_dir, services, control or audit of the configuration changed: restart for that"
+                );
             }
         }
         Err(error) => error!(

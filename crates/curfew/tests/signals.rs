@@ -117,6 +117,19 @@ fn a_stricter_policy_is_taken_though_a_name_is_not_found() {
 }
 
 #[test]
+fn what_a_reload_does_not_take_is_said() {
+    let site = Site::start("");
+    let config = std::fs::read_to_string(site.path("curfew.yaml")).unwrap();
+    let moved = config.replace("data_dir: data", "data_dir: elsewhere");
+    assert_ne!(moved, config);
+    std::fs::write(site.path("curfew.yaml"), moved).unwrap();
+    site.signal("HUP");
+    site.logged("reloaded");
+    site.logged("restart for that");
+    assert!(!site.path("elsewhere").exists());
+}
+
+#[test]
 fn policy_and_bindings_are_taken_anew_in_one_step() {
     let site = Site::start("");
     let mut alice = site.open("127.0.0.1");

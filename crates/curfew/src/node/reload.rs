@@ -24,7 +24,7 @@ pub struct Reloaded {
     pub revision: Revision,
     /// Sessions that it ended.
     pub closed: u64,
-    /// Services, the API or the audit log differ, and a restart is needed for that.
+    /// The data directory, services, the API or the audit log differ, and a restart is needed for that.
     pub restart_needed: bool,
 }
 
@@ -55,7 +55,8 @@ impl Node {
         };
         unbound::warn(&set, &checked.config.bindings, &state);
         self.configured.told(checked.config.bindings);
-        let restart_needed = checked.config.services != self.config.services
+        let restart_needed = checked.config.data_dir != self.config.data_dir
+            || checked.config.services != self.config.services
             || checked.config.control != self.config.control
             || checked.config.audit != self.config.audit;
         self.config.policy = checked.config.policy;
