@@ -155,14 +155,18 @@ impl Drop for Server {
     }
 }
 
+/// Makes the first token where there is none. Its record comes first: none is ever kept without, and where one was not
+/// kept after all, the next start makes another, with a record of its own.
 fn first_token(settings: &Settings, parts: &Parts) -> Result<(), StartError> {
-    let now = parts.clock.now().wall;
-    let Some(path) = token::make_first(&*parts.store, &settings.data_dir, now)? else {
+    let state = parts.store.read();
+    if !state.tokens.is_empty() {
         return Ok(());
-    };
+    }
+    let now = parts.clock.now().wall;
+    let path = settings.data_dir.join(token::FILE);
     let event = Event {
-        cause: Some(format!("the first token was made: {}", path.display())),
-        ..Event::new(EventKind::TokenChanged, now, parts.store.read().revision)
+        cause: Some(format!("the first token is made: {}", path.display())),
+        ..Event::new(EventKind::TokenChanged, now, state.revision)
     };
     let not_on_record = |detail: String| StartError::NotOnRecord(detail);
     let ticket = parts
@@ -176,12 +180,15 @@ fn first_token(settings: &Settings, parts: &Parts) -> Result<(), StartError> {
     });
     parts.journal.when_durable(ticket, then);
     match told.recv_timeout(RECORD) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(not_on_record(error.to_string())),
-        Err(_) => Err(not_on_record(
-            "it did not reach the disk in time".to_owned(),
-        )),
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(not_on_record(error.to_string())),
+        Err(_) => {
+            return Err(not_on_record(
+                "it did not reach the disk in time".to_owned(),
+            ));
+        }
     }
+    Ok(token::make_first(&*parts.store, &settings.data_dir, now)?)
 }
 
 /// What every connection shares.

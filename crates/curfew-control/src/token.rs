@@ -12,7 +12,7 @@ use curfew_state::{ApiToken, Change, CommitError, Expected, Hash, Role, State, S
 use subtle::ConstantTimeEq as _;
 
 /// The file of the first token in the data directory.
-const FILE: &str = "admin.token";
+pub(crate) const FILE: &str = "admin.token";
 /// The first token's name.
 const ADMIN: &str = "admin";
 const PREFIX: &str = "curfew_";
@@ -57,24 +57,18 @@ pub enum FirstTokenError {
     Commit(#[source] CommitError),
 }
 
-/// Makes the first token where there is none: its hash into the store, itself into `admin.token` (0600) of the data
-/// directory. Gives the file's path if it did. The file comes first: after a crash in between, the next start makes
-/// another one.
+/// Makes the first token: its hash into the store, itself into `admin.token` (0600) of the data directory. The file comes
+/// first: after a crash in between, the next start makes another one.
 pub(crate) fn make_first(
     store: &dyn Store,
     dir: &Path,
     now: WallInstant,
-) -> Result<Option<PathBuf>, FirstTokenError> {
+) -> Result<(), FirstTokenError> {
     let state = store.read();
-    if !state.tokens.is_empty() {
-        return Ok(None);
-    }
     let token = make().map_err(|error| FirstTokenError::Randomness(error.to_string()))?;
     let path = dir.join(FILE);
-    replace(dir, FILE, &format!("{token}\n")).map_err(|source| FirstTokenError::File {
-        path: path.clone(),
-        source,
-    })?;
+    replace(dir, FILE, &format!("{token}\n"))
+        .map_err(|source| FirstTokenError::File { path, source })?;
     let token = ApiToken {
         name: ADMIN.to_owned(),
         hash: Hash::of(token.as_bytes()),
@@ -85,5 +79,5 @@ pub(crate) fn make_first(
     store
         .commit(Expected::State(state.revision), &[Change::PutToken(token)])
         .map_err(FirstTokenError::Commit)?;
-    Ok(Some(path))
+    Ok(())
 }

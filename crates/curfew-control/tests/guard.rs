@@ -4,12 +4,16 @@
 mod support;
 
 use std::{
-    fs, io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _, sync::atomic::Ordering,
+    fs,
+    io::Write as _,
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use curfew_control::{Server, Settings, StartError};
-use curfew_state::{Hash, Role, Store as _};
+use curfew_control::{Parts, Server, Settings, StartError};
+use curfew_state::{EmbeddedStore, Hash, Role, Store};
 use serde_json::json;
 use support::{
     SOON, World,
@@ -59,6 +63,35 @@ fn the_first_token_is_made_once_for_its_owner_alone_and_only_its_hash_is_kept() 
     let world = World::inside(dir, |_| ());
     assert_eq!(first_token(world.dir.path()), "not made again");
     assert_eq!(world.client(&token).get("/v1/tokens").status, 200);
+}
+
+#[test]
+fn no_first_token_is_kept_without_a_record() {
+    let world = World::start();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(EmbeddedStore::open(dir.path()).unwrap());
+    let start = || {
+        let parts = Parts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            ..world.parts()
+        };
+        Server::start(
+            Settings::new("127.0.0.1:0".parse().unwrap(), dir.path()),
+            parts,
+        )
+    };
+    *world.journal.full.lock() = true;
+    let refused = start().unwrap_err();
+    assert!(matches!(refused, StartError::NotOnRecord(_)), "{refused}");
+    assert!(store.read().tokens.is_empty());
+    // The next start makes it, with its record.
+    *world.journal.full.lock() = false;
+    let before = world.records().len();
+    assert!(start().unwrap().stop(SOON));
+    assert_eq!(store.read().tokens.len(), 1);
+    let records = world.records();
+    assert_eq!(records.len(), before + 1);
+    assert_eq!(records[before]["event"], "token.changed");
 }
 
 #[test]
