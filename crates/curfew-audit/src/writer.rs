@@ -339,6 +339,11 @@ impl Drop for Closed<'_> {
         let waiting = {
             let mut state = self.0.state.lock();
             state.closed = true;
+            if std::thread::panicking() {
+                let ended = "the thread that writes has ended: start the process anew";
+                state.error = Some(ended.to_owned());
+                state.tell(self.0.capacity);
+            }
             std::mem::take(&mut state.waiting)
         };
         self.0.done.notify_all();

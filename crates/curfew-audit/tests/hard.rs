@@ -77,6 +77,28 @@ fn a_killed_writer_loses_nothing_durable() {
 }
 
 #[test]
+fn a_writer_that_fails_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(Options::new(dir.path()), NOW).unwrap();
+    let (tell, told) = mpsc::channel();
+    log.watch(move |keeps_records| tell.send(keeps_records).unwrap());
+    let refused = (1..).find_map(|n| match log.append(&entry(n)) {
+        Ok(ticket) => {
+            log.when_durable(ticket, |result| {
+                let here = std::thread::current();
+                assert!(result.is_err() || here.name() != Some("audit"), "fails");
+            });
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert_eq!(refused, Some(AppendError::Closed));
+    assert!(!log.health().keeps_records());
+    log.unwatch();
+    assert_eq!(told.iter().collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
 fn a_full_disk_is_said_counted_and_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = Command::new("mount")
