@@ -132,6 +132,19 @@ fn a_key_makes_one_order() {
         (&json!(false), &json!(true))
     );
     assert_eq!(world.store.read().revision, revision);
+    // Who did not answer then does now.
+    world.fleet.outcomes.lock()[1] = outcome("gw-2", Answer::Done, 6);
+    let reached = client.post("/v1/revocations", &alice()).json();
+    assert_eq!(reached["unreachable"], 0);
+    assert_eq!(
+        (&reached["closed"], &reached["matched"]),
+        (&json!(9), &json!(12))
+    );
+    let shown = world.admin().get(&format!(
+        "/v1/revocations/{}",
+        first["id"].as_str().unwrap()
+    ));
+    assert_eq!(shown.json()["enforcers"], reached["enforcers"]);
     let records = world.records();
     let told = records
         .iter()
@@ -140,7 +153,8 @@ fn a_key_makes_one_order() {
     let repeated = told
         .filter(|(event, _)| **event == created)
         .map(|(_, repeated)| repeated);
-    assert_eq!(repeated.collect::<Vec<_>>(), [&json!(null), &json!("true")]);
+    let again = json!("true");
+    assert_eq!(repeated.collect::<Vec<_>>(), [&json!(null), &again, &again]);
     let other = json!({"scope": "all", "reason": "drill"});
     let reused = client.post("/v1/revocations", &other);
     assert!(

@@ -295,14 +295,11 @@ impl Issue {
         let after = closed.map_or(answered, |at| at.since(self.start.boot));
         self.app.parts.metrics.stage(Stage::Enforced, after);
         match outcomes {
-            Ok(outcomes) => {
-                self.app.outcomes.lock().keep(order.id, &outcomes);
-                Cut {
-                    outcomes,
-                    after,
-                    recorded,
-                }
-            }
+            Ok(outcomes) => Cut {
+                outcomes: self.app.outcomes.lock().keep(order.id, outcomes),
+                after,
+                recorded,
+            },
             Err(problem) => Cut {
                 outcomes: Vec::new(),
                 after,
@@ -378,15 +375,11 @@ impl Issue {
 
     /// Answers for an order that is durable already, once enforcers have it and it is on record.
     async fn repeat(&self, order: Revocation) -> Answered<Done> {
-        let before = self.app.outcomes.lock().get(order.id);
         let commit = Arc::new(Commit {
             revision: order.revision,
             changes: vec![Change::Revoke(order.clone())],
         });
-        let mut cut = self.cut(&order, commit, true).await;
-        if let Some(before) = before {
-            cut.outcomes = before;
-        }
+        let cut = self.cut(&order, commit, true).await;
         self.answer(&order, cut, self.took(), true)
     }
 }
