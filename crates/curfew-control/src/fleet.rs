@@ -124,6 +124,8 @@ pub enum FleetError {
 pub enum Answer {
     /// It did what it was told.
     Done,
+    /// It did, and its records of that are slow to come into the audit log.
+    Unrecorded,
     /// It did not answer in time.
     Unreachable,
 }

@@ -26,6 +26,7 @@ impl Outcomes {
                 let same = |known: &&mut Outcome| known.enforcer == outcome.enforcer;
                 match kept.iter_mut().find(same) {
                     Some(known) if known.answer == Answer::Unreachable => *known = outcome,
+                    Some(known) if outcome.answer == Answer::Done => known.answer = Answer::Done,
                     Some(_) => {}
                     None => kept.push(outcome),
                 }

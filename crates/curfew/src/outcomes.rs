@@ -9,9 +9,11 @@ use crate::{
     show::{Side, Table, clean, items, text},
 };
 
-fn unreachable(answer: &Value) -> Vec<String> {
-    let lost = items(answer, "enforcers").iter();
-    lost.filter(|outcome| text(outcome, "answer") == "unreachable")
+/// The enforcers with this answer.
+fn with(answer: &Value, word: &str) -> Vec<String> {
+    let outcomes = items(answer, "enforcers").iter();
+    outcomes
+        .filter(|outcome| text(outcome, "answer") == word)
         .map(|outcome| clean(&text(outcome, "enforcer")))
         .collect()
 }
@@ -19,7 +21,7 @@ fn unreachable(answer: &Value) -> Vec<String> {
 /// Done, or done in part.
 #[must_use]
 pub fn exit_code(answer: &Value) -> ExitCode {
-    if unreachable(answer).is_empty() {
+    if with(answer, "unreachable").is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(PARTIAL)
@@ -54,12 +56,36 @@ pub fn table(answer: &Value) -> String {
         ]);
     }
     let mut words = table.written("no enforcer is known");
-    let lost = unreachable(answer);
+    let lost = with(answer, "unreachable");
     if !lost.is_empty() {
         words.push_str(&format!(
             "{} did not answer in time: it follows when it is heard again, and until then its sessions end at their deadlines\n",
             lost.join(", ")
         ));
     }
+    let slow = with(answer, "unrecorded");
+    if !slow.is_empty() {
+        words.push_str(&format!(
+            "{} did it, and the records of that are slow to come into the audit log: look for them there\n",
+            slow.join(", ")
+        ));
+    }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_done_and_not_on_record_yet_is_said() {
+        let outcome = json!({"enforcer": "gw-1", "answer": "unrecorded", "matched": 1, "closed": 1, "audit_only": 0});
+        let answer = json!({"enforcers": [outcome]});
+        let words = table(&answer);
+        let says = "\ngw-1 did it, and the records of that are slow";
+        assert!(words.contains(says), "{words}");
+        assert!(!words.contains("did not answer"), "{words}");
+    }
 }

@@ -61,10 +61,14 @@ impl LocalFleet {
             .map(|view| (view, self.clock.now()))
     }
 
+    /// What was done, once that is on record, if that does not take too long.
     fn outcome(&self, report: Report) -> Outcome {
         Outcome {
             enforcer: self.id.clone(),
-            answer: Answer::Done,
+            answer: match self.scribe.settle(ON_RECORD) {
+                true => Answer::Done,
+                false => Answer::Unrecorded,
+            },
             matched: report.matched,
             closed: report.closed,
             audit_only: report.audit_only,
@@ -168,7 +172,6 @@ impl Fleet for LocalFleet {
             cause: cause.to_owned(),
         };
         let done = self.enforcer.handle(input);
-        self.scribe.settle(ON_RECORD);
         done.map(|report| self.outcome(report))
             .map_err(|error| fleet_error(id, &error))
     }
@@ -183,7 +186,6 @@ impl Fleet for LocalFleet {
     fn apply(&self, commit: &Commit, _wait: Duration) -> Vec<Outcome> {
         // In this process there is nobody to wait for: what it closes is closed when this returns.
         let report = self.desired.apply(commit);
-        self.scribe.settle(ON_RECORD);
         vec![self.outcome(report)]
     }
 
@@ -258,5 +260,73 @@ fn fleet_error(id: SessionId, error: &EngineError) -> FleetError {
     match error {
         EngineError::ProofRequired(_) => FleetError::ProofRequired(id),
         _ => FleetError::Unknown(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use curfew_enforcer::{Bounds, Open, Peer};
+    use curfew_gateway::door::GatewayDoor;
+    use curfew_model::Revision;
+    use curfew_testkit::{BootClock, alice};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::node::compiler;
+
+    const POLICY: &str = "apiVersion: curfew.dev/v1alpha1\nkind: Segment\nmetadata: {name: db}\n\
+        spec: {sensitivity: low, access: open, members: [{cidr: 10.1.0.0/16}]}\n";
+
+    #[test]
+    fn what_is_done_is_answered_though_its_records_are_slow_and_that_is_said() {
+        let held = Arc::new(Mutex::new(()));
+        let holding = Arc::clone(&held);
+        let scribe = Scribe::start(move |_| drop(holding.lock())).unwrap();
+        let source = curfew_control::Source {
+            path: "p.yaml".to_owned(),
+            text: POLICY.to_owned(),
+        };
+        let content = curfew_control::pack(&[source]).unwrap();
+        let owners = BTreeMap::from([(curfew_state::Owner::Files, content.into())]);
+        let set = Arc::new(compiler::union(&owners, Revision(1)).unwrap());
+        let engine = Engine::new(set.clone(), Bounds::default(), BootClock.now());
+        let door = Weak::<GatewayDoor>::new();
+        let sink = Arc::clone(&scribe);
+        let deadlines = Enforcer::start(engine, door, Arc::new(BootClock), sink).unwrap();
+        let enforcer = Arc::clone(deadlines.enforcer());
+        let id = EnforcerId::new("gw-1").unwrap();
+        let state = curfew_state::State::default();
+        let desired = Desired::new(Arc::clone(&enforcer), id.clone(), &state, set);
+        let fleet = LocalFleet {
+            enforcer,
+            desired: Arc::new(desired),
+            configured: Arc::default(),
+            id,
+            data_dir: PathBuf::new(),
+            services: Vec::new(),
+            clock: Arc::new(BootClock),
+            scribe,
+        };
+        let cancel = |number: u8| {
+            let id = format!("019ac2f0-0000-7000-8000-00000000000{number}");
+            let id: SessionId = id.parse().unwrap();
+            let client = ([127, 0, 0, 1], 40_000).into();
+            let target = ([10, 1, 0, 1], 5432).into();
+            let open = Open {
+                id,
+                facts: alice(client, target, BootClock.now().boot),
+                peer: Peer::default(),
+                decided_at: None,
+            };
+            assert!(fleet.enforcer.open(open).is_ok());
+            fleet.cancel(id, "drill").unwrap().answer
+        };
+        assert_eq!(cancel(1), Answer::Done);
+        let slow = held.lock();
+        assert_eq!(cancel(2), Answer::Unrecorded);
+        drop(slow);
+        assert_eq!(cancel(3), Answer::Done);
     }
 }
