@@ -366,6 +366,20 @@ fn healthz_answers_while_readyz_says_what_is_missing() {
     let refused = world.admin().put("/v1/bindings", &binding);
     assert!(is_problem(&refused, 503, "not_on_record"), "{refused:?}");
     assert_eq!(world.store.read().revision, revision);
+    *world.journal.full.lock() = false;
+    let (state, away) = (
+        world.dir.path().join("state.db"),
+        world.dir.path().join("away"),
+    );
+    fs::rename(&state, &away).unwrap();
+    let ready = world.stranger().get("/readyz");
+    assert_eq!((ready.status, &ready.json()["state"]), (503, &json!(false)));
+    let reason = ready.json()["reason"].to_string();
+    assert!(reason.contains("removed or replaced"), "{reason}");
+    fs::copy(&away, &state).unwrap();
+    assert_eq!(world.stranger().get("/readyz").status, 503, "a copy");
+    fs::rename(&away, &state).unwrap();
+    assert_eq!(world.stranger().get("/readyz").status, 200);
 }
 
 #[test]

@@ -22,7 +22,8 @@ use parking_lot::{Condvar, Mutex};
 use self::pending::{Batch, Pending, Request};
 use crate::{
     Accepted, Change, Commit, CommitError, Committed, Expected, Hash, Policies, State, Store,
-    StoreError, Watch, WatchError, sqlite::Database,
+    StoreError, Watch, WatchError,
+    sqlite::{Database, Files},
 };
 
 /// Changes in one request, at most.
@@ -110,6 +111,7 @@ impl Shared {
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     reader: Mutex<Database>,
+    files: Files,
     thread: Option<JoinHandle<()>>,
     /// Holds the lock for as long as the store is open.
     _lock: File,
@@ -149,6 +151,7 @@ impl EmbeddedStore {
             .open(&path)
             .map_err(|error| io("create state.db in", error))?;
         let database = Database::open(&path)?;
+        let files = Files::at(&path)?;
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|error| io("sync", error))?;
@@ -164,6 +167,7 @@ impl EmbeddedStore {
         Ok(Self {
             shared,
             reader,
+            files,
             thread: Some(thread),
             _lock: lock,
         })
@@ -236,6 +240,10 @@ impl Store for EmbeddedStore {
     fn revision_of(&self, key: &str) -> Result<Option<Revision>, StoreError> {
         let known = self.reader.lock().known_key(key)?;
         Ok(known.map(|(_, revision)| revision))
+    }
+
+    fn is_in_place(&self) -> Result<(), StoreError> {
+        self.files.are_in_place()
     }
 
     fn read(&self) -> Arc<State> {

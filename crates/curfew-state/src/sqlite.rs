@@ -36,12 +36,36 @@ const MIGRATIONS: &[&str] = &[
 pub(crate) struct Database {
     connection: Connection,
     path: PathBuf,
-    /// The files that are written, if any: what stands at their paths later is somebody else's.
-    written: Option<[FileId; 2]>,
+    /// The files that are written, if any.
+    written: Option<Files>,
+}
+
+/// A database file and its log as they were opened: what stands at their paths later is somebody else's.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    path: PathBuf,
+    ids: [FileId; 2],
 }
 
 /// Device and inode of a file.
 type FileId = (u64, u64);
+
+impl Files {
+    /// Those that stand at this path and beside it.
+    pub(crate) fn at(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let ids = file_ids(&path)?;
+        Ok(Self { path, ids })
+    }
+
+    /// Whether the next start will find what was written: SQLite goes on in files that were removed.
+    pub(crate) fn are_in_place(&self) -> Result<(), StoreError> {
+        if file_ids(&self.path)? == self.ids {
+            return Ok(());
+        }
+        Err(replaced(&self.path, "another file stands there"))
+    }
+}
 
 /// What one accepted request writes.
 pub(crate) struct Write {
@@ -83,7 +107,7 @@ impl Database {
         Ok(Self {
             connection,
             path: path.to_owned(),
-            written: Some(files(path)?),
+            written: Some(Files::at(path)?),
         })
     }
 
@@ -200,18 +224,7 @@ impl Database {
         let transaction = self.connection.transaction().map_err(as_error)?;
         write_batch(&transaction, state, batch).map_err(as_error)?;
         transaction.commit().map_err(as_error)?;
-        self.is_in_place()
-    }
-
-    /// Whether the next start will find what was written: SQLite goes on in files that were removed.
-    fn is_in_place(&self) -> Result<(), StoreError> {
-        let Some(written) = self.written else {
-            return Ok(());
-        };
-        if files(&self.path)? == written {
-            return Ok(());
-        }
-        Err(replaced(&self.path, "another file stands there"))
+        self.written.as_ref().map_or(Ok(()), Files::are_in_place)
     }
 
     fn meta<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
@@ -295,7 +308,7 @@ fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
 }
 
 /// The file at `path` and its write-ahead log.
-fn files(path: &Path) -> Result<[FileId; 2], StoreError> {
+fn file_ids(path: &Path) -> Result<[FileId; 2], StoreError> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     Ok([file_id(path)?, file_id(Path::new(&log))?])

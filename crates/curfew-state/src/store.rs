@@ -149,6 +149,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError`] when it cannot be read.
     fn revision_of(&self, key: &str) -> Result<Option<Revision>, StoreError>;
 
+    /// Whether the next start will find what was committed, as far as a look at the files tells.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it will not.
+    fn is_in_place(&self) -> Result<(), StoreError>;
+
     /// The state as of the last durable commit.
     fn read(&self) -> Arc<State>;
 

@@ -88,10 +88,12 @@ fn a_file_that_is_removed_or_replaced_takes_no_commits() {
             if replaced {
                 std::fs::copy(&kept, &file).unwrap();
             }
+            assert!(store.is_in_place().is_err());
             let error = store.commit(Expected::Nothing, &seen).unwrap_err();
             assert!(error.to_string().contains("removed or replaced"), "{error}");
             assert_eq!(store.read().revision, Revision(1));
             std::fs::rename(&kept, &file).unwrap();
+            assert_eq!(store.is_in_place(), Ok(()));
             store.commit(Expected::Nothing, &seen).unwrap();
         }
     }

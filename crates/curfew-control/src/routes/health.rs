@@ -70,6 +70,8 @@ pub(super) struct Ready {
     ready: bool,
     /// Whether the audit log takes records.
     audit: bool,
+    /// Whether the state is where the next start will look for it.
+    state: bool,
     /// Whether the process is not stopping.
     serving: bool,
     /// Why not, in words.
@@ -80,11 +82,15 @@ pub(super) struct Ready {
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()), responses((status = 200, body = Ready), (status = 503, body = Ready)))]
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let audit = app.parts.journal.health().keeps_records();
+    let state = app.parts.store.is_in_place().is_ok();
     let phase = *app.phase.borrow();
     let reason = match phase {
         Phase::Draining => Some("the process stops: sessions may finish, and nobody new is let in"),
         Phase::Stopping => Some("the process stops"),
         Phase::Serving if !audit => Some("the audit log takes no records"),
+        Phase::Serving if !state => {
+            Some("the state was removed or replaced while this process runs: no change is kept")
+        }
         Phase::Serving => None,
     };
     let ready = reason.is_none();
@@ -98,6 +104,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         Json(Ready {
             ready,
             audit,
+            state,
             serving: phase == Phase::Serving,
             reason,
         }),

@@ -151,6 +151,10 @@ impl Store for WatchedStore {
         self.inner.revision_of(key)
     }
 
+    fn is_in_place(&self) -> Result<(), StoreError> {
+        self.inner.is_in_place()
+    }
+
     fn read(&self) -> Arc<State> {
         self.inner.read()
     }
