@@ -74,10 +74,10 @@ impl Places {
         })
     }
 
-    /// A place for one more connection. When all are taken, the oldest one that has shown no token gives up its own, else
-    /// the oldest of a token that has more than a quarter of them, so that nobody keeps all others out; none if there is
-    /// no such connection.
-    pub(crate) fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+    /// A place for one more connection. When all are taken, or there may be no more of them anyhow, the oldest one that has
+    /// shown no token gives up its own, else the oldest of a token that has more than a quarter of them, so that nobody
+    /// keeps all others out; none if there is no such connection.
+    pub(crate) fn take(self: &Arc<Self>, peer: IpAddr, no_more: bool) -> Option<Place> {
         let peer = network(peer);
         let mut taken = self.taken.lock();
         let of_network = taken.by_network.get(&peer).copied().unwrap_or(0);
@@ -88,8 +88,12 @@ impl Places {
         if taken.count >= 2 * self.limit {
             return None;
         }
-        if taken.count >= self.limit {
-            taken.give_up(self.limit.div_ceil(4))?.asked.notify_one();
+        if no_more || taken.count >= self.limit {
+            self.make_room(&mut taken)?;
+        }
+        if no_more {
+            // They become fewer, until there may be more.
+            let _ = self.make_room(&mut taken);
         }
         let id = taken.next;
         let seat = Arc::new(Seat::default());
@@ -104,6 +108,18 @@ impl Places {
             seat,
             token: Mutex::default(),
         })
+    }
+
+    /// Has one give its place up though no other is to have it: there is no descriptor to take a connection with.
+    pub(crate) fn give_up(&self) {
+        // If nobody has to, the next is taken later.
+        let _ = self.make_room(&mut self.taken.lock());
+    }
+
+    fn make_room(&self, taken: &mut Taken) -> Option<()> {
+        let seat = taken.give_up(self.limit.div_ceil(4))?;
+        seat.asked.notify_one();
+        Some(())
     }
 }
 
@@ -191,48 +207,48 @@ mod tests {
     #[test]
     fn the_oldest_stranger_makes_room_and_a_known_caller_does_not() {
         let places = Places::new(3);
-        let [known, old, young] = [(); 3].map(|()| places.take(LOCAL).unwrap());
+        let [known, old, young] = [(); 3].map(|()| places.take(LOCAL, false).unwrap());
         known.set_known(Some("k"));
-        let next = places.take(LOCAL).unwrap();
+        let next = places.take(LOCAL, false).unwrap();
         assert!(is_given_up(&old));
         assert!(!is_given_up(&known) && !is_given_up(&young) && !is_given_up(&next));
         drop(old);
         young.set_known(Some("y"));
         next.set_known(Some("n"));
-        assert!(places.take(LOCAL).is_none());
+        assert!(places.take(LOCAL, false).is_none());
         // Whose token was removed is a stranger again.
         known.set_known(None);
-        let another = places.take(LOCAL).unwrap();
+        let another = places.take(LOCAL, false).unwrap();
         assert!(is_given_up(&known));
         drop((known, another));
         drop(young);
-        assert!(places.take(LOCAL).is_some());
+        assert!(places.take(LOCAL, false).is_some());
     }
 
     #[test]
     fn a_token_with_more_than_its_share_makes_room() {
         let places = Places::new(8);
-        let held = [(); 7].map(|()| places.take(LOCAL).unwrap());
+        let held = [(); 7].map(|()| places.take(LOCAL, false).unwrap());
         held.iter().for_each(|place| place.set_known(Some("many")));
-        let one = places.take(LOCAL).unwrap();
+        let one = places.take(LOCAL, false).unwrap();
         one.set_known(Some("one"));
-        let other = places.take(LOCAL).unwrap();
+        let other = places.take(LOCAL, false).unwrap();
         assert!(is_given_up(&held[0]) && !is_given_up(&one) && !is_given_up(&held[1]));
         // Nobody has more than a quarter any more: who comes now waits.
         let few = Places::new(4);
-        let held = [(); 4].map(|()| few.take(LOCAL).unwrap());
+        let held = [(); 4].map(|()| few.take(LOCAL, false).unwrap());
         for (place, name) in held.iter().zip(["a", "b", "c", "d"]) {
             place.set_known(Some(name));
         }
-        assert!(few.take(LOCAL).is_none());
+        assert!(few.take(LOCAL, false).is_none());
         drop(other);
     }
 
     #[test]
     fn who_becomes_known_before_it_has_gone_stays() {
         let places = Places::new(1);
-        let first = places.take(LOCAL).unwrap();
-        let _second = places.take(LOCAL).unwrap();
+        let first = places.take(LOCAL, false).unwrap();
+        let _second = places.take(LOCAL, false).unwrap();
         first.set_known(Some("f"));
         assert!(!is_given_up(&first));
     }
@@ -240,7 +256,7 @@ mod tests {
     #[test]
     fn those_that_are_slow_to_go_do_not_let_in_more_and_more() {
         let places = Places::new(2);
-        let held: Vec<Option<Place>> = (0..9).map(|_| places.take(LOCAL)).collect();
+        let held: Vec<Option<Place>> = (0..9).map(|_| places.take(LOCAL, false)).collect();
         assert_eq!(held.iter().flatten().count(), 4);
         let given_up: Vec<bool> = held.iter().flatten().map(is_given_up).collect();
         assert_eq!(given_up, [true, true, false, false]);
@@ -258,10 +274,24 @@ mod tests {
     #[test]
     fn one_network_has_a_quarter() {
         let places = Places::new(8);
-        let held = [(); 2].map(|()| places.take(OTHER).unwrap());
-        assert!(places.take(OTHER).is_none());
-        assert!(places.take(LOCAL).is_some());
+        let held = [(); 2].map(|()| places.take(OTHER, false).unwrap());
+        assert!(places.take(OTHER, false).is_none());
+        assert!(places.take(LOCAL, false).is_some());
         drop(held);
-        assert!(places.take(OTHER).is_some());
+        assert!(places.take(OTHER, false).is_some());
+    }
+
+    #[test]
+    fn one_that_may_only_replace_another_does() {
+        let places = Places::new(9);
+        assert!(places.take(LOCAL, true).is_none());
+        let [known, stranger] = [(); 2].map(|()| places.take(LOCAL, false).unwrap());
+        known.set_known(Some("a"));
+        let next = places.take(LOCAL, true).unwrap();
+        assert!(is_given_up(&stranger));
+        next.set_known(Some("a"));
+        drop(stranger);
+        assert!(places.take(LOCAL, true).is_none());
+        assert!(!is_given_up(&known));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener as StdListener},
+    os::fd::AsRawFd as _,
     sync::Arc,
     time::Duration,
 };
@@ -197,6 +198,7 @@ struct Connections {
     router: Router,
     tls: Option<TlsAcceptor>,
     receive: Duration,
+    descriptors: u64,
     places: Arc<Places>,
 }
 
@@ -207,6 +209,7 @@ impl Connections {
             app,
             tls,
             receive: limits.receive,
+            descriptors: limits.descriptors,
             places: Places::new(limits.connections),
         })
     }
@@ -223,12 +226,17 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, work: mpsc
         match accepted {
             Ok((stream, peer)) => {
                 // Over the limit the connection is closed: who waits in the backlog would look like a slow server.
-                if let Some(place) = connections.places.take(peer.ip()) {
+                let descriptor = u64::try_from(stream.as_raw_fd());
+                let no_more = descriptor.is_ok_and(|number| number >= connections.descriptors);
+                if let Some(place) = connections.places.take(peer.ip(), no_more) {
                     let connections = Arc::clone(&connections);
                     tokio::spawn(connection(stream, place, connections, work.clone()));
                 }
             }
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(_) => {
+                connections.places.give_up();
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 }

@@ -66,6 +66,9 @@ impl Tls {
 pub struct Limits {
     /// Open connections; from one address that is not loopback, a quarter of them.
     pub connections: usize,
+    /// A connection that the system gives this descriptor or a greater one has to take the place of another, so that some
+    /// are left to write the log and the state.
+    pub descriptors: u64,
     /// Requests a second of one token.
     pub requests_per_second: u32,
     /// Requests of one token at once.
@@ -75,10 +78,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 1,024 connections, 200 requests a second, 400 at once, 10 s.
+    /// 1,024 connections with any descriptors, 200 requests a second, 400 at once, 10 s.
     fn default() -> Self {
         Self {
             connections: 1_024,
+            descriptors: u64::MAX,
             requests_per_second: 200,
             burst: 400,
             receive: Duration::from_secs(10),

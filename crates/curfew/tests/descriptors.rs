@@ -4,9 +4,10 @@
 mod support;
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read as _},
     net::TcpStream,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -16,6 +17,10 @@ use support::{
 };
 
 const FILES: usize = 120;
+/// Those of them that no client may take.
+const KEPT: usize = 30;
+/// Much sooner than a head that does not come is given up.
+const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn an_operator_gets_through_when_clients_have_taken_all_descriptors_that_they_may() {
@@ -46,6 +51,13 @@ fn an_operator_gets_through_when_clients_have_taken_all_descriptors_that_they_ma
     let _clients: Vec<TcpStream> = (0..2 * FILES)
         .map(|_| TcpStream::connect(&address).unwrap())
         .collect();
+    // Those of the API that show no token leave some to the log and the state: the next takes the place of the oldest.
+    let connect = |_| TcpStream::connect(&control).unwrap();
+    let mut strangers: Vec<TcpStream> = (0..KEPT - 4).map(connect).collect();
+    strangers[0].set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(strangers[0].read(&mut [0]).unwrap(), 0);
+    // And many at once keep nobody out.
+    strangers.extend((0..FILES).map(connect));
     let token = folder.path().join("data/admin.token");
     let mut revoke = curfew(&["revoke", "--user", "alice", "--reason", "left"]);
     revoke.args(["--server", &format!("http://{control}"), "--token-file"]);

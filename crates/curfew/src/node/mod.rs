@@ -32,7 +32,7 @@ use std::{
 };
 
 use curfew_audit::Log;
-use curfew_control::{Metrics, Parts, Server, Settings};
+use curfew_control::{Limits, Metrics, Parts, Server, Settings};
 use curfew_enforcer::{Bounds, Deadlines, Door, Enforcer, Engine, Input, Scheduling, SessionView};
 use curfew_gateway::{
     door::GatewayDoor,
@@ -42,6 +42,7 @@ use curfew_gateway::{
 };
 use curfew_model::{BootInstant, Clock, EventKind, SessionId};
 use curfew_state::{Bus, Change, Commit, EmbeddedStore, Expected, LocalBus, ORDERS, Owner, Store};
+use rustix::process::{Resource, getrlimit};
 use tracing::warn;
 
 use crate::config::Config;
@@ -66,6 +67,8 @@ pub const AUDIT: &str = "audit";
 const FAREWELL: Duration = Duration::from_millis(500);
 /// How long requests may take to come to their end when the process stops.
 const FINISH: Duration = Duration::from_secs(2);
+/// Descriptors that are left to the log and the state; a sixteenth where there are few.
+const LAST: u64 = 16;
 
 /// A running process.
 pub struct Node {
@@ -221,6 +224,10 @@ impl Node {
         };
         let settings = Settings {
             tls: config.control.tls.as_ref().map(|tls| tls.value.clone()),
+            limits: Limits {
+                descriptors: last_descriptors(),
+                ..Limits::default()
+            },
             ..Settings::new(config.control.listen, &config.data_dir)
         };
         let control = Server::start(settings, parts)?;
@@ -348,6 +355,13 @@ impl Node {
         // Here, whatever thread lets go of it last: the head that it is signed with is the last act.
         self.recorder.log.close();
     }
+}
+
+/// The first descriptor that connections of the API take only in place of each other: a quarter of what is kept back from
+/// clients, for the log and the state.
+fn last_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(u64::MAX, |limit| limit - LAST.min(limit / 16))
 }
 
 /// Keeps the policy of the files in the store, if it is another than before.
