@@ -1,29 +1,21 @@
-//! What stands around the server in tests: enforcers and a compiler that do as they are told, and a store and a log
-//! that are real, count, and can be held at a place.
+//! What stands around the server in tests: enforcers that do as they are told, and a store and a log that are real,
+//! count, and can be held at a place.
 #![cfg(test)]
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use curfew_audit::{AppendError, DurableError, Entry, Head, Health, Log, Ticket};
 use curfew_control::{
-    Answer, Ceilings, Compile, Door, Enforcer, Explanation, Filter, Finding, Fleet, FleetError,
-    Journal, Level, OpenCount, Outcome, Segment, Session, SessionState, Source, Valid, WhenDurable,
+    Answer, Door, Enforcer, Explanation, Filter, Fleet, FleetError, Journal, OpenCount, Outcome,
+    Session, SessionState, WhenDurable,
 };
 use curfew_model::{
-    Access, Binding, BindingKey, Block, BootInstant, Bound, Clock as _, EndReason, EnforcerId,
-    Identity, Issuer, Kind, Lease, Mode, Proof, Provenance, Revision, RevocationId, Sensitivity,
-    SessionId, WallInstant,
+    Binding, BindingKey, Block, BootInstant, Bound, Clock as _, EndReason, EnforcerId, Identity,
+    Issuer, Kind, Lease, Mode, Proof, Provenance, Revision, RevocationId, SessionId, WallInstant,
 };
 use curfew_state::{
-    Accepted, BLOCKS, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, Owner,
-    State, Store, StoreError, Watch, WatchError,
+    Accepted, BLOCKS, Change, Commit, CommitError, Committed, EmbeddedStore, Expected, Hash, State,
+    Store, StoreError, Watch, WatchError,
 };
 use curfew_testkit::BootClock;
 use parking_lot::{Condvar, Mutex};
@@ -424,80 +416,6 @@ impl Fleet for FakeFleet {
 
     fn configured(&self) -> Arc<BTreeMap<BindingKey, Binding>> {
         Arc::clone(&self.configured.lock())
-    }
-}
-
-/// Takes lines `segment NAME` and attributes `subject.risk`; anything else is an error.
-#[derive(Default)]
-pub struct FakeCompile {
-    /// Sets that are being validated.
-    pub at_once: AtomicUsize,
-    /// Held, no validation comes to its end.
-    pub gate: Mutex<()>,
-    /// Sets that were validated at the same time, at most.
-    pub most: AtomicUsize,
-}
-
-impl Compile for FakeCompile {
-    fn validate(&self, sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
-        let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(at_once, Ordering::SeqCst);
-        let validated = read(sources);
-        drop(self.gate.lock());
-        self.at_once.fetch_sub(1, Ordering::SeqCst);
-        validated
-    }
-
-    fn is_empty(&self, sources: &[Source]) -> bool {
-        let mut lines = sources.iter().flat_map(|source| source.text.lines());
-        lines.all(|line| line.trim().is_empty() || line.starts_with('#'))
-    }
-
-    fn check_attribute(&self, name: &str, _value: &str) -> Result<(), String> {
-        match name {
-            "subject.risk" => Ok(()),
-            other => Err(format!("{other} is no attribute")),
-        }
-    }
-}
-
-fn read(sources: &[(Owner, Source)]) -> Result<Valid, Vec<Finding>> {
-    let mut valid = Valid::default();
-    let mut errors = Vec::new();
-    for (_, source) in sources {
-        for (line, text) in (1..).zip(source.text.lines()) {
-            let name = text.strip_prefix("segment ");
-            match name.and_then(|name| name.parse().ok()) {
-                Some(name) => valid.segments.push(Segment {
-                    name,
-                    labels: BTreeMap::new(),
-                    sensitivity: Sensitivity::High,
-                    mode: Mode::Enforce,
-                    access: Access::Policy,
-                    ceilings: Ceilings {
-                        max_lifetime: Some(Duration::from_secs(900)),
-                        ..Ceilings::default()
-                    },
-                    place: Some(format!("{}:{line}", source.path)),
-                }),
-                None => errors.push(Finding {
-                    level: Level::Error,
-                    path: source.path.clone(),
-                    line,
-                    column: 1,
-                    message: format!("{text:?} is no document"),
-                    excerpt: Some(text.to_owned()),
-                    consequence: None,
-                    help: None,
-                    taken: false,
-                }),
-            }
-        }
-    }
-    if errors.is_empty() {
-        Ok(valid)
-    } else {
-        Err(errors)
     }
 }
 

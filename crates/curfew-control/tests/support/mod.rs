@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod client;
+pub mod compiler;
 pub mod fakes;
 
 use std::{io::Read as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -16,7 +17,8 @@ use curfew_testkit::BootClock;
 use serde_json::{Value, json};
 
 use client::{Client, Response};
-use fakes::{FakeCompile, FakeFleet, Pass, WatchedJournal, WatchedStore};
+use compiler::FakeCompile;
+use fakes::{FakeFleet, Pass, WatchedJournal, WatchedStore};
 
 /// Longer than anything here takes.
 pub const SOON: Duration = Duration::from_secs(20);
