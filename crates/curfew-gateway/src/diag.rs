@@ -21,8 +21,10 @@ const ERROR: u16 = 2;
 const BY_FAMILY: u16 = 20;
 /// `NLM_F_REQUEST`. Without `NLM_F_DUMP` the kernel looks up one socket, and answers before `send` returns.
 const REQUEST: u16 = 1;
-/// `TCP_LISTEN`: what the lookup falls back to where no connection has these addresses.
-const LISTENING: u8 = 10;
+/// The states of a connection that was made and that both ends may still know: `TCP_ESTABLISHED`, `TCP_FIN_WAIT1`,
+/// `TCP_FIN_WAIT2`, `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`. The lookup falls back to a listening socket, and finds
+/// one that is only on its way to these addresses too.
+const CONNECTED: [u8; 6] = [1, 4, 5, 8, 9, 11];
 /// `nlmsghdr` and `inet_diag_req_v2`, in bytes.
 const QUESTION: usize = 16 + 56;
 /// `nlmsghdr` and `inet_diag_msg`, in bytes.
@@ -175,7 +177,7 @@ fn read(bytes: &[u8], sequence: u32, local: SocketAddr, peer: SocketAddr) -> Ans
     let is =
         |port, at, end: SocketAddr| end_at(bytes, family, port, at) == Some((end.ip(), end.port()));
     let same = is(ANSWER_ID, ANSWER_ID + 4, local) && is(ANSWER_ID + 2, ANSWER_ID + 20, peer);
-    if !same || state == LISTENING {
+    if !same || !CONNECTED.contains(&state) {
         return Answer::None;
     }
     Answer::Found(Found {
@@ -266,7 +268,9 @@ mod tests {
             put(&mut bytes, at, value);
             read(&bytes, 5, local, peer)
         };
-        assert_eq!(with(17, &[LISTENING]), Answer::None);
+        // Listening, and on its way (`TCP_SYN_SENT`).
+        assert_eq!(with(17, &[10]), Answer::None);
+        assert_eq!(with(17, &[2]), Answer::None);
         assert_eq!(with(4, &[9, 9]), Answer::Refused(Errno::BADMSG));
         for length in 0..good.len() {
             let cut = read(&good[..length], 5, local, peer);

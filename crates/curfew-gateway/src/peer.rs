@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use curfew_enforcer::Owner;
 use curfew_model::SessionId;
-use rustix::net::getsockname;
+use rustix::net::{getpeername, getsockname};
 
 use crate::accept::Client;
 use crate::diag::Diag;
@@ -39,9 +39,10 @@ pub(crate) fn owners(
         let Some((client, local)) = flow.client_ends() else {
             return Owner::Unknown;
         };
+        let still = || flow.client_ends().is_some();
         let learnt = peers
             .as_mut()
-            .and_then(|peers| peers.of(client, local).ok());
+            .and_then(|peers| peers.of(client, local, still).ok());
         learnt.unwrap_or_else(|| unlearnt(client))
     };
     let flows = flows.into_iter();
@@ -62,7 +63,7 @@ impl Peers {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let local = listener.local_addr()?;
         let client = TcpStream::connect(local)?;
-        match peers.of(client.local_addr()?, local)? {
+        match peers.of(client.local_addr()?, local, || true)? {
             Owner::Uid(_) => Ok(peers),
             _ => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -77,18 +78,25 @@ impl Peers {
     /// As [`Peers::of`].
     pub fn of_client(&mut self, client: &Client) -> io::Result<Owner> {
         let local = getsockname(&client.socket)?;
-        self.of(client.address, SocketAddr::try_from(local)?)
+        let still = || getpeername(&client.socket).is_ok();
+        self.of(client.address, SocketAddr::try_from(local)?, still)
     }
 
     /// Whose the socket is that is bound to `client` and connected to `local`. Of one that belongs to no process any more it
-    /// cannot be learnt whose its bytes are.
+    /// cannot be learnt whose its bytes are; nor of one that was reset, as the addresses may be another's by now: `still` says
+    /// afterwards whether ours is connected to it.
     ///
     /// # Errors
     /// The kernel's, where it does not answer questions about TCP sockets.
-    pub fn of(&mut self, client: SocketAddr, local: SocketAddr) -> io::Result<Owner> {
+    pub fn of(
+        &mut self,
+        client: SocketAddr,
+        local: SocketAddr,
+        still: impl FnOnce() -> bool,
+    ) -> io::Result<Owner> {
         Ok(match self.0.find(client, local)? {
             // Without an inode no process has it, and the uid says 0, which is nobody's word that it is root's.
-            Some(found) if found.inode != 0 => Owner::Uid(found.uid),
+            Some(found) if found.inode != 0 && still() => Owner::Uid(found.uid),
             _ => unlearnt(client),
         })
     }
@@ -97,6 +105,9 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
+    use std::time::Duration;
+
+    use socket2::{Domain, Socket, Type};
 
     use super::*;
 
@@ -111,7 +122,9 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (accepted, from) = listener.accept().unwrap();
-            let owner = peers.of(from, accepted.local_addr().unwrap()).unwrap();
+            let owner = peers
+                .of(from, accepted.local_addr().unwrap(), || true)
+                .unwrap();
             assert_eq!(owner, Owner::Uid(uid()), "{address}");
             drop(client);
         }
@@ -139,7 +152,7 @@ mod tests {
         let (accepted, from) = listener.accept().unwrap();
         let owner = Peers::open()
             .unwrap()
-            .of(from, accepted.local_addr().unwrap());
+            .of(from, accepted.local_addr().unwrap(), || true);
         assert_eq!(owner.unwrap(), Owner::Uid(uid()));
     }
 
@@ -149,16 +162,52 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
         // The listener itself is what the kernel's lookup falls back to here.
-        let none = peers.of(local, "127.0.0.1:1".parse().unwrap()).unwrap();
+        let none = peers
+            .of(local, "127.0.0.1:1".parse().unwrap(), || true)
+            .unwrap();
         assert_eq!(none, Owner::Unknown);
-        let afar = peers.of("192.0.2.1:40000".parse().unwrap(), local).unwrap();
+        let afar = peers
+            .of("192.0.2.1:40000".parse().unwrap(), local, || true)
+            .unwrap();
         assert_eq!(afar, Owner::Elsewhere);
         let client = TcpStream::connect(local).unwrap();
         let (accepted, from) = listener.accept().unwrap();
         // Closed, the client's socket goes on without a process.
         drop(client);
-        let left = peers.of(from, local).unwrap();
+        let left = peers.of(from, local, || true).unwrap();
         assert_eq!(left, Owner::Unknown);
         drop(accepted);
+    }
+
+    /// Connects from a port that others may use as soon as this one is gone.
+    fn connect_from(port: u16, to: SocketAddr) -> Socket {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        let from: SocketAddr = ([127, 0, 0, 1], port).into();
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket
+    }
+
+    #[test]
+    fn a_client_that_was_reset_is_not_whoever_took_its_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = listener.local_addr().unwrap();
+        let first = connect_from(0, local);
+        let port = first.local_addr().unwrap().as_socket().unwrap().port();
+        first.send(b"who is it").unwrap();
+        first.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(first);
+        let second = connect_from(port, local);
+        let mut peers = Peers::open().unwrap();
+        let mut owner = || {
+            let (socket, address) = listener.accept().unwrap();
+            assert_eq!(address.port(), port);
+            let socket = socket.into();
+            let client = Client { socket, address };
+            peers.of_client(&client).unwrap()
+        };
+        assert_eq!([owner(), owner()], [Owner::Unknown, Owner::Uid(uid())]);
+        drop(second);
     }
 }
