@@ -44,6 +44,13 @@ impl Taken {
         Some(oldest)
     }
 
+    /// As [`Taken::give_up`], the oldest stranger's of one network: it keeps out no neighbour who would show a token.
+    fn give_up_of(&mut self, network: IpAddr) -> Option<Arc<Seat>> {
+        let mut strangers = self.strangers.iter();
+        let (&id, _) = strangers.find(|(_, seat)| seat.network == network)?;
+        self.strangers.remove(&id)
+    }
+
     fn leave(&mut self, id: u64, token: Option<&str>) {
         self.strangers.remove(&id);
         if let Some(token) = token
@@ -58,8 +65,9 @@ impl Taken {
 }
 
 /// How a connection hears that somebody else needs its place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seat {
+    network: IpAddr,
     asked: Notify,
     /// It has no choice.
     must_go: AtomicBool,
@@ -74,21 +82,21 @@ impl Places {
         })
     }
 
-    /// A place for one more connection. When all are taken, or there may be no more of them anyhow, the oldest one that has
-    /// shown no token gives up its own, else the oldest of a token that has more than a quarter of them, so that nobody
+    /// A place for one more connection. When its network has its share, the oldest one of that which has shown no token gives
+    /// up its own. When all are taken, or there may be no more of them anyhow, the oldest such one of all does, else the oldest of a token that has more than a quarter of them, so that nobody
     /// keeps all others out; none if there is no such connection.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr, no_more: bool) -> Option<Place> {
         let peer = network(peer);
         let mut taken = self.taken.lock();
         let of_network = taken.by_network.get(&peer).copied().unwrap_or(0);
-        if of_network >= self.of_network && !peer.is_loopback() {
-            return None;
-        }
+        let crowded = of_network >= self.of_network && !peer.is_loopback();
         // Those that were asked to go are still there for a moment.
-        if taken.count >= 2 * self.limit {
+        if taken.count >= 2 * self.limit || crowded && of_network >= 2 * self.of_network {
             return None;
         }
-        if no_more || taken.count >= self.limit {
+        if crowded {
+            taken.give_up_of(peer)?.asked.notify_one();
+        } else if no_more || taken.count >= self.limit {
             self.make_room(&mut taken)?;
         }
         if no_more {
@@ -96,7 +104,11 @@ impl Places {
             let _ = self.make_room(&mut taken);
         }
         let id = taken.next;
-        let seat = Arc::new(Seat::default());
+        let seat = Arc::new(Seat {
+            network: peer,
+            asked: Notify::new(),
+            must_go: AtomicBool::new(false),
+        });
         taken.next += 1;
         taken.count += 1;
         *taken.by_network.entry(peer).or_insert(0) += 1;
@@ -274,10 +286,17 @@ mod tests {
     #[test]
     fn one_network_has_a_quarter() {
         let places = Places::new(8);
-        let held = [(); 2].map(|()| places.take(OTHER, false).unwrap());
+        let [known, stranger] = [(); 2].map(|()| places.take(OTHER, false).unwrap());
+        known.set_known(Some("a"));
+        let local = places.take(LOCAL, false).unwrap();
+        // Who is silent keeps none of its neighbours out.
+        let next = places.take(OTHER, false).unwrap();
+        assert!(is_given_up(&stranger) && !is_given_up(&known) && !is_given_up(&local));
+        next.set_known(Some("b"));
+        drop(stranger);
         assert!(places.take(OTHER, false).is_none());
         assert!(places.take(LOCAL, false).is_some());
-        drop(held);
+        drop(known);
         assert!(places.take(OTHER, false).is_some());
     }
 
