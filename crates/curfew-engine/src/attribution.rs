@@ -145,14 +145,15 @@ impl Engine {
     pub(crate) fn own(&mut self, owners: Vec<(SessionId, Owner)>) -> Report {
         let (mut tally, mut moved) = (Tally::default(), Vec::new());
         for (id, owner) in owners {
-            let Some(slot) = self.table.find(id) else {
+            let living = |&slot: &u32| self.table.get(slot).is_some_and(|r| r.closing.is_none());
+            let Some(slot) = self.table.find(id).filter(living) else {
                 continue;
             };
             let unlearnt = |who: &Who| matches!(who.peer.owner, Owner::Unknown | Owner::Unasked);
             let Some(mut who) = self.who_of(slot).filter(unlearnt) else {
                 continue;
             };
-            let (_, proof) = self.bindings.of(who.client, &who.peer, self.now.boot);
+            let (_, proof) = self.bound(&who);
             who.peer.owner = owner;
             self.move_to(slot, &who, &who.bound, proof);
             let told = (EventKind::BindingChanged, "whose its socket is was learnt");
@@ -163,6 +164,12 @@ impl Engine {
         }
         self.trim(&moved, &mut tally.report);
         tally.report
+    }
+
+    /// What bindings say of whoever holds a session.
+    fn bound(&self, who: &Who) -> (Bound, BoundProof) {
+        let own = &who.own.identities;
+        self.bindings.of(own, who.client, &who.peer, self.now.boot)
     }
 
     /// Holds what is known now against one session; none when nothing changed for it.
@@ -273,7 +280,7 @@ impl Engine {
         let slot = self.table.find(id).ok_or(unknown.clone())?;
         let closing = self.table.get(slot).is_none_or(|r| r.closing.is_some());
         let who = self.who_of(slot).filter(|_| !closing).ok_or(unknown)?;
-        let (_, proof) = self.bindings.of(who.client, &who.peer, self.now.boot);
+        let (_, proof) = self.bound(&who);
         let newer = |proved: BootInstant| {
             let ties = self.table.get(slot).and_then(|r| self.ties.get(r.ties));
             ties.is_some_and(|ties| ties.proved == NEVER || proved.0 > ties.proved)

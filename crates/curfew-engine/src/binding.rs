@@ -188,8 +188,15 @@ impl Bindings {
             .find(|claims| claims.live(now).next().is_some())
     }
 
-    /// What the bindings of a client's address and process say now.
-    pub(crate) fn of(&self, address: IpAddr, peer: &Peer, now: BootInstant) -> (Bound, BoundProof) {
+    /// What the bindings of a client's address and process say now, whose door knew its `own` identities. Proof counts that
+    /// is the subject's (rule 2): another identity beside it proves nothing of it.
+    pub(crate) fn of(
+        &self,
+        own: &[Identity],
+        address: IpAddr,
+        peer: &Peer,
+        now: BootInstant,
+    ) -> (Bound, BoundProof) {
         let (mut bound, mut proof) = (Bound::default(), BoundProof::default());
         if self.claims.is_empty() {
             return (bound, proof);
@@ -203,12 +210,16 @@ impl Bindings {
         let cgroup = cgroup.and_then(|path| get(BindingKey::Cgroup(path)));
         let address = self.by_address(address, now);
         let used = address.into_iter().chain(uid).chain(cgroup);
-        for held in used.flat_map(|claims| claims.live(now)) {
+        let used: Vec<&Held> = used.flat_map(|claims| claims.live(now)).collect();
+        for held in &used {
             bound.identities.push(held.identity.clone());
             bound.groups.extend(held.groups.iter().cloned());
             proof.until = proof.until.into_iter().chain(held.until).min();
-            proof.proved = proof.proved.max(held.proved);
         }
+        let subject = own.iter().chain(&bound.identities).min();
+        let is_subject = |held: &&&Held| subject.is_some_and(|it| is_same(it, &held.identity));
+        let of_subject = used.iter().filter(is_subject);
+        proof.proved = of_subject.filter_map(|held| held.proved).max();
         bound.identities.sort_unstable();
         bound.identities.dedup();
         bound.groups.sort_unstable();

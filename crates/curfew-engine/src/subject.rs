@@ -12,6 +12,9 @@ use crate::{
     who::{self, Bound},
 };
 
+/// What the names of attributes of the subject begin with.
+const OF_SUBJECT: &str = "subject.";
+
 /// All that is known, by who it is known of.
 #[derive(Debug, Default)]
 pub(crate) struct Subjects(HashMap<(Kind, Issuer, String), Subject>);
@@ -34,8 +37,8 @@ impl Subjects {
         Ok(())
     }
 
-    /// Adds what is known of these identities. One that only asserts who it is gets nothing. Of two values of one
-    /// attribute that of the first identity holds.
+    /// Adds what is known of these identities, of which the first is the subject: attributes of the `subject` are its own
+    /// only. One that only asserts who it is gets nothing. Of two values of one attribute that of the first identity holds.
     fn add(&self, identities: &[Identity], bound: &mut Bound) {
         for identity in identities {
             let key = (identity.kind, identity.issuer.clone(), identity.id.clone());
@@ -44,7 +47,11 @@ impl Subjects {
                 continue;
             };
             bound.groups.extend(known.groups.iter().cloned());
-            for (name, value) in &known.attributes {
+            let is_subject = identities.first() == Some(identity);
+            let attributes = known.attributes.iter();
+            for (name, value) in
+                attributes.filter(|(name, _)| is_subject || !name.starts_with(OF_SUBJECT))
+            {
                 let entry = bound.attributes.entry(name.clone());
                 entry.or_insert_with(|| value.clone());
             }
@@ -72,7 +79,7 @@ impl Engine {
         address: IpAddr,
         peer: &Peer,
     ) -> (Bound, BoundProof) {
-        let (mut bound, proof) = self.bindings.of(address, peer, self.now.boot);
+        let (mut bound, proof) = self.bindings.of(own, address, peer, self.now.boot);
         if !self.subjects.0.is_empty() {
             let mut all = own.to_vec();
             all.extend(bound.identities.iter().cloned());

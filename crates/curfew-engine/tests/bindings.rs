@@ -407,3 +407,22 @@ fn proof_from_before_the_machine_was_started_keeps_its_age() {
         assert_eq!(opened.map(drop).map_err(|refused| refused.reason), expected);
     }
 }
+
+#[test]
+fn another_identity_beside_the_subject_proves_nothing_of_it() {
+    let mut engine = engine(Rules {
+        reauth: Some(60 * SECOND),
+        ..Rules::default()
+    });
+    let alice = binding("alice", "10.0.0.5/32", Some(at(1)), None);
+    bind(&mut engine, Keeper::Config, alice, at(1));
+    engine.open(open(1, "", "db", at(2)), at(2)).unwrap();
+    let mut vpn = binding("vpn", "10.0.0.5/32", Some(at(30)), None);
+    vpn.identity.kind = Kind::Workload;
+    bind(&mut engine, Keeper::State, vpn, at(30));
+    assert_eq!(identities(&engine, 1).len(), 2);
+    let lease = engine.session(id(1)).unwrap().lease;
+    assert_eq!(lease.reauth_by.unwrap().at, at(61).boot);
+    engine.poll(at(61));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::ReauthOverdue)]);
+}

@@ -104,3 +104,32 @@ fn who_was_not_asked_about_is_whose_the_door_says_before_the_first_binding_by_ui
     assert_eq!(identities(&engine, 1), [user("alice")]);
     engine.check().unwrap();
 }
+
+#[test]
+fn whose_the_socket_of_a_closing_session_is_changes_nothing() {
+    let mut engine = engine(Rules {
+        max: Some(3),
+        ..Rules::default()
+    });
+    for n in 1..=2 {
+        let mut local = open(n, "alice", "db", at(n));
+        local.peer.owner = Owner::Unasked;
+        engine.open(local, at(n)).unwrap();
+    }
+    let cause = String::new();
+    engine
+        .handle(Input::Cancel { id: id(2), cause }, at(3))
+        .unwrap();
+    let owners = [1, 2].map(|n| (id(n), Owner::Uid(7)));
+    engine
+        .handle(Input::Owners(owners.to_vec()), at(4))
+        .unwrap();
+    engine.check().unwrap();
+    let ended = Input::ended(id(2), EndReason::SessionCancelled);
+    engine.handle(ended, at(5)).unwrap();
+    let report = engine
+        .handle(Input::Revoke(order(1, alice(), 2)), at(6))
+        .unwrap();
+    assert_eq!((report.matched, report.closed), (1, 1));
+    engine.check().unwrap();
+}

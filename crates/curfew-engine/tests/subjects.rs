@@ -135,3 +135,24 @@ fn subjects_are_bounded_and_what_is_forgotten_makes_room() {
     put(&mut engine, known(&[], None), at(3));
     put(&mut engine, bob, at(4));
 }
+
+#[test]
+fn what_is_known_of_another_identity_is_not_the_subject_s() {
+    let mut engine = engine(Bounds::default());
+    let mut beside = binding("vpn", "10.0.0.0/8", None, None);
+    beside.identity.kind = Kind::Workload;
+    engine
+        .handle(Input::BindingSet(Keeper::State, beside), at(0))
+        .unwrap();
+    let vpn = Subject {
+        kind: Kind::Workload,
+        id: "vpn".to_owned(),
+        ..known(&["dba"], Some("low"))
+    };
+    put(&mut engine, vpn, at(1));
+    put(&mut engine, known(&["dba"], None), at(1));
+    let refused = engine.open(open(1, "", "db", at(1)), at(1)).unwrap_err();
+    assert_eq!(refused.reason, EndReason::AccessDenied);
+    put(&mut engine, known(&["dba"], Some("low")), at(2));
+    engine.open(open(2, "", "db", at(2)), at(2)).unwrap();
+}

@@ -169,7 +169,9 @@ struct Owner {
 }
 
 impl Oracle {
-    fn owner(&self, address: u32) -> Owner {
+    /// Whose a session is by its address. Proof is what its subject has.
+    fn owner(&self, session: &Session) -> Owner {
+        let address = session.address;
         let live = |claim: &&Claim| {
             claim.covers(address) && claim.until.is_none_or(|until| until > self.boot)
         };
@@ -184,13 +186,16 @@ impl Oracle {
             until: None,
             proved: None,
         };
-        for claim in self.claims.iter().filter(live) {
-            if Some(claim.length) == longest {
-                owner.names.insert(claim.who);
-                owner.until = owner.until.into_iter().chain(claim.until).min();
-                owner.proved = owner.proved.max(claim.refreshed);
-            }
+        let of_it = |claim: &&Claim| Some(claim.length) == longest;
+        for claim in self.claims.iter().filter(live).filter(of_it) {
+            owner.names.insert(claim.who);
+            owner.until = owner.until.into_iter().chain(claim.until).min();
         }
+        let subject = owner.names.iter().copied().chain(session.own).min();
+        let of_subject = |claim: &&Claim| Some(claim.who) == subject;
+        let claims = self.claims.iter().filter(live).filter(of_it);
+        let proofs = claims.filter(of_subject).filter_map(|it| it.refreshed);
+        owner.proved = proofs.max();
         owner
     }
 
@@ -253,7 +258,7 @@ impl Oracle {
         mut session: Session,
         found: bool,
     ) -> Result<(), EndReason> {
-        let owner = self.owner(session.address);
+        let owner = self.owner(&session);
         let service = self.services[session.service].clone();
         session.bound = owner.names;
         session.proved = owner.proved;
@@ -376,7 +381,7 @@ impl Oracle {
     }
 
     fn attribute_one(&self, session: &mut Session) {
-        let owner = self.owner(session.address);
+        let owner = self.owner(session);
         let service = &self.services[session.service];
         let lost = !session.bound.is_subset(&owner.names);
         let moved = session.bound != owner.names;
