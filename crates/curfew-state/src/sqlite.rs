@@ -223,8 +223,11 @@ impl Database {
         let as_error = |error: rusqlite::Error| store_error("write", &path, &error);
         let transaction = self.connection.transaction().map_err(as_error)?;
         write_batch(&transaction, state, batch).map_err(as_error)?;
+        // Before, so that it is not made, and after, so that it is there.
+        let in_place = || self.written.as_ref().map_or(Ok(()), Files::are_in_place);
+        in_place()?;
         transaction.commit().map_err(as_error)?;
-        self.written.as_ref().map_or(Ok(()), Files::are_in_place)
+        in_place()
     }
 
     fn meta<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {

@@ -89,12 +89,18 @@ fn a_file_that_is_removed_or_replaced_takes_no_commits() {
                 std::fs::copy(&kept, &file).unwrap();
             }
             assert!(store.is_in_place().is_err());
-            let error = store.commit(Expected::Nothing, &seen).unwrap_err();
+            let order = [Change::Revoke(conformance::order(1))];
+            let error = store.commit(Expected::Nothing, &order).unwrap_err();
             assert!(error.to_string().contains("removed or replaced"), "{error}");
             assert_eq!(store.read().revision, Revision(1));
             std::fs::rename(&kept, &file).unwrap();
             assert_eq!(store.is_in_place(), Ok(()));
-            store.commit(Expected::Nothing, &seen).unwrap();
+            let last = store.commit(Expected::Nothing, &seen).unwrap();
+            drop(store);
+            // What was refused is not made for the next start either.
+            let store = EmbeddedStore::open(dir.path()).unwrap();
+            assert_eq!(store.read().revision, last);
+            assert!(store.read().revocations.is_empty());
         }
     }
 }

@@ -240,6 +240,8 @@ impl Desired {
             .revocations
             .values()
             .filter(|order| self.is_ours(order))
+            // What one without a block was to end has ended: who came since is not meant.
+            .filter(|order| order.has_block() || !applied.is_done(order.revision))
             .map(|order| match applied.is_done(order.revision) {
                 true => Input::Revoke(order.clone()),
                 false => self.late(order.clone()),
