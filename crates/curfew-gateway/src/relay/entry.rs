@@ -125,9 +125,11 @@ impl Entry {
         } else {
             &mut self.upstream
         };
-        side.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP);
+        // What came before a reset can still be read, and then the reset.
+        let over = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        side.readable |= flags.intersects(EventFlags::IN | over);
         side.writable |= flags.contains(EventFlags::OUT);
-        side.has_more |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::PRI);
+        side.has_more |= flags.intersects(EventFlags::PRI | over);
         side.hung_up |= flags.intersects(EventFlags::RDHUP | EventFlags::HUP);
         self.failed |= flags.contains(EventFlags::ERR);
     }
@@ -199,10 +201,11 @@ impl Entry {
 
     /// Moves what can be moved in one turn that began at `now`, in nanoseconds on the boot clock.
     pub(super) fn advance(&mut self, tools: &mut Tools, now: u64) -> Step {
-        if self.failed {
+        if self.failed && self.is_leaving() {
             return Step::Failed;
         }
         let Self {
+            failed,
             sockets,
             shared,
             client,
@@ -235,7 +238,11 @@ impl Entry {
         } else if first_end.is_none() && upstream_ended {
             *first_end = Some(Finish::ClosedByServer);
         }
-        step
+        match step {
+            // What had arrived has been moved, as far as the other side takes it.
+            Step::Blocked if *failed => Step::Failed,
+            step => step,
+        }
     }
 }
 
@@ -296,10 +303,11 @@ fn discard(sockets: &Sockets, client: &mut Readiness, buffer: &mut [u8]) -> Step
 
 #[cfg(test)]
 mod tests {
-    use std::io::{ErrorKind, Read};
+    use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
     use std::sync::mpsc::{Sender, channel};
+    use std::time::Duration;
 
     use curfew_model::BootInstant;
     use curfew_testkit::BootClock;
@@ -364,6 +372,31 @@ mod tests {
             Some(tuning.user_timeout)
         );
         assert_eq!(upstream.tcp_notsent_lowat().unwrap(), 128 * 1024);
+    }
+
+    #[test]
+    fn what_came_before_a_reset_is_passed_on() {
+        let (mut client, near) = connected();
+        let (mut server, far) = connected();
+        client.write_all(b"last words").unwrap();
+        SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(client);
+        let sockets = Sockets {
+            client: near,
+            upstream: far,
+        };
+        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
+        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
+        let over = EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        entry.note(over, true);
+        let mut tools = Tools::new(Arc::new(BootClock));
+        assert_eq!(entry.advance(&mut tools, 0), Step::Failed);
+        let mut received = [0; 10];
+        server.set_nonblocking(true).unwrap();
+        server.read_exact(&mut received).unwrap();
+        assert_eq!(&received, b"last words");
     }
 
     /// Looks, when it learns of the end, at what the server sees.

@@ -210,9 +210,11 @@ impl Direction {
         from: &mut Readiness,
     ) -> Result<(), Errno> {
         match result {
+            // A splice takes nothing across an urgent mark, and calls that drained, or the end: a read says what it is.
+            Err(Errno::AGAIN) if from.has_more => self.bulk = false,
+            Ok(0) => self.bulk = false,
             Err(Errno::AGAIN) => from.readable = false,
             Err(error) => return Err(error),
-            Ok(0) => self.eof = true,
             Ok(read) => {
                 self.piped = read;
                 self.small = if read < SMALL_SPLICE {
@@ -272,6 +274,7 @@ mod tests {
 
     use super::super::flow::Wire;
     use super::*;
+    use crate::tuning::begin;
 
     #[test]
     fn bulk_takes_a_pipe_and_bounds_its_sockets_and_an_idle_direction_holds_none() {
@@ -340,6 +343,47 @@ mod tests {
         assert_eq!(total, sent.len());
         let mut received = vec![0; sent.len()];
         server.read_exact(&mut received).unwrap();
+        assert_eq!(received, sent);
+    }
+
+    #[test]
+    fn an_urgent_byte_stops_no_bulk() {
+        let (client, near) = connected();
+        let (far, mut server) = connected();
+        let sent = [vec![1; 2 * BUFFER_BYTES], vec![2], vec![3; 100]].concat();
+        let from = SockRef::from(&client);
+        begin(&SockRef::from(&near)).unwrap();
+        from.send(&sent[..2 * BUFFER_BYTES]).unwrap();
+        from.send_out_of_band(&[2]).unwrap();
+        from.send(&[3; 100]).unwrap();
+        drop(client);
+        let whole = RecvFlags::PEEK | RecvFlags::WAITALL;
+        recv(&near, &mut *vec![0; 2 * BUFFER_BYTES], whole).unwrap();
+        near.set_nonblocking(true).unwrap();
+        let (near, far) = (OwnedFd::from(near), OwnedFd::from(far));
+        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
+        let mut from = Readiness {
+            readable: true,
+            has_more: true,
+            ..Readiness::default()
+        };
+        let mut to = Readiness {
+            writable: true,
+            ..Readiness::default()
+        };
+        let mut lane = Lane {
+            shared: &shared,
+            buffer: &mut vec![0; BUFFER_BYTES],
+            pipes: &mut Pipes::default(),
+            clock: &BootClock,
+            is_last: false,
+            budget: 100,
+        };
+        let mut direction = Direction::default();
+        let step = direction.pump((&near, &mut from), (&far, &mut to), &mut lane, |_| ());
+        assert_eq!(step, Step::Done);
+        let mut received = Vec::new();
+        server.read_to_end(&mut received).unwrap();
         assert_eq!(received, sent);
     }
 }
