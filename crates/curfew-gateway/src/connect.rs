@@ -216,7 +216,7 @@ fn is_connected(socket: &Socket, address: &UpstreamAddress) -> io::Result<bool> 
         UpstreamAddress::Tcp(address) => SockAddr::from(*address),
         UpstreamAddress::Unix(path) => SockAddr::unix(path)?,
     };
-    match socket.connect(&target) {
+    let connected = match socket.connect(&target) {
         Ok(()) => Ok(true),
         Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::ISCONN) => Ok(true),
@@ -224,5 +224,27 @@ fn is_connected(socket: &Socket, address: &UpstreamAddress) -> io::Result<bool> 
             Some(Errno::AGAIN) if matches!(address, UpstreamAddress::Unix(_)) => Ok(false),
             _ => Err(error),
         },
+    }?;
+    // Where nobody listens on a port that the kernel gives out, a socket may be given that very port, and meet itself.
+    if connected && matches!(address, UpstreamAddress::Tcp(_)) && socket.local_addr()? == target {
+        return Err(Errno::CONNREFUSED.into());
+    }
+    Ok(connected)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_meets_itself_is_no_upstream() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let here: SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&here.into()).unwrap();
+        let own = socket.local_addr().unwrap().as_socket().unwrap();
+        let met = is_connected(&socket, &UpstreamAddress::Tcp(own)).unwrap_err();
+        assert_eq!(met.kind(), io::ErrorKind::ConnectionRefused);
     }
 }
