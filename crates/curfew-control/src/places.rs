@@ -129,7 +129,8 @@ impl Places {
     }
 
     fn make_room(&self, taken: &mut Taken) -> Option<()> {
-        let seat = taken.give_up(self.limit.div_ceil(4))?;
+        let share = taken.count.min(self.limit).div_ceil(4);
+        let seat = taken.give_up(share)?;
         seat.asked.notify_one();
         Some(())
     }
@@ -308,9 +309,13 @@ mod tests {
         known.set_known(Some("a"));
         let next = places.take(LOCAL, true).unwrap();
         assert!(is_given_up(&stranger));
-        next.set_known(Some("a"));
+        next.set_known(Some("b"));
         drop(stranger);
         assert!(places.take(LOCAL, true).is_none());
-        assert!(!is_given_up(&known));
+        assert!(!is_given_up(&known) && !is_given_up(&next));
+        // Of the few there are none has more than its share.
+        next.set_known(Some("a"));
+        assert!(places.take(LOCAL, true).is_some());
+        assert!(is_given_up(&known));
     }
 }
