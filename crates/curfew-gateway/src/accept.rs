@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::tuning::Tuning;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -35,14 +37,15 @@ pub enum Next {
     Closed,
 }
 
-/// Listens on `address`, without blocking. What is set on this socket, its clients inherit.
+/// Listens on `address`, without blocking. What is set on this socket, its clients inherit from the first one on.
 ///
 /// # Errors
 /// The kernel's, when the address cannot be bound, or no descriptor is left.
-pub fn listen(address: SocketAddr) -> io::Result<Socket> {
+pub fn listen(address: SocketAddr, tuning: Tuning) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_reuse_address(true)?;
+    tuning.apply(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)

@@ -52,7 +52,7 @@ fn next(listener: &Socket) -> Client {
 
 #[test]
 fn an_ipv4_client_of_an_ipv6_listener_is_shown_as_ipv4() {
-    let listener = accept::listen("[::]:0".parse().unwrap()).unwrap();
+    let listener = accept::listen("[::]:0".parse().unwrap(), Tuning::default()).unwrap();
     let port = listener.local_addr().unwrap().as_socket().unwrap().port();
     let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     assert_eq!(next(&listener).address, client.local_addr().unwrap());
@@ -60,8 +60,7 @@ fn an_ipv4_client_of_an_ipv6_listener_is_shown_as_ipv4() {
 
 #[test]
 fn a_client_inherits_what_is_set_on_the_listening_socket() {
-    let listener = accept::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    Tuning::default().apply(&SockRef::from(&listener)).unwrap();
+    let listener = accept::listen("127.0.0.1:0".parse().unwrap(), Tuning::default()).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let _client = TcpStream::connect(address).unwrap();
     let accepted = next(&listener);
@@ -80,7 +79,7 @@ fn a_client_inherits_what_is_set_on_the_listening_socket() {
 
 #[test]
 fn a_socket_that_is_shut_down_says_that_it_listens_no_more() {
-    let listener = accept::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = accept::listen("127.0.0.1:0".parse().unwrap(), Tuning::default()).unwrap();
     assert!(matches!(accept::next(&listener), Next::Nobody));
     listener.shutdown(Shutdown::Both).unwrap();
     assert!(matches!(accept::next(&listener), Next::Closed));

@@ -398,7 +398,11 @@ impl Guest for Front {
         self.resume_accepting(now);
         self.start_cancels(now);
         let is_done = self.pending.is_empty() && self.late.is_empty();
-        self.stop_by.is_none_or(|stop_by| !is_done && now < stop_by)
+        self.stop_by.is_none_or(|stop_by| {
+            // A statement may have caught the first cancel.
+            let cancels = self.cancels.due().is_some_and(|due| due <= stop_by);
+            (!is_done || cancels) && now < stop_by
+        })
     }
 
     fn due(&self) -> Option<BootInstant> {

@@ -21,7 +21,7 @@ use std::{
 
 use curfew_model::{Clock, EndReason, ServiceName, SessionId, UpstreamAddress};
 use parking_lot::Mutex;
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 
 use crate::{
     accept::{self, Client},
@@ -183,9 +183,8 @@ impl Service {
     pub fn start(config: ServiceConfig, gateway: Gateway) -> Result<Self, ServiceError> {
         let service = config.name.clone();
         let address = config.listen;
-        let listening = accept::listen(address).and_then(|listener| {
-            let tuning = gateway.relay.anywhere().tuning();
-            tuning.apply(&SockRef::from(&listener))?;
+        let tuning = gateway.relay.anywhere().tuning();
+        let listening = accept::listen(address, tuning).and_then(|listener| {
             let bound = listener.local_addr()?.as_socket();
             Ok((listener, bound.ok_or(io::ErrorKind::Unsupported)?))
         });
@@ -251,10 +250,18 @@ impl Service {
     }
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
+impl Service {
+    /// Has the fronts go, who do the last of what sessions leave behind. Dropping it waits for them: of several services each
+    /// is told first.
+    pub fn leave(&mut self) {
         self.stop();
         self.desks.iter().for_each(|desk| desk.leave());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.leave();
         // Nothing is ever sent: this returns when the last front is gone.
         let _ = self.fronts.recv();
     }

@@ -343,6 +343,7 @@ impl Node {
         // By order, so that clients are told in their protocol; what takes leave still may for a moment.
         let _ = self.deadlines.enforcer().handle(Input::Shutdown);
         self.relay.shutdown(FAREWELL);
+        self.services.iter_mut().for_each(Service::leave);
         self.services.clear();
         self.stop_control();
         if !self.scribe.settle(FINISH) {
