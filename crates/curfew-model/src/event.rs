@@ -54,6 +54,9 @@ pub enum EventKind {
     /// An API token was made or removed.
     #[serde(rename = "token.changed")]
     TokenChanged,
+    /// The state that a process started with is older than what is on record.
+    #[serde(rename = "state.behind")]
+    StateBehind,
     /// The wall clock of an enforcer shows an earlier time than the latest on record, by which it judges.
     #[serde(rename = "clock.behind")]
     ClockBehind,

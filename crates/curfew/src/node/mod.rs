@@ -142,6 +142,7 @@ impl Node {
         let before = store.read().revision;
         recorder.note(EventKind::EnforcerStarted, before, None);
         recorder.tell_what_was_not(&past, &store.read());
+        recorder.tell_if_behind(&past, &store.read());
         // Only when their ends are on disk may the next start leave them out.
         if recorder.end_the_dead(&past.unfinished, before) {
             past.begin(&config.data_dir).map_err(data_dir)?;

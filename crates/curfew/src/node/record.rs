@@ -137,6 +137,20 @@ impl Recorder {
         }
     }
 
+    /// Says that the state is older than what is on record: a backup was put in its place, or it was removed.
+    pub fn tell_if_behind(&self, past: &Past, state: &State) {
+        let Some(kept) = past.ahead_of(state) else {
+            return;
+        };
+        let cause = format!(
+            "the state is of revision {}, and the audit log knows it at {kept}: it was replaced by an older one, or \
+             removed; orders, bindings, tokens and policy from between are not in force, give them again",
+            state.revision
+        );
+        warn!("{cause}");
+        self.note(EventKind::StateBehind, state.revision, Some(cause));
+    }
+
     /// Waits until what was recorded is on disk, and says so when it is not.
     fn is_on_disk(&self) -> bool {
         let last = self.counted.lock().last;
