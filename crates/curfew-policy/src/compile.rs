@@ -12,7 +12,7 @@ use curfew_model::{
 };
 
 use crate::{
-    document::{Documents, Member, Names, Segment, SessionPolicy},
+    document::{Documents, Member, Names, Segment, SessionPolicy, To},
     limits::PlacedLimits,
     named::Places,
     net::NetIndex,
@@ -144,14 +144,22 @@ fn lead(documents: &Documents) -> Vec<Vec<usize>> {
             .push(index);
     }
     for (number, policy) in documents.policies.iter().enumerate() {
-        let named = policy.to.segments.iter().filter_map(|name| index.get(name));
-        let by_word = policy
-            .to
-            .sensitivities
+        let To {
+            segments,
+            sensitivities,
+        } = &policy.to;
+        let is_of = |index: &&usize| {
+            let segment = documents.segments.get(**index);
+            sensitivities.is_empty()
+                || segment.is_some_and(|segment| sensitivities.contains(&segment.sensitivity))
+        };
+        let named = segments.iter().filter_map(|name| index.get(name));
+        let by_word = sensitivities
             .iter()
+            .filter(|_| segments.is_empty())
             .filter_map(|word| by_sensitivity.get(word))
             .flatten();
-        for segment in named.chain(by_word) {
+        for segment in named.filter(is_of).chain(by_word) {
             if let Some(lead) = leads.get_mut(*segment)
                 && lead.last() != Some(&number)
             {

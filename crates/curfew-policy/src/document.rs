@@ -149,7 +149,7 @@ impl Name {
     }
 }
 
-/// Where to.
+/// Where to: where both are given, those of the segments that have one of the sensitivities.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct To {
     pub(crate) segments: Vec<SegmentName>,

@@ -1,4 +1,5 @@
-//! Limits that those of other documents keep from ever acting, and grants that are over. What one document says twice is found as it is read.
+//! Limits that those of other documents keep from ever acting, policies that lead nowhere, and grants that are over. What
+//! one document says twice is found as it is read.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -36,6 +37,24 @@ impl PolicySet {
                     .unwrap_or_default()
             });
         said(segments.chain(policies), "limits that never act")
+    }
+
+    /// A warning for each policy that names segments none of which is of the sensitivities that it asks for; by place.
+    #[must_use]
+    pub fn astray(&self) -> Vec<Problem> {
+        let longest = self.longest();
+        let policies = self.policies.iter().enumerate();
+        let leads_nowhere = |(index, policy): &(usize, &SessionPolicy)| {
+            !policy.to.segments.is_empty() && !longest.contains_key(index)
+        };
+        let warning = |(_, policy): (usize, &SessionPolicy)| {
+            let text = "`to` leads nowhere: no segment that it names is of these sensitivities";
+            Problem::warning(&policy.place, text)
+                .or_else("it neither admits nor limits")
+                .help("leave one of the two out, or correct it")
+        };
+        let astray = policies.filter(leads_nowhere).map(warning);
+        said(astray, "policies that lead nowhere")
     }
 
     /// A warning for each policy whose grant has ended at `wall`; by place.

@@ -63,6 +63,25 @@ fn the_segment_of_any_address_has_to_admit() {
 }
 
 #[test]
+fn a_policy_leads_to_those_of_its_segments_that_have_one_of_its_sensitivities() {
+    let both = facts(&["10.0.0.1:5432", "[2001:db8::1]:5432"]);
+    for (to, seconds) in [
+        ("segments: [office, vault], sensitivities: [high, low]", 60),
+        ("segments: [vault], sensitivities: [low]", 600),
+        ("segments: [vault], sensitivities: [low, critical]", 60),
+        ("sensitivities: [low]", 60),
+    ] {
+        let spec = format!(
+            "admit: false, from: {{anyone: true}}, to: {{{to}}}, limits: {{maxLifetime: 1m}}"
+        );
+        let set = set(&(ADMITS.to_owned() + &document("SessionPolicy", "ceiling", &spec)));
+        let end = set.decide(&both, NOW).lease.expires_at.unwrap();
+        let expected = BootInstant(0).after(Duration::from_secs(seconds));
+        assert_eq!(end.at, expected, "{to}");
+    }
+}
+
+#[test]
 fn a_service_that_nothing_limits_is_for_nobody() {
     let set = set("");
     let mut nowhere = facts(&["192.0.2.7:1"]);

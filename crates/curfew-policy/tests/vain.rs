@@ -1,4 +1,4 @@
-//! Limits that never act because of other documents, and grants that are over.
+//! Limits that never act because of other documents, policies that lead nowhere, and grants that are over.
 #![cfg(test)]
 
 use curfew_model::{Revision, WallInstant};
@@ -80,6 +80,22 @@ fn a_policy_is_said_where_all_its_segments_are_shorter() {
             "14: `warnBefore` 20m is not shorter than the longest lifetime of its segments, 10m; every session is warned as it opens",
         ]
     );
+}
+
+#[test]
+fn a_policy_that_leads_to_none_of_its_segments_is_said() {
+    let text = segment("db", "access: policy")
+        + &policy("both", "to: {segments: [db], sensitivities: [critical]}")
+        + &policy("ahead", "to: {sensitivities: [low]}")
+        + &policy("astray", "to: {segments: [db], sensitivities: [low, high]}");
+    let set = set(&text);
+    assert_eq!(
+        said(set.astray()),
+        [
+            "19: `to` leads nowhere: no segment that it names is of these sensitivities; it neither admits nor limits"
+        ]
+    );
+    assert_eq!(said(set.vain()), [] as [&str; 0]);
 }
 
 #[test]

@@ -88,6 +88,7 @@ pub fn compiled_without(
     let set = match compile(loaded.documents, revision) {
         Ok(set) => {
             problems.extend(set.vain());
+            problems.extend(set.astray());
             Some(set)
         }
         Err(more) => {
