@@ -39,8 +39,8 @@ pub(crate) struct CompiledSegment {
     pub(crate) limits: PlacedLimits,
     /// What sets that a reconnect needs proof where nothing says otherwise and the sensitivity asks for it.
     pub(crate) proof_by_default: Option<Arc<Provenance>>,
-    /// The policies that lead here, by index, in the order of their names.
-    pub(crate) policies: Vec<usize>,
+    /// The policies that name it, by index, in the order of their names.
+    pub(crate) named_by: Vec<usize>,
 }
 
 /// A compiled policy set: immutable, and stamped with the revision of the desired state that holds it.
@@ -51,6 +51,8 @@ pub struct PolicySet {
     pub(crate) segments: Vec<CompiledSegment>,
     /// In the order of their names.
     pub(crate) policies: Vec<SessionPolicy>,
+    /// The policies that lead to every segment of a sensitivity, by index, in the order of their names.
+    by_sensitivity: HashMap<Sensitivity, Vec<usize>>,
     pub(crate) by_service: HashMap<ServiceName, Vec<usize>>,
     pub(crate) by_net: NetIndex,
     /// Members that are told by an identity: SPIFFE ids, cgroups, uids.
@@ -61,6 +63,27 @@ pub struct PolicySet {
     pub(crate) named: Places,
     /// The members that need a door to see something.
     pub(crate) needed: Vec<Needed>,
+}
+
+impl PolicySet {
+    /// The policies that lead to every segment of a sensitivity.
+    pub(crate) fn leading_to_all(&self, sensitivity: Sensitivity) -> &[usize] {
+        self.by_sensitivity
+            .get(&sensitivity)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// The policies that lead to a segment, in the order of their names.
+    pub(crate) fn leading_to(&self, segment: &CompiledSegment) -> impl Iterator<Item = usize> {
+        let mut named = segment.named_by.iter().copied().peekable();
+        let all = self.leading_to_all(segment.sensitivity);
+        let mut all = all.iter().copied().peekable();
+        std::iter::from_fn(move || match (named.peek(), all.peek()) {
+            (Some(one), Some(other)) if one < other => named.next(),
+            (Some(_), None) => named.next(),
+            _ => all.next(),
+        })
+    }
 }
 
 /// Compiles documents.
@@ -127,22 +150,29 @@ fn unique<N: Display + Eq + Hash>(what: &str, names: &[(N, Place)], problems: &m
     }
 }
 
-/// For each segment, the policies that lead to it.
-fn lead(documents: &Documents) -> Vec<Vec<usize>> {
+/// Where policies lead. One that names no segment is listed by sensitivity, not once more for every segment.
+#[derive(Debug)]
+struct Leads {
+    /// For each segment, the policies that name it.
+    named: Vec<Vec<usize>>,
+    /// The policies that lead to all segments of a sensitivity.
+    by_sensitivity: HashMap<Sensitivity, Vec<usize>>,
+}
+
+fn lead(documents: &Documents) -> Leads {
     let index: HashMap<&SegmentName, usize> = documents
         .segments
         .iter()
         .enumerate()
         .map(|(index, segment)| (&segment.name, index))
         .collect();
-    let mut leads: Vec<Vec<usize>> = documents.segments.iter().map(|_| Vec::new()).collect();
+    let mut named: Vec<Vec<usize>> = documents.segments.iter().map(|_| Vec::new()).collect();
     let mut by_sensitivity: HashMap<Sensitivity, Vec<usize>> = HashMap::new();
-    for (index, segment) in documents.segments.iter().enumerate() {
-        by_sensitivity
-            .entry(segment.sensitivity)
-            .or_default()
-            .push(index);
-    }
+    let add = |lead: &mut Vec<usize>, number| {
+        if lead.last() != Some(&number) {
+            lead.push(number);
+        }
+    };
     for (number, policy) in documents.policies.iter().enumerate() {
         let To {
             segments,
@@ -153,21 +183,20 @@ fn lead(documents: &Documents) -> Vec<Vec<usize>> {
             sensitivities.is_empty()
                 || segment.is_some_and(|segment| sensitivities.contains(&segment.sensitivity))
         };
-        let named = segments.iter().filter_map(|name| index.get(name));
-        let by_word = sensitivities
-            .iter()
-            .filter(|_| segments.is_empty())
-            .filter_map(|word| by_sensitivity.get(word))
-            .flatten();
-        for segment in named.filter(is_of).chain(by_word) {
-            if let Some(lead) = leads.get_mut(*segment)
-                && lead.last() != Some(&number)
-            {
-                lead.push(number);
+        let indexes = segments.iter().filter_map(|name| index.get(name));
+        for segment in indexes.filter(is_of) {
+            if let Some(lead) = named.get_mut(*segment) {
+                add(lead, number);
             }
         }
+        for word in sensitivities.iter().filter(|_| segments.is_empty()) {
+            add(by_sensitivity.entry(*word).or_default(), number);
+        }
     }
-    leads
+    Leads {
+        named,
+        by_sensitivity,
+    }
 }
 
 fn unknown_segment(name: &SegmentName, place: &Place, near: Option<&str>) -> Problem {
@@ -177,13 +206,14 @@ fn unknown_segment(name: &SegmentName, place: &Place, near: Option<&str>) -> Pro
         .meant(near)
 }
 
-fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> PolicySet {
+fn build(documents: Documents, leads: Leads, revision: Revision) -> PolicySet {
     let conditions = documents.policies.iter().filter_map(|p| p.when.as_deref());
     let mut set = PolicySet {
         revision,
         conditions_read: conditions.map(Condition::reads).collect(),
         segments: Vec::with_capacity(documents.segments.len()),
         policies: documents.policies,
+        by_sensitivity: leads.by_sensitivity,
         by_service: HashMap::new(),
         by_net: NetIndex::default(),
         by_identity: Vec::new(),
@@ -202,7 +232,8 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
     for policy in &mut set.policies {
         policy.limits = std::mem::take(&mut policy.limits).stamped(revision);
     }
-    for (number, (segment, policies)) in documents.segments.into_iter().zip(leads).enumerate() {
+    let segments = documents.segments.into_iter().zip(leads.named);
+    for (number, (segment, named_by)) in segments.enumerate() {
         for member in &segment.members {
             match member {
                 Member::Cidr { net, ports } => set.by_net.add(*net, ports, number),
@@ -218,7 +249,7 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
             .cloned()
             .unwrap_or_default();
         set.segments
-            .push(compiled(segment, &default, policies, revision));
+            .push(compiled(segment, &default, named_by, revision));
     }
     set
 }
@@ -226,7 +257,7 @@ fn build(documents: Documents, leads: Vec<Vec<usize>>, revision: Revision) -> Po
 fn compiled(
     segment: Segment,
     default: &PlacedLimits,
-    policies: Vec<usize>,
+    named_by: Vec<usize>,
     revision: Revision,
 ) -> CompiledSegment {
     let loss = || LossRule::default_for(segment.sensitivity);
@@ -243,6 +274,53 @@ fn compiled(
         mode: segment.mode,
         access: segment.access,
         on_adopt: segment.on_adopt,
-        policies,
+        named_by,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curfew_testkit::document;
+
+    use super::*;
+    use crate::load;
+
+    #[test]
+    fn a_policy_by_sensitivity_is_not_listed_for_every_segment() {
+        const MANY: usize = 10_000;
+        let many = |kind: &str, spec: &str| -> String {
+            let one = |n| document(kind, &format!("n{n}"), &spec.replace('#', &format!("{n}")));
+            (0..MANY).map(one).collect()
+        };
+        let segments = many(
+            "Segment",
+            "sensitivity: low, access: open, members: [{service: s#}]",
+        );
+        let policies = many(
+            "SessionPolicy",
+            "from: {anyone: true}, to: {sensitivities: [low, high]}",
+        );
+        let loaded = load([("segments", &*segments), ("policies", &*policies)]);
+        assert_eq!(loaded.problems, []);
+        let set = compile(loaded.documents, Revision(1)).unwrap();
+        let named: usize = set.segments.iter().map(|s| s.named_by.len()).sum();
+        let by_sensitivity: usize = set.by_sensitivity.values().map(Vec::len).sum();
+        assert_eq!((named, by_sensitivity), (0, 2 * MANY));
+        assert!(set.vain().is_empty() && set.unprovable(&[]).is_empty());
+        assert!(set.difference(&set).segments.is_empty());
+        let all = set.segments.first().map(|s| set.leading_to(s).count());
+        assert_eq!(all, Some(MANY));
+    }
+    #[test]
+    fn policies_stand_in_the_order_of_their_names_however_they_lead() {
+        let (named, all) = ("segments: [x]", "sensitivities: [low]");
+        let mut text = document("Segment", "x", "sensitivity: low, members: [{service: x}]");
+        for (name, to) in [("a", all), ("b", named), ("c", named), ("d", all)] {
+            let spec = format!("from: {{anyone: true}}, to: {{{to}}}");
+            text += &document("SessionPolicy", name, &spec);
+        }
+        let set = compile(load([("p.yaml", &*text)]).documents, Revision(1)).unwrap();
+        let segment = set.segments.first().unwrap();
+        assert_eq!(set.leading_to(segment).collect::<Vec<_>>(), [0, 1, 2, 3]);
     }
 }

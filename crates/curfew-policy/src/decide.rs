@@ -75,10 +75,10 @@ impl PolicySet {
     pub(crate) fn standings(&self, case: &Case<'_>, segments: &[usize]) -> Standings {
         let mut standings = Standings::new();
         for segment in self.listed(segments) {
-            for number in &segment.policies {
-                if let Some(policy) = self.policies.get(*number) {
+            for number in self.leading_to(segment) {
+                if let Some(policy) = self.policies.get(number) {
                     standings
-                        .entry(*number)
+                        .entry(number)
                         .or_insert_with(|| case.judge(policy));
                 }
             }
@@ -101,16 +101,14 @@ impl PolicySet {
         segment: &'s CompiledSegment,
         standings: &'s Standings,
     ) -> impl Iterator<Item = &'s SessionPolicy> {
-        segment
-            .policies
-            .iter()
+        self.leading_to(segment)
             .filter(|number| {
                 matches!(
                     standings.get(number),
                     Some(Standing::Admits(_) | Standing::Limits(_))
                 )
             })
-            .filter_map(|number| self.policies.get(*number))
+            .filter_map(|number| self.policies.get(number))
     }
 
     /// The mode of the segments that act on a session: the enforced ones, unless all only record.
@@ -202,10 +200,10 @@ impl PolicySet {
             .listed(segments)
             .filter(|segment| segment.mode == acting);
         let opening = acting
-            .flat_map(|segment| &segment.policies)
-            .filter_map(|number| match standings.get(number)? {
+            .flat_map(|segment| self.leading_to(segment))
+            .filter_map(|number| match standings.get(&number)? {
                 Standing::Absent(NoMatch::OutsideHours { next, .. }) => {
-                    Some((self.policies.get(*number)?, case.now.boot_at((*next)?)))
+                    Some((self.policies.get(number)?, case.now.boot_at((*next)?)))
                 }
                 _ => None,
             });
@@ -234,7 +232,7 @@ impl PolicySet {
         if case.facts.ambiguous {
             return Err(EndReason::Unattributed);
         }
-        let of = |number: &usize| Some((self.policies.get(*number)?, *standings.get(number)?));
+        let of = |number: usize| Some((self.policies.get(number)?, *standings.get(&number)?));
         let would = |standing: Standing| match standing {
             Standing::Admits(_) => true,
             Standing::Absent(
@@ -242,9 +240,8 @@ impl PolicySet {
             ) => would_admit,
             _ => false,
         };
-        let candidates: Vec<(&SessionPolicy, Standing)> = segment
-            .policies
-            .iter()
+        let candidates: Vec<(&SessionPolicy, Standing)> = self
+            .leading_to(segment)
             .filter_map(of)
             .filter(|(_, standing)| would(*standing))
             .collect();
@@ -269,10 +266,8 @@ impl PolicySet {
     }
 
     fn has_anyone(&self, segment: &CompiledSegment) -> bool {
-        segment
-            .policies
-            .iter()
-            .filter_map(|number| self.policies.get(*number))
+        self.leading_to(segment)
+            .filter_map(|number| self.policies.get(number))
             .any(|policy| policy.from.anyone)
     }
 

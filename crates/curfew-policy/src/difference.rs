@@ -3,7 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use curfew_model::{PolicyName, Provenance, Revision, SegmentName, ServiceName, Target};
+use curfew_model::{
+    PolicyName, Provenance, Revision, SegmentName, Sensitivity, ServiceName, Target,
+};
 use ipnet::IpNet;
 
 use crate::{
@@ -53,13 +55,20 @@ impl PolicySet {
         }
         let moved: HashSet<&SegmentName> = moved.iter().map(|(_, segment)| *segment).collect();
         let policies = changed_policies(self, before, &moved);
+        let is_same_lead = |now: &[usize], then: &[usize]| {
+            self.names(now).eq(before.names(then))
+                && !self.names(now).any(|name| policies.contains(name))
+        };
+        let is_same =
+            |of: &Sensitivity| is_same_lead(self.leading_to_all(*of), before.leading_to_all(*of));
+        let same: Vec<Sensitivity> = Sensitivity::ALL.into_iter().filter(is_same).collect();
         let mut others: HashMap<&SegmentName, &CompiledSegment> =
             before.segments.iter().map(|s| (&s.name, s)).collect();
         for segment in &self.segments {
             let same = others.remove(&segment.name).is_some_and(|other| {
                 is_same_segment(segment, other)
-                    && self.leading(segment).eq(before.leading(other))
-                    && !self.leading(segment).any(|name| policies.contains(name))
+                    && same.contains(&segment.sensitivity)
+                    && is_same_lead(&segment.named_by, &other.named_by)
             });
             if !same {
                 difference.segments.push(segment.name.clone());
@@ -69,12 +78,9 @@ impl PolicySet {
         difference
     }
 
-    /// The policies that lead to a segment, by name.
-    fn leading<'s>(
-        &'s self,
-        segment: &'s CompiledSegment,
-    ) -> impl Iterator<Item = &'s PolicyName> + 's {
-        let policies = segment.policies.iter();
+    /// The names of policies.
+    fn names<'s>(&'s self, policies: &'s [usize]) -> impl Iterator<Item = &'s PolicyName> {
+        let policies = policies.iter();
         policies.filter_map(|number| self.policies.get(*number).map(|policy| &policy.name))
     }
 

@@ -1,6 +1,8 @@
 //! Limits that ask for fresh proof, held against those who can never give it. Counting from proof is in `decide`.
 
-use curfew_model::{Binding, BindingKey, Kind};
+use std::collections::HashMap;
+
+use curfew_model::{Binding, BindingKey, Kind, Sensitivity};
 
 use crate::{
     compile::PolicySet,
@@ -44,14 +46,26 @@ impl PolicySet {
             .iter()
             .map(|policy| Asks::of(&policy.limits))
             .collect();
+        let mut raise = |policy: usize, by_segment: Asks| {
+            if let Some(asks) = asks.get_mut(policy) {
+                *asks = (*asks).max(Some(by_segment));
+            }
+        };
+        let mut of_sensitivity: HashMap<Sensitivity, Asks> = HashMap::new();
         for segment in &self.segments {
             let Some(by_segment) = Asks::of(&segment.limits) else {
                 continue;
             };
-            for index in &segment.policies {
-                if let Some(asks) = asks.get_mut(*index) {
-                    *asks = (*asks).max(Some(by_segment));
-                }
+            let of_all = of_sensitivity.entry(segment.sensitivity);
+            let of_all = of_all.or_insert(by_segment);
+            *of_all = (*of_all).max(by_segment);
+            for policy in &segment.named_by {
+                raise(*policy, by_segment);
+            }
+        }
+        for (sensitivity, by_segment) in of_sensitivity {
+            for policy in self.leading_to_all(sensitivity) {
+                raise(*policy, by_segment);
             }
         }
         let mut looks = MAX_LOOKS;

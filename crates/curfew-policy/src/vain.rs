@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use curfew_model::{Provenance, WallInstant, format_duration};
+use curfew_model::{Provenance, Sensitivity, WallInstant, format_duration};
 
 use crate::{
     compile::PolicySet,
@@ -72,12 +72,20 @@ impl PolicySet {
     /// For each policy that leads somewhere, the longest lifetime of the segments that it leads to.
     fn longest(&self) -> HashMap<usize, Duration> {
         let mut longest: HashMap<usize, Duration> = HashMap::new();
+        let mut of_sensitivity: HashMap<Sensitivity, Duration> = HashMap::new();
+        let raise = |known: &mut Duration, lifetime| *known = (*known).max(lifetime);
         for segment in &self.segments {
             let lifetime = segment.limits.max_lifetime.as_ref();
             let lifetime = lifetime.map_or(Duration::MAX, |(lifetime, _)| *lifetime);
-            for policy in &segment.policies {
-                let known = longest.entry(*policy).or_default();
-                *known = (*known).max(lifetime);
+            let of_all = of_sensitivity.entry(segment.sensitivity).or_default();
+            raise(of_all, lifetime);
+            for policy in &segment.named_by {
+                raise(longest.entry(*policy).or_default(), lifetime);
+            }
+        }
+        for (sensitivity, lifetime) in of_sensitivity {
+            for policy in self.leading_to_all(sensitivity) {
+                raise(longest.entry(*policy).or_default(), lifetime);
             }
         }
         longest
