@@ -15,7 +15,7 @@ use crate::{
     limits::PlacedLimits,
 };
 
-/// Windows that are followed one into the next when the end of admission is worked out.
+/// Windows that are followed one into the next when the end of admission is worked out; those behind them later.
 const MAX_WINDOWS: usize = 64;
 
 /// What every policy that leads to one of the target's segments says.
@@ -152,19 +152,25 @@ impl PolicySet {
         let overlaps = self.listed(segments).any(|segment| segment.mode != acting);
         let mut shadow = overlaps.then(|| of(Mode::Audit));
         let mut refusals = Vec::new();
+        let mut look_again_at = look_again(standings, case.now);
         // Whose a client is with two subjects nobody can say, so that no limit could be counted by it (rule 7).
         let asks =
             |segment: &&CompiledSegment| segment.access == Access::Policy || case.facts.ambiguous;
         for segment in self.listed(segments).filter(asks) {
-            match self.admission(case, segment, standings) {
-                Ok(until) => {
-                    let held = (segment.mode == acting).then_some(&mut lease);
-                    if let Some(held) = held.or(shadow.as_mut()) {
+            let held = (segment.mode == acting).then_some(&mut lease);
+            let held = held.or(shadow.as_mut());
+            let ends = held.as_ref().and_then(|held| held.expires_at.as_ref());
+            match self.admission(case, segment, standings, ends.map(|end| end.at)) {
+                Ok(Admitted::Until(until)) => {
+                    if let Some(held) = held {
                         held.tighten(Lease {
                             expires_at: until,
                             ..Lease::default()
                         });
                     }
+                }
+                Ok(Admitted::AtLeastUntil(then)) => {
+                    look_again_at = earliest(look_again_at, Some(then));
                 }
                 Err(reason) => refusals.push((segment.mode == Mode::Audit, reason, &segment.name)),
             }
@@ -184,7 +190,7 @@ impl PolicySet {
             refusal,
             shadow,
             coming: self.coming(case, segments, standings),
-            look_again_at: look_again(standings, case.now),
+            look_again_at,
         }
     }
 
@@ -222,13 +228,14 @@ impl PolicySet {
         Some(ComingEnd { end, warn_before })
     }
 
-    /// Until when a segment's policies admit; the refusal's reason if none does.
+    /// Until when a segment's policies admit a session that ends at `ends` anyhow; the refusal's reason if none does.
     fn admission(
         &self,
         case: &Case<'_>,
         segment: &CompiledSegment,
         standings: &Standings,
-    ) -> Result<Option<Bound>, EndReason> {
+        ends: Option<BootInstant>,
+    ) -> Result<Admitted, EndReason> {
         if case.facts.ambiguous {
             return Err(EndReason::Unattributed);
         }
@@ -249,7 +256,7 @@ impl PolicySet {
             .iter()
             .any(|(_, standing)| matches!(standing, Standing::Admits(_)))
         {
-            return Ok(self.admitted_until(case.now, &candidates));
+            return Ok(self.admitted_until(case.now, &candidates, ends));
         }
         let outside = |(_, standing): &(_, Standing)| {
             matches!(standing, Standing::Absent(NoMatch::OutsideHours { .. }))
@@ -271,34 +278,49 @@ impl PolicySet {
             .any(|policy| policy.from.anyone)
     }
 
-    /// The instant from which none of the candidates admits any more: their windows are followed one into the next.
-    fn admitted_until(&self, now: Now, candidates: &[(&SessionPolicy, Standing)]) -> Option<Bound> {
+    /// The instant from which none of the candidates admits any more, if it does not lie behind `ends`: their windows
+    /// are followed one into the next.
+    fn admitted_until(
+        &self,
+        now: Now,
+        candidates: &[(&SessionPolicy, Standing)],
+        ends: Option<BootInstant>,
+    ) -> Admitted {
         let mut at = now.wall;
         let mut last: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
-        for _ in 0..MAX_WINDOWS {
-            let ends = candidates
-                .iter()
-                .filter_map(|(policy, _)| match policy.validity.at(at) {
-                    crate::window::InForce::Until(end) => Some((end, *policy)),
-                    _ => None,
-                });
+        let mut followed = 0;
+        loop {
+            let in_force =
+                candidates
+                    .iter()
+                    .filter_map(|(policy, _)| match policy.validity.at(at) {
+                        crate::window::InForce::Until(end) => Some((end, *policy)),
+                        _ => None,
+                    });
             let mut latest: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
-            for (end, policy) in ends {
-                let (end, reason) = end?;
+            for (end, policy) in in_force {
+                let Some((end, reason)) = end else {
+                    return Admitted::Until(None);
+                };
                 if latest.is_none_or(|(until, ..)| end > until) {
                     latest = Some((end, reason, policy));
                 }
             }
             let Some(found) = latest else { break };
+            if ends.is_some_and(|ends| now.boot_at(found.0) > ends) {
+                return Admitted::Until(None);
+            }
+            if followed == MAX_WINDOWS {
+                return Admitted::AtLeastUntil(now.boot_at(at));
+            }
+            followed += 1;
             (at, last) = (found.0, Some(found));
         }
-        let (end, reason, policy) = last?;
-        let by = Arc::new(ends_by(policy, reason, self.revision));
-        Some(Bound {
+        Admitted::Until(last.map(|(end, reason, policy)| Bound {
             at: now.boot_at(end),
             reason,
-            by,
-        })
+            by: Arc::new(ends_by(policy, reason, self.revision)),
+        }))
     }
 
     fn matched(
@@ -335,6 +357,14 @@ impl PolicySet {
             on_control_plane_loss: segment.on_control_plane_loss,
         }
     }
+}
+
+/// Until when policies admit.
+enum Admitted {
+    /// Until an instant, or for longer than the session lasts.
+    Until(Option<Bound>),
+    /// They still admit then; what follows has to be looked at then.
+    AtLeastUntil(BootInstant),
 }
 
 /// A segment that refuses: whether that is only recorded, why, and its name.
@@ -452,4 +482,8 @@ fn look_again(standings: &Standings, now: Now) -> Option<BootInstant> {
         _ => None,
     });
     opens.min().map(|wall| now.boot_at(wall))
+}
+
+fn earliest(one: Option<BootInstant>, other: Option<BootInstant>) -> Option<BootInstant> {
+    one.into_iter().chain(other).min()
 }
