@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use curfew_model::{PolicyName, SegmentName};
+use curfew_model::{PolicyName, SegmentName, ServiceName};
 
 use crate::{
     document::{From, Name, Names, Selector, SessionPolicy, To},
@@ -153,12 +153,13 @@ fn read_selector(map: &Map<'_, '_>, names: &mut Names) -> Selector {
         let texts = source.placed_texts(map.get(field)?, &format!("`{field}`"));
         let subject = |(text, node): (&str, &Node)| {
             let name = Name::parse(text);
-            if let Some(named) = named {
-                names.name(
+            match named {
+                Some(named) => names.name(
                     named,
                     named::name(&name.issuer, &name.id),
                     source.place(node),
-                );
+                ),
+                None => check_role(source, node, &name.id),
             }
             name
         };
@@ -190,6 +191,20 @@ fn read_selector(map: &Map<'_, '_>, names: &mut Names) -> Selector {
                 .filter_map(|node| source.cidr(node, "a cidr"))
                 .collect()
         }),
+    }
+}
+
+/// Doors give roles by service.
+fn check_role(source: &Source<'_>, node: &Node, role: &str) {
+    let parts = role.split_once('/');
+    if parts.is_none_or(|(service, name)| ServiceName::new(service).is_err() || name.is_empty()) {
+        let message = format!("the role {role:?} is of no service: write it SERVICE/NAME");
+        let problem = Problem::error(&source.place(node), message);
+        source.report(
+            problem
+                .or_else("no session would ever have it")
+                .help("name the service that the role logs in to, like payments-db/postgres"),
+        );
     }
 }
 

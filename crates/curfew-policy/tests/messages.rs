@@ -106,6 +106,16 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             "error: `anyone` stands beside a narrower selection",
         ),
         (
+            policy(&format!("from: {{roles: [postgres]}}, {to}")),
+            "9:23: error: the role \"postgres\" is of no service: write it SERVICE/NAME",
+        ),
+        (
+            policy(&format!(
+                "from: {{anyone: true, except: {{roles: [db/]}}}}, {to}"
+            )),
+            "error: the role \"db/\" is of no service",
+        ),
+        (
             policy("from: {anyone: true}, to: {}"),
             "error: `to` leads nowhere",
         ),
