@@ -231,6 +231,7 @@ fn build(documents: Documents, leads: Leads, revision: Revision) -> PolicySet {
     }
     for policy in &mut set.policies {
         policy.limits = std::mem::take(&mut policy.limits).stamped(revision);
+        policy.ends_by = policy.ends_by.stamped(revision);
     }
     let segments = documents.segments.into_iter().zip(leads.named);
     for (number, (segment, named_by)) in segments.enumerate() {

@@ -256,7 +256,7 @@ impl PolicySet {
             .iter()
             .any(|(_, standing)| matches!(standing, Standing::Admits(_)))
         {
-            return Ok(self.admitted_until(case.now, &candidates, ends));
+            return Ok(admitted_until(case.now, &candidates, ends));
         }
         let outside = |(_, standing): &(_, Standing)| {
             matches!(standing, Standing::Absent(NoMatch::OutsideHours { .. }))
@@ -276,51 +276,6 @@ impl PolicySet {
         self.leading_to(segment)
             .filter_map(|number| self.policies.get(number))
             .any(|policy| policy.from.anyone)
-    }
-
-    /// The instant from which none of the candidates admits any more, if it does not lie behind `ends`: their windows
-    /// are followed one into the next.
-    fn admitted_until(
-        &self,
-        now: Now,
-        candidates: &[(&SessionPolicy, Standing)],
-        ends: Option<BootInstant>,
-    ) -> Admitted {
-        let mut at = now.wall;
-        let mut last: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
-        let mut followed = 0;
-        loop {
-            let in_force =
-                candidates
-                    .iter()
-                    .filter_map(|(policy, _)| match policy.validity.at(at) {
-                        crate::window::InForce::Until(end) => Some((end, *policy)),
-                        _ => None,
-                    });
-            let mut latest: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
-            for (end, policy) in in_force {
-                let Some((end, reason)) = end else {
-                    return Admitted::Until(None);
-                };
-                if latest.is_none_or(|(until, ..)| end > until) {
-                    latest = Some((end, reason, policy));
-                }
-            }
-            let Some(found) = latest else { break };
-            if ends.is_some_and(|ends| now.boot_at(found.0) > ends) {
-                return Admitted::Until(None);
-            }
-            if followed == MAX_WINDOWS {
-                return Admitted::AtLeastUntil(now.boot_at(at));
-            }
-            followed += 1;
-            (at, last) = (found.0, Some(found));
-        }
-        Admitted::Until(last.map(|(end, reason, policy)| Bound {
-            at: now.boot_at(end),
-            reason,
-            by: Arc::new(ends_by(policy, reason, self.revision)),
-        }))
     }
 
     fn matched(
@@ -367,6 +322,49 @@ enum Admitted {
     AtLeastUntil(BootInstant),
 }
 
+/// The instant from which none of the candidates admits any more, if it does not lie behind `ends`: their windows
+/// are followed one into the next.
+fn admitted_until(
+    now: Now,
+    candidates: &[(&SessionPolicy, Standing)],
+    ends: Option<BootInstant>,
+) -> Admitted {
+    let mut at = now.wall;
+    let mut last: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
+    let mut followed = 0;
+    loop {
+        let in_force = candidates
+            .iter()
+            .filter_map(|(policy, _)| match policy.validity.at(at) {
+                crate::window::InForce::Until(end) => Some((end, *policy)),
+                _ => None,
+            });
+        let mut latest: Option<(WallInstant, EndReason, &SessionPolicy)> = None;
+        for (end, policy) in in_force {
+            let Some((end, reason)) = end else {
+                return Admitted::Until(None);
+            };
+            if latest.is_none_or(|(until, ..)| end > until) {
+                latest = Some((end, reason, policy));
+            }
+        }
+        let Some(found) = latest else { break };
+        if ends.is_some_and(|ends| now.boot_at(found.0) > ends) {
+            return Admitted::Until(None);
+        }
+        if followed == MAX_WINDOWS {
+            return Admitted::AtLeastUntil(now.boot_at(at));
+        }
+        followed += 1;
+        (at, last) = (found.0, Some(found));
+    }
+    Admitted::Until(last.map(|(end, reason, policy)| Bound {
+        at: now.boot_at(end),
+        reason,
+        by: Arc::clone(policy.ends_by.reason(reason)),
+    }))
+}
+
 /// A segment that refuses: whether that is only recorded, why, and its name.
 type Refusing<'s> = (bool, EndReason, &'s SegmentName);
 
@@ -391,20 +389,6 @@ fn refusal(facts: &Facts, no_segment: bool, refusals: Vec<Refusing<'_>>) -> Opti
                 audit_only,
             })
         }
-    }
-}
-
-fn ends_by(policy: &SessionPolicy, reason: EndReason, revision: Revision) -> Provenance {
-    Provenance::Document {
-        document: format!("SessionPolicy/{}", policy.name),
-        field: if reason == EndReason::GrantExpired {
-            "spec.notAfter"
-        } else {
-            "spec.during"
-        }
-        .to_owned(),
-        place: Some(format!("{}:{}", policy.place.file, policy.place.line)),
-        revision,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_model::{
-    Access, EndReason, Issuer, LossRule, Mode, OnAdopt, PolicyName, SegmentName, Sensitivity,
-    ServiceName, WallInstant,
+    Access, EndReason, Issuer, LossRule, Mode, OnAdopt, PolicyName, Provenance, Revision,
+    SegmentName, Sensitivity, ServiceName, WallInstant,
 };
 use ipnet::IpNet;
 
@@ -111,7 +111,33 @@ pub(crate) struct SessionPolicy {
     pub(crate) to: To,
     pub(crate) when: Option<Arc<Condition>>,
     pub(crate) validity: Validity,
+    pub(crate) ends_by: EndsBy,
     pub(crate) limits: PlacedLimits,
+}
+
+/// What sets the ends of a policy, where it has any.
+#[derive(Debug)]
+pub(crate) struct EndsBy {
+    pub(crate) during: Arc<Provenance>,
+    pub(crate) not_after: Arc<Provenance>,
+}
+
+impl EndsBy {
+    /// What sets an end for this reason.
+    pub(crate) fn reason(&self, reason: EndReason) -> &Arc<Provenance> {
+        match reason {
+            EndReason::GrantExpired => &self.not_after,
+            _ => &self.during,
+        }
+    }
+
+    /// The same as a set of this revision has them.
+    pub(crate) fn stamped(&self, revision: Revision) -> Self {
+        Self {
+            during: Arc::new(self.during.stamped(revision)),
+            not_after: Arc::new(self.not_after.stamped(revision)),
+        }
+    }
 }
 
 /// Whom a policy speaks of.

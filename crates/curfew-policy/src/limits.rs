@@ -101,20 +101,28 @@ fn stamped<T>(set: Set<T>, revision: Revision) -> Set<T> {
     set.map(|(value, by)| (value, Arc::new(by.stamped(revision))))
 }
 
+/// What stands in a field of a document.
+pub(crate) fn written(
+    source: &Source<'_>,
+    node: &Node,
+    document: &str,
+    field: &str,
+) -> Arc<Provenance> {
+    let place = source.place(node);
+    Arc::new(Provenance::Document {
+        document: document.to_owned(),
+        field: field.to_owned(),
+        place: Some(format!("{}:{}", place.file, place.line)),
+        revision: Revision::default(),
+    })
+}
+
 /// Reads a `limits` map of `document`, whose field is `path`.
 pub(crate) fn read(source: &Source<'_>, node: &Node, document: &str, path: &str) -> PlacedLimits {
     let Some(map) = source.map(node, path, &FIELDS) else {
         return PlacedLimits::default();
     };
-    let by = |field: &str, node: &Node| {
-        let place = source.place(node);
-        Arc::new(Provenance::Document {
-            document: document.to_owned(),
-            field: format!("{path}.{field}"),
-            place: Some(format!("{}:{}", place.file, place.line)),
-            revision: Revision::default(),
-        })
-    };
+    let by = |field: &str, node: &Node| written(source, node, document, &format!("{path}.{field}"));
     let duration = |field: &str| {
         let node = map.get(field)?;
         Some((

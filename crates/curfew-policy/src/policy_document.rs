@@ -5,7 +5,7 @@ use std::sync::Arc;
 use curfew_model::{PolicyName, SegmentName, ServiceName};
 
 use crate::{
-    document::{From, Name, Names, Selector, SessionPolicy, To},
+    document::{EndsBy, From, Name, Names, Selector, SessionPolicy, To},
     limits::{self, PlacedLimits},
     load::{Metadata, SENSITIVITIES},
     named::{self, Named},
@@ -71,6 +71,14 @@ pub(crate) fn read(
         .as_ref()
         .map_or("", |metadata| metadata.name.as_str());
     let document = format!("SessionPolicy/{name}");
+    let by = |field: &str| {
+        let node = map.get(field).unwrap_or(spec);
+        limits::written(source, node, &document, &format!("spec.{field}"))
+    };
+    let ends_by = EndsBy {
+        during: by("during"),
+        not_after: by("notAfter"),
+    };
     let limits = map
         .get("limits")
         .map_or_else(PlacedLimits::default, |node| {
@@ -100,6 +108,7 @@ pub(crate) fn read(
         to: to?,
         when: flattened(when)?,
         validity,
+        ends_by,
         limits,
     })
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use curfew_model::{BootInstant, EndReason, Facts, Now, WallInstant};
+use curfew_model::{BootInstant, EndReason, Facts, Now, Provenance, Revision, WallInstant};
 use curfew_policy::{Decide, PolicySet};
 use curfew_testkit::{alice, compiled, document};
 
@@ -90,4 +90,21 @@ fn a_gap_behind_many_windows_is_found_by_a_later_look() {
     assert!(look < expected);
     let found = end(&set, after(look));
     assert_eq!(found, (expected.as_secs(), EndReason::GrantExpired));
+}
+
+#[test]
+fn an_end_names_the_line_that_sets_it() {
+    let ends = ",\n  notAfter: 2026-11-24T15:00:00Z";
+    for (more, field, line) in [("", "during", 10), (ends, "notAfter", 11)] {
+        let set = set("12h", &[("06:00-18:00", more)]);
+        let decision = set.decide(&facts(), after(Duration::ZERO));
+        let by = decision.lease.expires_at.unwrap().by;
+        let expected = Provenance::Document {
+            document: "SessionPolicy/p0".to_owned(),
+            field: format!("spec.{field}"),
+            place: Some(format!("p.yaml:{line}")),
+            revision: Revision(1),
+        };
+        assert_eq!(*by, expected);
+    }
 }
