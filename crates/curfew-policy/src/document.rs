@@ -168,10 +168,11 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    pub(crate) fn parse(text: &str) -> Self {
+    /// None for half a name.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (issuer, id) = Issuer::of_name(text);
         let id = id.to_owned();
-        Self { issuer, id }
+        (!issuer.0.is_empty() && !id.is_empty()).then_some(Self { issuer, id })
     }
 }
 

@@ -7,7 +7,8 @@ use std::{
 };
 
 use curfew_model::{
-    Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, SegmentName, Sensitivity, ServiceName,
+    Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, PolicyName, SegmentName, Sensitivity,
+    ServiceName,
 };
 
 use crate::{
@@ -172,6 +173,7 @@ fn read_document(source: &Source<'_>, node: &Node, into: &mut Documents) {
             into.policies.extend(policy);
         }
         Some(Kind::Defaults) => {
+            read_metadata::<PolicyName>(&map, &mut Vec::new());
             if let Some(spec) = spec {
                 read_defaults(source, spec, into);
             }

@@ -161,7 +161,11 @@ fn read_selector(map: &Map<'_, '_>, names: &mut Names) -> Selector {
     let mut subjects = |field: &str, named: Option<Named>| {
         let texts = source.placed_texts(map.get(field)?, &format!("`{field}`"));
         let subject = |(text, node): (&str, &Node)| {
-            let name = Name::parse(text);
+            let Some(name) = Name::parse(text) else {
+                let message = format!("`{field}`: {text:?} is half a name: write ID or ISSUER#ID");
+                source.error(node, message);
+                return None;
+            };
             match named {
                 Some(named) => names.name(
                     named,
@@ -170,9 +174,9 @@ fn read_selector(map: &Map<'_, '_>, names: &mut Names) -> Selector {
                 ),
                 None => check_role(source, node, &name.id),
             }
-            name
+            Some(name)
         };
-        Some(texts.into_iter().map(subject).collect())
+        Some(texts.into_iter().filter_map(subject).collect())
     };
     let users = subjects("users", Some(Named::User));
     let workloads = subjects("workloads", Some(Named::Workload));

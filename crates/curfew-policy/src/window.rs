@@ -242,10 +242,11 @@ fn read_days(text: &str) -> Option<Vec<Weekday>> {
 fn read_hours(text: &str) -> Option<(Time, Option<Time>)> {
     let time = |text: &str| {
         let (hour, minute) = text.split_once(':')?;
-        if hour.len() != 2 || minute.len() != 2 {
-            return None;
-        }
-        Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
+        let two = |text: &str| {
+            let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse().ok())?
+        };
+        Time::new(two(hour)?, two(minute)?, 0, 0).ok()
     };
     let (start, end) = text.split_once('-')?;
     let end = if end == "24:00" {
@@ -385,6 +386,8 @@ mod tests {
             "24:00-08:00",
             "08:00-08:00",
             "8:00-18:00",
+            "+8:00-18:00",
+            "08:+0-18:00",
         ] {
             assert!(read_hours(bad).is_none(), "{bad}");
         }

@@ -106,6 +106,14 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             "error: `anyone` stands beside a narrower selection",
         ),
         (
+            policy(&format!("from: {{users: ['https://idp#']}}, {to}")),
+            "error: `users`: \"https://idp#\" is half a name: write ID or ISSUER#ID",
+        ),
+        (
+            policy(&format!("from: {{workloads: ['#x']}}, {to}")),
+            "error: `workloads`: \"#x\" is half a name",
+        ),
+        (
             policy(&format!("from: {{roles: [postgres]}}, {to}")),
             "9:23: error: the role \"postgres\" is of no service: write it SERVICE/NAME",
         ),
@@ -136,6 +144,18 @@ fn each_kind_of_mistake_is_named_at_its_place() {
         (
             policy(&format!("from: {{anyone: true}}, {to}, when: now() > 3")),
             "unknown function `now`",
+        ),
+        (
+            policy(&format!(
+                "from: {{anyone: true}}, {to}, when: _foo(subject.id)"
+            )),
+            "unknown function `_foo`",
+        ),
+        (
+            policy(&format!(
+                "from: {{anyone: true}}, {to}, when: 'subject.id._b(1)'"
+            )),
+            "unknown function `_b`",
         ),
         (
             policy(&format!(
@@ -210,6 +230,18 @@ fn each_kind_of_mistake_is_named_at_its_place() {
         (
             "{apiVersion: v2, kind: Segmnt, metadata: {name: X}, spec: {}}".to_owned(),
             "did you mean `Segment`?",
+        ),
+        (
+            document("Defaults", "No Name", "sensitivities: {low: {maxLifetime: 1h}}"),
+            "4:18: error: `name`: ",
+        ),
+        (
+            "{apiVersion: curfew.dev/v1alpha1, kind: Defaults, metadata: {name: d, lables: {}}, spec: {sensitivities: {low: {}}}}".to_owned(),
+            "error: unknown field `lables` in `metadata`",
+        ),
+        (
+            "{apiVersion: curfew.dev/v1alpha1, kind: Defaults, spec: {sensitivities: {}}}".to_owned(),
+            "error: the field `metadata` is missing",
         ),
         (
             "[1, 2]".to_owned(),

@@ -11,6 +11,28 @@ use super::{ATTRIBUTES, AttributeSet, MAX_DEPTH, Type, unknown};
 
 const FUNCTIONS: [&str; 4] = ["size", "startsWith", "endsWith", "contains"];
 
+const OPERATORS: [&str; 19] = [
+    operators::ADD,
+    operators::CONDITIONAL,
+    operators::DIVIDE,
+    operators::EQUALS,
+    operators::GREATER,
+    operators::GREATER_EQUALS,
+    operators::IN,
+    operators::INDEX,
+    operators::LESS,
+    operators::LESS_EQUALS,
+    operators::LOGICAL_AND,
+    operators::LOGICAL_NOT,
+    operators::LOGICAL_OR,
+    operators::MODULO,
+    operators::MULTIPLY,
+    operators::NEGATE,
+    operators::NOT_EQUALS,
+    operators::NOT_STRICTLY_FALSE,
+    operators::SUBSTRACT,
+];
+
 /// What a part of a condition is.
 #[derive(Clone, Debug, PartialEq)]
 enum Shape {
@@ -251,7 +273,7 @@ impl Walk {
     }
 
     fn call(&mut self, call: &CallExpr, depth: usize) -> Shape {
-        let operator = call.func_name.starts_with(['_', '!', '-', '@']);
+        let operator = OPERATORS.contains(&call.func_name.as_str());
         if !operator && !FUNCTIONS.contains(&call.func_name.as_str()) {
             self.say(format!(
                 "unknown function `{}`: there are {}",
