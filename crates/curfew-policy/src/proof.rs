@@ -13,8 +13,8 @@ use crate::{
 
 /// Policies that are said one by one; the others are counted.
 const MAX_POLICIES: usize = 100;
-/// Bindings that are looked at, for all policies together: starting waits for it.
-const MAX_LOOKS: usize = 1_000_000;
+/// Bindings that are looked at, for all policies or members together: starting waits for it.
+pub(crate) const MAX_LOOKS: usize = 1_000_000;
 
 /// A limit that asks for fresh proof; what is worse without any comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

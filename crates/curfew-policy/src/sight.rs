@@ -5,6 +5,7 @@ use crate::{
     judge::matches_glob,
     named::Given,
     problem::{Place, Problem},
+    proof::MAX_LOOKS,
 };
 
 /// Members that are said one by one; the others are counted.
@@ -63,8 +64,8 @@ pub(crate) struct Needed {
 }
 
 impl Needed {
-    /// Whether a binding gives a workload that the member stands for.
-    fn is_given(&self, given: &Given) -> bool {
+    /// Whether a binding gives a workload that the member stands for, among at most `looks`, which are used up.
+    fn is_given(&self, given: &Given, looks: &mut usize) -> bool {
         let Some(pattern) = &self.pattern else {
             return false;
         };
@@ -76,21 +77,21 @@ impl Needed {
             id.strip_prefix(prefix)
                 .is_some_and(|id| matches_glob(pattern, id))
         };
-        given
-            .workloads()
-            .any(|name| is(name) || name.split_once('#').is_some_and(|(_, id)| is(id)))
+        let mut some = given.workloads().take(*looks).inspect(|_| *looks -= 1);
+        some.any(|name| is(name) || name.split_once('#').is_some_and(|(_, id)| is(id)))
     }
 }
 
 impl PolicySet {
     /// A warning for each member of a segment that doors which see no more than this cannot see, and that no binding
-    /// gives, by place.
+    /// gives, by place. Where very many members meet very many bindings, the last may be warned of all the same.
     #[must_use]
     pub fn unseen(&self, sees: &[Sight], given: &Given) -> Vec<Problem> {
+        let mut looks = MAX_LOOKS;
         let mut unseen: Vec<&Needed> = self
             .needed
             .iter()
-            .filter(|needed| !sees.contains(&needed.sight) && !needed.is_given(given))
+            .filter(|needed| !sees.contains(&needed.sight) && !needed.is_given(given, &mut looks))
             .collect();
         unseen.sort_by_key(|needed| &needed.place);
         let (said, counted) = unseen.split_at(unseen.len().min(MAX_MEMBERS));

@@ -149,19 +149,38 @@ fn members_that_no_door_sees_are_named_unless_a_binding_gives_them() {
     let said = set.unseen(&[], &given);
     assert_eq!(said[3].message, "no door of this node sees pods");
     for id in ["cgroup:/a/db.service", "spiffe://e/db"] {
-        given.binding(&Binding {
-            key: BindingKey::Uid(1),
-            identity: Identity {
-                proof: Proof::Bound,
-                kind: Kind::Workload,
-                issuer: Issuer::local(),
-                id: id.to_owned(),
-                display: None,
-            },
-            groups: Vec::new(),
-            until: None,
-            refreshed_at: None,
-        });
+        given.binding(&workload(id));
     }
     assert_eq!(lines(&[], &given), [10, 11]);
+}
+
+/// A binding that gives a workload.
+fn workload(id: &str) -> Binding {
+    Binding {
+        key: BindingKey::Uid(1),
+        identity: Identity {
+            proof: Proof::Bound,
+            kind: Kind::Workload,
+            issuer: Issuer::local(),
+            id: id.to_owned(),
+            display: None,
+        },
+        groups: Vec::new(),
+        until: None,
+        refreshed_at: None,
+    }
+}
+
+#[test]
+fn many_members_are_not_held_against_many_bindings_without_end() {
+    // Each member is the last of the workloads that are looked at.
+    let members = vec!["{spiffe: 'spiffe://e/z'}"; 90].join(", ");
+    let spec = format!("sensitivity: low, members: [{members}]");
+    let set = compiled(&document("Segment", "x", &spec), 1);
+    let mut given = Given::default();
+    for n in 0..20_000 {
+        given.binding(&workload(&format!("spiffe://e/n{n}")));
+    }
+    given.binding(&workload("spiffe://e/z"));
+    assert_eq!(set.unseen(&[], &given).len(), 90 - 1_000_000 / 20_001);
 }
