@@ -37,10 +37,18 @@ pub(crate) struct CompiledSegment {
     pub(crate) on_control_plane_loss: LossRule,
     /// The sensitivity's defaults, replaced by the segment's own.
     pub(crate) limits: PlacedLimits,
-    /// What sets that a reconnect needs proof where nothing says otherwise and the sensitivity asks for it.
-    pub(crate) proof_by_default: Option<Arc<Provenance>>,
+    /// What sets that a reconnect needs proof where the sensitivity asks for it and the subject can give it.
+    proof_by_default: Option<Arc<Provenance>>,
     /// The policies that name it, by index, in the order of their names.
     pub(crate) named_by: Vec<usize>,
+}
+
+impl CompiledSegment {
+    /// What sets that a reconnect needs proof by default: neither the segment nor the set's defaults say otherwise.
+    pub(crate) fn proof_by_default(&self) -> Option<&Arc<Provenance>> {
+        let by_default = self.proof_by_default.as_ref();
+        by_default.filter(|_| self.limits.reconnect.is_none())
+    }
 }
 
 /// A compiled policy set: immutable, and stamped with the revision of the desired state that holds it.

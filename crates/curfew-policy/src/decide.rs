@@ -297,10 +297,7 @@ impl PolicySet {
             .filter(|(reconnect, _)| !reconnect.wait.is_zero())
             .max_by_key(|(reconnect, _)| reconnect.wait);
         let proof = reconnects().find(|(reconnect, _)| reconnect.proof);
-        let by_default = segment
-            .proof_by_default
-            .as_ref()
-            .filter(|_| segment.limits.reconnect.is_none() && is_provable(facts));
+        let by_default = segment.proof_by_default().filter(|_| is_provable(facts));
         MatchedSegment {
             name: segment.name.clone(),
             sensitivity: segment.sensitivity,
@@ -393,7 +390,7 @@ fn refusal(facts: &Facts, no_segment: bool, refusals: Vec<Refusing<'_>>) -> Opti
 }
 
 /// Whether the subject can prove itself again (rule 3).
-fn is_provable(facts: &Facts) -> bool {
+pub(crate) fn is_provable(facts: &Facts) -> bool {
     let proven = |subject: &Identity| subject.proof == Proof::Proven;
     facts.proved_at.is_some() || facts.subject().is_some_and(proven)
 }

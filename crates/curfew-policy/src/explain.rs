@@ -6,7 +6,8 @@ use curfew_model::{Access, Facts, Mode, Now, Provenance, ServiceName, Target, fo
 use serde::Serialize;
 
 use crate::{
-    compile::PolicySet,
+    compile::{CompiledSegment, PolicySet},
+    decide::is_provable,
     decision::{Decide, Decision, Refusal},
     judge::{Case, NoAdmission, NoMatch, Standing},
     limits::{PlacedLimits, Set},
@@ -65,7 +66,7 @@ impl PolicySet {
         let case = Case::new(self, facts, now);
         let segments = self.targets(&facts.target);
         let standings = self.standings(&case, &segments);
-        let segment = |segment: &crate::compile::CompiledSegment| {
+        let segment = |segment: &CompiledSegment| {
             let access = if facts.ambiguous {
                 "two bindings give the client to two subjects, or it could not be learnt whose it is: nobody is let in"
             } else if segment.access == Access::Open {
@@ -94,6 +95,20 @@ impl PolicySet {
                 standing_text(*standing)
             ))
         };
+        let acting = self.acting(&segments);
+        let default_proof = |segment: &CompiledSegment| {
+            let by = by_text(segment.proof_by_default()?);
+            let not_here = if is_provable(facts) {
+                ""
+            } else {
+                ": not asked of this subject, which cannot give any"
+            };
+            Some(format!("reconnect proof by {by}{not_here}"))
+        };
+        let default_proofs = self
+            .listed(&segments)
+            .filter(|segment| segment.mode == acting)
+            .filter_map(default_proof);
         let (outcome, verdict) = if segments.is_empty() {
             (Outcome::NoSegment, self.no_segment(&facts.target))
         } else {
@@ -106,9 +121,10 @@ impl PolicySet {
             segments: self.listed(&segments).map(segment).collect(),
             policies: standings.iter().filter_map(policy).collect(),
             limits: self
-                .limits(&segments, &standings, self.acting(&segments))
+                .limits(&segments, &standings, acting)
                 .into_iter()
                 .flat_map(limit_lines)
+                .chain(default_proofs)
                 .collect(),
             outcome,
             verdict,
@@ -214,6 +230,8 @@ fn limit_lines(limits: &PlacedLimits) -> Vec<String> {
     let reconnect = limits.reconnect.as_ref().map(|(reconnect, by)| {
         let need = if reconnect.proof {
             "proof".to_owned()
+        } else if reconnect.wait.is_zero() {
+            "allow".to_owned()
         } else {
             format_duration(reconnect.wait)
         };

@@ -488,6 +488,7 @@ policy    night (p.yaml:14): does not match: outside its hours until 2026-11-24T
 limit     maxLifetime 15m by Defaults/critical maxLifetime (built in)
 limit     idleTimeout 5m by Defaults/critical idleTimeout (built in)
 limit     credential cap by Defaults/critical credential (built in)
+limit     reconnect proof by Defaults/critical reconnect (built in): not asked of this subject, which cannot give any
 decision  admitted; ends at 2026-11-24T12:05:00.000Z (idle_timeout) if nothing moves";
     assert_eq!(text, expected);
 }
