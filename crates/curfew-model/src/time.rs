@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for WallInstant {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         let timestamp: jiff::Timestamp = text.parse().map_err(|_| {
             serde::de::Error::custom(format_args!(
-                "{text:?} is no instant between the years -9999 and 9999: write it like 2026-11-24T12:00:00Z"
+                "{text:?} is no instant from -009999-01-02T01:59:59Z to 9999-12-30T22:00:00Z: write it like 2026-11-24T12:00:00Z"
             ))
         })?;
         Ok(Self(timestamp.as_millisecond()))
@@ -279,6 +279,16 @@ mod tests {
         assert_eq!(proved.uptime(), 0);
         assert_eq!(now.boot.uptime(), 60_000_000_000);
         assert_eq!(now.boot_before(WallInstant(i64::MAX)), now.boot);
+    }
+
+    #[test]
+    fn the_bounds_that_are_told_are_those_of_instants() {
+        let read = |text: &str| serde_json::from_value::<WallInstant>(text.into());
+        let told = read("9999-12-31T23:59:59Z").unwrap_err().to_string();
+        let bounds = told.split_once("from ").unwrap().1;
+        let (bounds, _) = bounds.split_once(": write").unwrap();
+        let (first, last) = bounds.split_once(" to ").unwrap();
+        assert!(read(first).is_ok() && read(last).is_ok(), "{told}");
     }
 
     #[test]

@@ -286,7 +286,7 @@ fn read_instant(source: &Source<'_>, node: &Node) -> Option<curfew_model::WallIn
         Err(_) => {
             source.error(
                 node,
-                format!("`notAfter` is {text:?}: write an instant like 2027-01-31T00:00:00Z"),
+                format!("`notAfter` is {text:?}: write an instant like 2027-01-31T00:00:00Z, at most 9999-12-30T22:00:00Z"),
             );
             None
         }

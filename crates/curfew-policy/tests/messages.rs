@@ -206,6 +206,12 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             "write an instant like 2027-01-31T00:00:00Z",
         ),
         (
+            policy(&format!(
+                "from: {{anyone: true}}, {to}, notAfter: 9999-12-31T23:59:59Z"
+            )),
+            "at most 9999-12-30T22:00:00Z",
+        ),
+        (
             policy(&format!("admit: false, from: {{anyone: true}}, {to}")),
             "warning: this policy neither admits nor limits",
         ),
@@ -312,7 +318,7 @@ fn names_are_held_against_documents_with_errors_in_them_too() {
         "p.yaml:8:7: error: `kind` is \"Segmnt\", which is not one of its words",
         "p.yaml:14:18: error: the segment `fast` is given twice; the first is at p.yaml:4:18",
         "p.yaml:25:46: error: there is no segment `fsat` in this set",
-        "p.yaml:25:64: error: `notAfter` is \"tomorrow\": write an instant like 2027-01-31T00:00:00Z",
+        "p.yaml:25:64: error: `notAfter` is \"tomorrow\": write an instant like 2027-01-31T00:00:00Z, at most 9999-12-30T22:00:00Z",
         "p.yaml:29:18: error: the policy `two` is given twice; the first is at p.yaml:24:18",
     ];
     assert_eq!(errors, expected, "{said}");
