@@ -6,11 +6,13 @@ mod support;
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
     process::Stdio,
     sync::mpsc,
     time::Duration,
 };
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 use support::{
@@ -366,18 +368,44 @@ fn a_made_token_opens_what_its_role_may_until_it_is_removed() {
     );
 }
 
-#[test]
-fn a_server_with_tls_has_to_be_vouched_for() {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (certificate, key) = (folder.path().join("api.pem"), folder.path().join("api.key"));
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    secret(&key, &made.signing_key.serialize_pem());
+/// In this folder a certificate for 127.0.0.1 that signs itself, and the configuration that names it and its key.
+fn self_signed(folder: &Path, is_ca: IsCa) -> (PathBuf, String) {
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = is_ca;
+    let signing = KeyPair::generate().unwrap();
+    let (certificate, key) = (folder.join("api.pem"), folder.join("api.key"));
+    std::fs::write(&certificate, params.self_signed(&signing).unwrap().pem()).unwrap();
+    secret(&key, &signing.serialize_pem());
     let tls = format!(
         ", tls: {{certificate: '{}', key: '{}'}}",
         certificate.display(),
         key.display()
     );
+    (certificate, tls)
+}
+
+#[test]
+fn a_certificate_that_is_an_authoritys_is_told_from_one_of_a_stranger() {
+    let folder = tempfile::tempdir().unwrap();
+    let any = IsCa::Ca(BasicConstraints::Unconstrained);
+    let (certificate, tls) = self_signed(folder.path(), any);
+    let site = Site::start(&tls);
+    let list = [
+        "sessions",
+        "list",
+        "--ca-file",
+        certificate.to_str().unwrap(),
+    ];
+    let ran = Ran::of(&mut site.command("https", &list));
+    assert_eq!(ran.code, 1);
+    let help = "-addext basicConstraints=critical,CA:FALSE -addext subjectAltName";
+    assert!(ran.err.contains(help), "{}", ran.err);
+}
+
+#[test]
+fn a_server_with_tls_has_to_be_vouched_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, tls) = self_signed(folder.path(), IsCa::NoCa);
     let site = Site::start(&tls);
     let list = |scheme: &str, more: &[&str]| {
         Ran::of(&mut site.command(scheme, &[&["sessions", "list"], more].concat()))

@@ -93,6 +93,14 @@ pub enum ClientError {
         /// What was seen.
         why: String,
     },
+    /// The server shows the certificate of an authority.
+    #[error(
+        "{server} cannot be trusted: its certificate is an authority's (CA:TRUE), which is no server's own; let an authority sign one for it, or make one that signs itself with `openssl req -x509 -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:NAME` and what else it takes, where an address is IP:ADDRESS"
+    )]
+    Authority {
+        /// The server.
+        server: String,
+    },
     /// More than the API takes.
     #[error(
         "the request has {bytes} bytes, and {server} takes no more than {POLICY_BODY}: send less at once"

@@ -366,6 +366,7 @@ impl Client {
             Error::Io(error) if is_plain(error) => {
                 self.strange("something else than TLS: write http:// if it has none")
             }
+            Error::Io(error) if is_authority(error) => ClientError::Authority { server },
             Error::Rustls(_) | Error::Tls(_) => ClientError::Untrusted { server, why },
             Error::Io(error) if is_tls(error) => ClientError::Untrusted { server, why },
             Error::Protocol(_) | Error::LargeResponseHeader(..) => {
@@ -425,6 +426,15 @@ fn is_tls(error: &io::Error) -> bool {
 fn is_plain(error: &io::Error) -> bool {
     let not_tls = rustls::InvalidMessage::InvalidContentType;
     tls_error(error) == Some(&rustls::Error::InvalidMessage(not_tls))
+}
+
+/// Whether the certificate that the other end shows is an authority's. This error has no variant, but a name.
+fn is_authority(error: &io::Error) -> bool {
+    use rustls::{CertificateError::Other, Error::InvalidCertificate};
+    matches!(
+        tls_error(error),
+        Some(InvalidCertificate(Other(other))) if other.to_string() == "CaUsedAsEndEntity"
+    )
 }
 
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
