@@ -320,6 +320,7 @@ mod tests {
         let all = set.segments.first().map(|s| set.leading_to(s).count());
         assert_eq!(all, Some(MANY));
     }
+
     #[test]
     fn policies_stand_in_the_order_of_their_names_however_they_lead() {
         let (named, all) = ("segments: [x]", "sensitivities: [low]");
