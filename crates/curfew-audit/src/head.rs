@@ -1,7 +1,12 @@
 //! Heads: the place that a log has reached, signed. And the signing key, a file of mode 0600 in the log's directory.
 
 use std::{
-    fmt, fs::File, io::Read as _, os::unix::fs::PermissionsExt as _, path::Path, str::FromStr,
+    fmt,
+    fs::File,
+    io::{ErrorKind, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use curfew_model::WallInstant;
@@ -107,6 +112,26 @@ impl FromStr for Head {
     }
 }
 
+/// The public half of the signing key beside the log in `dir`; none where it is not, or this user may not read it.
+pub(crate) fn public_key(dir: &Path) -> Result<Option<Digest>, AuditError> {
+    let path = dir.join(KEY);
+    match File::open(&path) {
+        Ok(file) => {
+            let key = read_key(file, path)?;
+            Ok(Some(Digest(key.verifying_key().to_bytes())))
+        }
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::PermissionDenied
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(AuditError::io("open", &path)(error)),
+    }
+}
+
 /// Reads the signing key of the log in `dir`, or makes one.
 pub(crate) fn load_or_make_key(dir: &Path) -> Result<SigningKey, AuditError> {
     let path = dir.join(KEY);
@@ -119,6 +144,10 @@ pub(crate) fn load_or_make_key(dir: &Path) -> Result<SigningKey, AuditError> {
     if mode & 0o077 != 0 {
         return Err(AuditError::OpenKey { path, mode });
     }
+    read_key(file, path)
+}
+
+fn read_key(file: File, path: PathBuf) -> Result<SigningKey, AuditError> {
     let mut text = String::new();
     file.take(128)
         .read_to_string(&mut text)

@@ -22,7 +22,7 @@ pub use error::{AppendError, AuditError, DurableError};
 pub use head::Head;
 pub use read::{Lines, export, newest_head, tail};
 pub use record::{Digest, Entry, LogEvent, MAX_RECORD, Record, RecordKind};
-pub use report::{Finding, Place, Problem, Report, Truncation};
+pub use report::{Finding, KeyFrom, Known, Place, Problem, Report, Truncation};
 pub use segment::is_log;
 pub use verify::{verify, verify_export};
 pub use whole::replace;

@@ -46,6 +46,11 @@ pub enum Problem {
     /// There are records, and no head.
     #[error("the signed heads are missing")]
     NoHeads,
+    /// There are records, and the heads name none of them.
+    #[error(
+        "no signature names any of the records: whoever writes the log's files can have written them all"
+    )]
+    NothingSigned,
     /// There is no record, so nothing can be proved.
     #[error("there is no record: nothing was recorded yet, or everything was removed")]
     NoRecords,
@@ -98,6 +103,26 @@ pub enum Truncation {
     },
 }
 
+/// The key that a log is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The key.
+    pub key: Digest,
+    /// Where it was learnt.
+    pub from: KeyFrom,
+}
+
+/// Where the key was learnt that a log is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFrom {
+    /// It was given.
+    Given,
+    /// The head that was given was signed with it.
+    Head,
+    /// From `audit.key` beside the log.
+    File,
+}
+
 /// What verification found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -109,6 +134,10 @@ pub struct Report {
     pub last: Option<(u64, Digest)>,
     /// The key that signed the log's heads.
     pub key: Option<Digest>,
+    /// The key that they had to be signed with. Without one, whoever can write the files can have written the log anew.
+    pub known: Option<Known>,
+    /// Whether the file of the newest head is missing, which a log always has.
+    pub newest_missing: bool,
     /// The last record that a signed head names: those after it, whoever writes the files can have written.
     pub signed_through: Option<u64>,
     /// What is wrong, at most 100 entries.
@@ -124,12 +153,14 @@ pub struct Report {
 }
 
 impl Report {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(known: Option<Known>) -> Self {
         Self {
             records: 0,
             first: None,
             last: None,
             key: None,
+            known,
+            newest_missing: false,
             signed_through: None,
             findings: Vec::new(),
             more: 0,
@@ -143,6 +174,12 @@ impl Report {
     #[must_use]
     pub fn is_ok(&self) -> bool {
         self.findings.is_empty()
+    }
+
+    /// Whether the heads name none of the records, and there is more than the first.
+    pub(crate) fn is_unsigned(&self) -> bool {
+        let ends = self.first.zip(self.last);
+        ends.is_some_and(|(first, (last, _))| last > 1 && self.signed_through.unwrap_or(0) < first)
     }
 
     pub(crate) fn add(&mut self, file: &str, line: u64, seq: Option<u64>, problem: Problem) {

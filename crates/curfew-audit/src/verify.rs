@@ -1,16 +1,17 @@
 //! Offline verification: whether the records are those that were written, in their order, and where not.
 //!
 //! What the chain proves: no record before the last was altered, dropped, inserted or moved, up to the newest head
-//! that the reader trusts. Without a head exported earlier, the end of the log may have been cut off.
+//! that the reader trusts. Without a head exported earlier, the end of the log may have been cut off; without a key that
+//! the reader knows, the whole of it may have been written anew.
 
 use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
 use curfew_model::{Detail, EventKind};
 
 use crate::{
-    AuditError, Digest, Head, Problem, Record, RecordKind, Report, Truncation,
+    AuditError, Digest, Head, KeyFrom, Known, Problem, Record, RecordKind, Report, Truncation,
     counts::Counts,
-    head::Purpose,
+    head::{self, Purpose},
     read,
     record::{self, LineError},
     segment,
@@ -28,28 +29,57 @@ struct Claim {
     hash: Digest,
 }
 
-/// Verifies the log in `dir`, against a head exported earlier if there is one. Reads everything, changes nothing; retention
-/// waits for it for a while.
+/// Verifies the log in `dir`, against a head exported earlier if there is one, and against `key`, or else that of the head
+/// or of `audit.key` beside the log. Reads everything, changes nothing; retention waits for it for a while.
 ///
 /// # Errors
 /// [`AuditError`] when a file cannot be read.
-pub fn verify(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
+pub fn verify(dir: &Path, head: Option<&Head>, key: Option<Digest>) -> Result<Report, AuditError> {
     let _reading = segment::keep_all(dir)?;
+    let known = match known(head, key) {
+        None => head::public_key(dir)?.map(|key| Known {
+            key,
+            from: KeyFrom::File,
+        }),
+        known => known,
+    };
     let mut tries = 0..AGAIN;
     loop {
         let anchor = segment::read_small(dir, segment::ANCHOR)?;
-        let report = verify_from(dir, &anchor, head);
+        // Before the records: what it names is there.
+        let newest = segment::read_newest(dir)?;
+        let report = verify_from(dir, (&anchor, &newest), head, known);
         // Retention may have removed meanwhile what it began with, where it waited no longer.
         let is_gone = report.as_ref().is_err_and(AuditError::is_not_found);
+        // The first records of a log that is being written may have been signed since.
+        let is_unsigned = report.as_ref().is_ok_and(Report::is_unsigned);
+        let is_signed = is_unsigned && segment::read_newest(dir)? != newest;
         let is_same = segment::read_small(dir, segment::ANCHOR)? == anchor;
-        if is_same && !is_gone || tries.next().is_none() {
+        if is_same && !is_gone && !is_signed || tries.next().is_none() {
             return report;
         }
     }
 }
 
-fn verify_from(dir: &Path, anchor_text: &str, head: Option<&Head>) -> Result<Report, AuditError> {
-    let mut report = Report::new();
+/// The key that the reader brings along.
+fn known(head: Option<&Head>, key: Option<Digest>) -> Option<Known> {
+    let given = key.map(|key| (key, KeyFrom::Given));
+    let of_head = || {
+        let head = head.filter(|head| head.is_signed())?;
+        Some((head.key, KeyFrom::Head))
+    };
+    let (key, from) = given.or_else(of_head)?;
+    Some(Known { key, from })
+}
+
+fn verify_from(
+    dir: &Path,
+    (anchor_text, newest): (&str, &str),
+    head: Option<&Head>,
+    known: Option<Known>,
+) -> Result<Report, AuditError> {
+    let mut report = Report::new(known);
+    report.newest_missing = newest.is_empty();
     let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
     let heads = segment::read_small(dir, segment::HEADS)?;
     let stored = heads
@@ -58,8 +88,6 @@ fn verify_from(dir: &Path, anchor_text: &str, head: Option<&Head>) -> Result<Rep
     let anchored = anchor_text
         .split_inclusive('\n')
         .map(|line| (segment::ANCHOR, line));
-    // Before the records: what it names is there.
-    let newest = segment::read_newest(dir)?;
     let newest = newest
         .split_inclusive('\n')
         .map(|line| (segment::NEWEST, line));
@@ -109,16 +137,23 @@ fn verify_from(dir: &Path, anchor_text: &str, head: Option<&Head>) -> Result<Rep
         .min(chain.anchor.saturating_add(1));
     let last = report.last.map_or(chain.anchor, |(seq, _)| seq);
     finish(&mut report, claims, start, head, last);
+    if report.is_ok() && report.is_unsigned() {
+        report.add("records", 0, None, Problem::NothingSigned);
+    }
     Ok(report)
 }
 
 /// Verifies an export: a file of records as `export` gives them, from any record on. It holds no signed head, so that it
-/// was not written anew as a whole shows only against one.
+/// was not written anew as a whole shows only against one, which has to be signed with `key` if that is given.
 ///
 /// # Errors
 /// [`AuditError`] when the file cannot be read.
-pub fn verify_export(path: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
-    let mut report = Report::new();
+pub fn verify_export(
+    path: &Path,
+    head: Option<&Head>,
+    key: Option<Digest>,
+) -> Result<Report, AuditError> {
+    let mut report = Report::new(known(head, key));
     let mut claims: BTreeMap<u64, Vec<Claim>> = BTreeMap::new();
     let read = head.and_then(|head| read_head(&mut report, GIVEN, 1, &format!("{head}\n")));
     if let Some(head) = read {
@@ -224,10 +259,12 @@ fn read_head(report: &mut Report, file: &str, number: u64, line: &str) -> Option
         report.add(file, number, Some(head.seq), Problem::BadSignature);
         return None;
     }
-    if *report.key.get_or_insert(head.key) != head.key {
+    let known = report.known.map(|known| known.key).or(report.key);
+    if known.is_some_and(|key| key != head.key) {
         report.add(file, number, Some(head.seq), Problem::OtherKey);
         return None;
     }
+    report.key = Some(head.key);
     Some(head)
 }
 

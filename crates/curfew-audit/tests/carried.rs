@@ -111,7 +111,7 @@ fn an_open_session_is_told_of_for_as_long_as_it_is_open() {
     assert_eq!(of(dir.path(), long), []);
     assert!(files(dir.path()) <= 3);
     drop(log);
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
 }
 
@@ -177,6 +177,6 @@ fn a_file_that_tells_of_too_many_open_sessions_stays_until_they_ended() {
     write(&log, (0..60).map(entry));
     assert!(files(dir.path()) <= 3);
     drop(log);
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
 }

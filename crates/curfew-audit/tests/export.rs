@@ -53,18 +53,20 @@ fn an_export_verifies_from_any_record_on() {
     let heads = fill(dir.path(), 30, None);
     for from in [1, 2, 15, 30] {
         let file = written(dir.path(), &exported(dir.path(), from));
-        let report = verify_export(&file, None).unwrap();
+        let report = verify_export(&file, None, None).unwrap();
         assert!(report.is_ok(), "{:?}", report.findings);
         assert_eq!((report.first, report.records), (Some(from), 31 - from));
         assert_eq!(report.truncation, Truncation::NotExcludedAfter(30));
-        let report = verify_export(&file, Some(&heads[2])).unwrap();
+        let report = verify_export(&file, Some(&heads[2]), None).unwrap();
         assert!(report.is_ok(), "{:?}", report.findings);
         assert_eq!(report.truncation, Truncation::ExcludedThrough(30));
     }
     let file = written(dir.path(), &exported(dir.path(), 15));
     let outdated = Truncation::HeadOutdated { head: 10, last: 30 };
     assert_eq!(
-        verify_export(&file, Some(&heads[0])).unwrap().truncation,
+        verify_export(&file, Some(&heads[0]), None)
+            .unwrap()
+            .truncation,
         outdated
     );
 }
@@ -75,7 +77,7 @@ fn whatever_was_done_to_an_export_is_found() {
     let heads = fill(dir.path(), 30, None);
     let whole = exported(dir.path(), 11);
     let problems = |lines: &[String], head: Option<&Head>| -> Vec<Problem> {
-        let report = verify_export(&written(dir.path(), lines), head).unwrap();
+        let report = verify_export(&written(dir.path(), lines), head, None).unwrap();
         report
             .findings
             .into_iter()
@@ -114,7 +116,7 @@ fn whatever_was_done_to_an_export_is_found() {
 fn a_head_older_than_what_is_left_proves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let heads = fill(dir.path(), 60, NonZeroUsize::new(2));
-    let report = verify(dir.path(), Some(&heads[0])).unwrap();
+    let report = verify(dir.path(), Some(&heads[0]), None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
     let (first, (last, _)) = report.first.zip(report.last).unwrap();
     assert!(first > 10, "{first}");
@@ -123,7 +125,7 @@ fn a_head_older_than_what_is_left_proves_nothing() {
         Truncation::HeadOutdated { head: 10, last }
     );
     let newest = heads.last().unwrap();
-    let report = verify(dir.path(), Some(newest)).unwrap();
+    let report = verify(dir.path(), Some(newest), None).unwrap();
     assert_eq!(report.truncation, Truncation::ExcludedThrough(newest.seq));
 }
 
@@ -131,7 +133,7 @@ fn a_head_older_than_what_is_left_proves_nothing() {
 fn a_log_without_a_record_does_not_verify() {
     let dir = tempfile::tempdir().unwrap();
     drop(Log::open(Options::new(dir.path()), NOW).unwrap());
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     let problems: Vec<_> = report
         .findings
         .iter()

@@ -71,7 +71,7 @@ fn a_killed_writer_loses_nothing_durable() {
         let head = log.head(NOW);
         assert!(head.seq >= durable, "durable {durable}, found {}", head.seq);
         drop(log);
-        let report = verify(dir.path(), Some(&head)).unwrap();
+        let report = verify(dir.path(), Some(&head), None).unwrap();
         assert!(report.is_ok(), "{:?}", report.findings);
     }
 }
@@ -169,7 +169,7 @@ fn full_disk(dir: &Path) {
         "{told:?}"
     );
     drop(log);
-    let report = verify(dir, None).unwrap();
+    let report = verify(dir, None, None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
     assert!(report.lost >= lost);
 }

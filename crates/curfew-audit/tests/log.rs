@@ -55,12 +55,12 @@ fn what_is_written_verifies_and_reads_back() {
     let dir = tempfile::tempdir().unwrap();
     let head = fill(small(dir.path()), 25);
     assert!(segments(dir.path()).len() > 2);
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
     assert_eq!((report.records, report.first), (25, Some(1)));
     assert_eq!(report.truncation, Truncation::NotExcludedAfter(25));
     assert_eq!(report.enforcer_gaps, 0);
-    let report = verify(dir.path(), Some(&head)).unwrap();
+    let report = verify(dir.path(), Some(&head), None).unwrap();
     assert_eq!(report.truncation, Truncation::ExcludedThrough(25));
     assert_eq!(head.to_string().parse::<Head>().unwrap(), head);
 
@@ -87,7 +87,7 @@ fn a_log_goes_on_where_it_ended_with_the_same_key() {
     let second = fill(small(dir.path()), 3);
     assert_eq!((first.seq, second.seq), (3, 6));
     assert_eq!(first.key, second.key);
-    assert!(verify(dir.path(), Some(&first)).unwrap().is_ok());
+    assert!(verify(dir.path(), Some(&first), None).unwrap().is_ok());
 }
 
 proptest! {
@@ -105,7 +105,7 @@ proptest! {
         let mut bytes = fs::read(&files[file]).unwrap();
         bytes[at] ^= change;
         fs::write(&files[file], &bytes).unwrap();
-        let report = verify(dir.path(), None).unwrap();
+        let report = verify(dir.path(), None, None).unwrap();
         prop_assert!(!report.is_ok(), "byte {at} of {:?} ^ {change}", files[file]);
         let name = files[file].file_name().unwrap().to_string_lossy();
         prop_assert!(report.findings.iter().any(|finding| finding.place.file == name));
@@ -124,7 +124,7 @@ proptest! {
             _ => { prop_assume!(b != a + 1); lines.insert(a + 1, lines[b]); a + 1 }
         };
         fs::write(&file, lines.concat()).unwrap();
-        let report = verify(dir.path(), None).unwrap();
+        let report = verify(dir.path(), None, None).unwrap();
         let finding = report.findings.first().cloned();
         prop_assert_eq!(finding.map(|f| f.place.line), Some(first as u64 + 1));
     }
@@ -139,25 +139,26 @@ fn a_rewritten_chain_and_a_cut_end_are_found_against_an_exported_head() {
     let cut: String = text.split_inclusive('\n').take(6).collect();
     fs::write(&file, cut).unwrap();
     // The last head of the log itself says so too; the forger takes it away.
-    assert!(!verify(dir.path(), None).unwrap().is_ok());
+    assert!(!verify(dir.path(), None, None).unwrap().is_ok());
     let heads = fs::read_to_string(dir.path().join("heads.jsonl")).unwrap();
     fs::write(
         dir.path().join("heads.jsonl"),
         heads.split_inclusive('\n').next().unwrap(),
     )
     .unwrap();
-    assert!(!verify(dir.path(), None).unwrap().is_ok());
+    assert!(!verify(dir.path(), None, None).unwrap().is_ok());
     fs::remove_file(dir.path().join("newest.json")).unwrap();
-    let report = verify(dir.path(), None).unwrap();
-    assert!(report.is_ok());
+    let report = verify(dir.path(), None, None).unwrap();
+    assert_eq!(report.findings[0].problem, Problem::NothingSigned);
+    assert!(report.newest_missing);
     assert_eq!(report.signed_through, Some(0));
     assert_eq!(report.truncation, Truncation::NotExcludedAfter(6));
-    let report = verify(dir.path(), Some(&head)).unwrap();
+    let report = verify(dir.path(), Some(&head), None).unwrap();
     assert_eq!(report.findings[0].problem, Problem::Truncated(8));
     assert_eq!(report.truncation, Truncation::NotExcludedAfter(6));
     // Writing on from the cut gives a chain that is whole, but not the one of the head.
     fill(Options::new(dir.path()), 8);
-    let report = verify(dir.path(), Some(&head)).unwrap();
+    let report = verify(dir.path(), Some(&head), None).unwrap();
     assert_eq!(report.findings[0].problem, Problem::Rewritten(8));
 }
 
@@ -166,7 +167,7 @@ fn heads_of_another_key_are_found() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(Options::new(dir.path()), 4);
     let head = fill(Options::new(other.path()), 4);
-    let report = verify(dir.path(), Some(&head)).unwrap();
+    let report = verify(dir.path(), Some(&head), None).unwrap();
     assert_eq!(report.findings[0].problem, Problem::OtherKey);
     fs::copy(other.path().join("audit.key"), dir.path().join("audit.key")).unwrap();
     assert!(matches!(
@@ -225,10 +226,10 @@ fn a_torn_tail_is_cut_off_and_recorded() {
         let mut cut = text.clone();
         cut.extend_from_slice(&text[..torn.min(text.len() / 3 - 1)]);
         fs::write(&file, &cut).unwrap();
-        let report = verify(dir.path(), None).unwrap();
+        let report = verify(dir.path(), None, None).unwrap();
         assert_eq!(report.findings[0].problem, Problem::Torn);
         drop(Log::open(Options::new(dir.path()), NOW).unwrap());
-        let report = verify(dir.path(), None).unwrap();
+        let report = verify(dir.path(), None, None).unwrap();
         assert!(report.is_ok(), "{:?}", report.findings);
         assert!(tail(dir.path(), 1).unwrap()[0].contains("\"event\":\"log.recovered\""));
     }
@@ -245,7 +246,7 @@ fn retention_keeps_the_rest_verifiable() {
         60,
     );
     assert!(segments(dir.path()).len() <= 4);
-    let report = verify(dir.path(), Some(&head)).unwrap();
+    let report = verify(dir.path(), Some(&head), None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
     assert!(report.first.unwrap() > 20);
     assert!(
@@ -263,10 +264,10 @@ fn retention_keeps_the_rest_verifiable() {
     );
     // The newest full one and the one before, by which age is counted, stay.
     assert!(segments(dir.path()).len() <= 3);
-    assert!(verify(dir.path(), None).unwrap().is_ok());
+    assert!(verify(dir.path(), None, None).unwrap().is_ok());
     // Removing one more by hand is found.
     fs::remove_file(&segments(dir.path())[0]).unwrap();
-    assert!(!verify(dir.path(), None).unwrap().is_ok());
+    assert!(!verify(dir.path(), None, None).unwrap().is_ok());
 }
 
 #[test]
@@ -285,7 +286,7 @@ fn a_head_is_no_permission_to_remove_what_is_before_it() {
     assert!(matches!(opened, Err(AuditError::Damaged { .. })));
     assert_eq!(segments(dir.path()), files, "opening removed records");
     fs::remove_file(&files[0]).unwrap();
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     let problems: Vec<_> = report.findings.iter().map(|f| &f.problem).collect();
     assert!(problems.contains(&&Problem::BadSignature), "{problems:?}");
     let first_left = Problem::OutOfPlace {
@@ -329,11 +330,11 @@ fn an_interrupted_removal_verifies_and_is_finished() {
         .find(|(_, path)| !path.exists())
         .unwrap();
     fs::write(path, bytes).unwrap();
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
     drop(Log::open(options, NOW).unwrap());
     assert!(!path.exists());
-    assert!(verify(dir.path(), None).unwrap().is_ok());
+    assert!(verify(dir.path(), None, None).unwrap().is_ok());
 }
 
 #[test]
@@ -349,7 +350,7 @@ fn missing_events_of_an_enforcer_are_counted() {
     log.append(&started).unwrap();
     log.append(&entry(2)).unwrap();
     drop(log);
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     assert!(report.is_ok());
     assert_eq!((report.records, report.enforcer_gaps), (6, 2));
 }
@@ -366,7 +367,7 @@ fn events_that_stand_elsewhere_are_not_missing() {
         .collect();
     lines.swap(3, 5);
     fs::write(file, lines.join("\n") + "\n").unwrap();
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     assert!(!report.is_ok());
     assert_eq!(report.enforcer_gaps, 0);
 }
@@ -392,7 +393,7 @@ fn callbacks_come_once_and_too_long_records_leave_a_gap() {
     assert_eq!(log.append(&long), Err(AppendError::TooLong));
     assert_eq!(log.health().lost, 1);
     drop(log);
-    let report = verify(dir.path(), None).unwrap();
+    let report = verify(dir.path(), None, None).unwrap();
     assert!(report.is_ok());
     assert_eq!((report.records, report.lost), (2, 1));
 }
@@ -410,7 +411,7 @@ fn a_segment_that_is_taken_away_while_it_is_written_is_missed() {
         how(&segments(dir.path())[0]).unwrap();
         (6..=7).for_each(write);
         drop(log);
-        let report = verify(dir.path(), None).unwrap();
+        let report = verify(dir.path(), None, None).unwrap();
         assert!(!report.is_ok());
         assert_eq!((report.records, report.last.unwrap().0), (2, 7));
         // As of a log that was cut while nobody wrote it, the next start says so.
@@ -438,7 +439,7 @@ fn a_log_verifies_while_retention_removes_its_beginning() {
             }
         });
         while written.load(Ordering::Acquire) < 400 {
-            let report = verify(dir.path(), None).unwrap();
+            let report = verify(dir.path(), None, None).unwrap();
             // The last line may be on its way.
             let wrong = report.findings.iter();
             let wrong: Vec<_> = wrong.filter(|f| f.problem != Problem::Torn).collect();

@@ -31,7 +31,7 @@ fn what_a_killed_process_wrote_is_signed_and_what_was_found_unsigned_is_on_recor
     for file in fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
         fs::copy(file.path(), left.path().join(file.file_name())).unwrap();
     }
-    let report = verify(left.path(), None).unwrap();
+    let report = verify(left.path(), None, None).unwrap();
     assert!(report.is_ok(), "{:?}", report.findings);
     assert_eq!(report.signed_through, Some(8));
     // Written anew without the key, the chain is whole.
@@ -50,13 +50,16 @@ fn what_a_killed_process_wrote_is_signed_and_what_was_found_unsigned_is_on_recor
     };
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.lines().map(anew).collect::<String>()).unwrap();
-    let report = verify(left.path(), None).unwrap();
+    let report = verify(left.path(), None, None).unwrap();
     assert_eq!(report.findings[0].problem, Problem::Rewritten(8));
     let opened = Log::open(Options::new(left.path()), NOW);
     assert!(matches!(opened, Err(AuditError::Damaged { .. })));
     // Without the head that names it, it is not signed before it is on record that it was not.
     fs::remove_file(left.path().join("newest.json")).unwrap();
-    assert_eq!(verify(left.path(), None).unwrap().signed_through, Some(0));
+    assert_eq!(
+        verify(left.path(), None, None).unwrap().signed_through,
+        Some(0)
+    );
     drop(Log::open(Options::new(left.path()), NOW).unwrap());
     let found = tail(left.path(), 1).unwrap().remove(0);
     let unsigned = "\"event\":\"log.unsigned\"";
@@ -65,5 +68,8 @@ fn what_a_killed_process_wrote_is_signed_and_what_was_found_unsigned_is_on_recor
         found.contains("\"after\":0") && found.contains("\"through\":8"),
         "{found}"
     );
-    assert_eq!(verify(left.path(), None).unwrap().signed_through, Some(9));
+    assert_eq!(
+        verify(left.path(), None, None).unwrap().signed_through,
+        Some(9)
+    );
 }

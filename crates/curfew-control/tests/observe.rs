@@ -34,6 +34,7 @@ fn the_log_is_read_and_verified_over_the_api() {
         (&json!(true), &json!(4))
     );
     assert_eq!(verified["unknown_after"], 4);
+    assert_eq!(verified["key"], head["key"]);
     let verified = admin
         .post("/v1/audit/verify", &json!({ "head": head }))
         .json();

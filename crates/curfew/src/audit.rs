@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use curfew_audit::{Head, Report, Truncation};
+use curfew_audit::{Digest, Head, KeyFrom, Known, Report, Truncation};
 use serde_json::json;
 
 use crate::{
@@ -77,6 +77,10 @@ pub struct Verify {
     /// A head exported earlier, as a file; without one, records cut off the end are not found
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
+    /// The public key that the log has to be signed with: the `key` of a head
+    /// [default: that of the head, else of `audit.key` beside the log]
+    #[arg(long, value_name = "PUBLIC")]
+    key: Option<Digest>,
     /// The form of the report
     #[arg(long, value_enum, default_value_t)]
     output: Output,
@@ -207,9 +211,9 @@ impl Verify {
             there_is_a_log(&self.log)?;
         }
         let report = if is_export {
-            curfew_audit::verify_export(&self.log, head.as_ref())?
+            curfew_audit::verify_export(&self.log, head.as_ref(), self.key)?
         } else {
-            curfew_audit::verify(&self.log, head.as_ref())?
+            curfew_audit::verify(&self.log, head.as_ref(), self.key)?
         };
         self.output.show(&as_json(&report), |_| words(&report))?;
         Ok(if report.is_ok() {
@@ -234,11 +238,16 @@ fn words(report: &Report) -> String {
     if report.more > 0 {
         lines.push(format!("and {} more", report.more));
     }
-    let verdict = match (report.is_ok(), unsigned_after(report)) {
-        (false, _) => "the log does NOT verify",
-        (true, None) => "nothing was altered, dropped or moved",
-        (true, Some(_)) => "nothing was altered, dropped or moved, as far as it is signed",
-    };
+    let mut verdict = "the log does NOT verify".to_owned();
+    if report.is_ok() {
+        "nothing was altered, dropped or moved".clone_into(&mut verdict);
+        if unsigned_after(report).is_some() {
+            verdict += ", as far as it is signed";
+        }
+        if report.key.is_some() && report.known.is_none() {
+            verdict += ", if the key is the log's own";
+        }
+    }
     lines.push(format!("{} records: {verdict}", report.records));
     lines.extend(extent(report));
     lines.push(truncation(report));
@@ -271,17 +280,43 @@ fn extent(report: &Report) -> impl Iterator<Item = String> {
         };
         format!("from record {first} to record {last}{before}")
     });
-    let signed = match (&report.key, unsigned_after(report)) {
-        (Some(key), Some(through)) => format!(
-            "signed with the key {key} up to record {through}: those after it carry no signature, so whoever writes the \
-             log's files can have written them"
+    let signed = match (report.key, report.known) {
+        (Some(key), Some(known)) => format!("signed with the key {key}, that of {}", origin(known)),
+        (Some(key), None) => format!(
+            "signed with the key {key}: whoever can write the log's files can have written it anew as a whole with a key \
+             of their own; compare it with the key of `curfew audit head`, asked of the running server or kept elsewhere, \
+             or give that one with --key"
         ),
-        (Some(key), None) => format!("signed with the key {key}"),
-        (None, _) => "no signature is in it: that it was not written anew as a whole shows only against a head exported \
+        (None, Some(known)) => {
+            format!("no signature in it is of the key {}, that of {}", known.key, origin(known))
+        }
+        (None, None) => "no signature is in it: that it was not written anew as a whole shows only against a head exported \
                  earlier, with --head"
             .to_owned(),
     };
-    extent.into_iter().chain([signed])
+    let unsigned = unsigned_after(report).map(|through| {
+        format!(
+            "signed up to record {through}: those after it carry no signature, so whoever writes the log's files can have \
+             written them"
+        )
+    });
+    let missing = report.newest_missing.then(|| {
+        "newest.json is missing, which names the last record that was signed: which one it was cannot be told".to_owned()
+    });
+    extent
+        .into_iter()
+        .chain([signed])
+        .chain(unsigned)
+        .chain(missing)
+}
+
+/// Where the key was learnt that the log is held against.
+fn origin(known: Known) -> &'static str {
+    match known.from {
+        KeyFrom::Given => "--key",
+        KeyFrom::Head => "the given head",
+        KeyFrom::File => "audit.key",
+    }
 }
 
 /// The last record that is signed, of a log that goes on behind it.
@@ -326,6 +361,8 @@ fn as_json(report: &Report) -> serde_json::Value {
         "first": report.first,
         "last": report.last.as_ref().map(|(seq, hash)| json!({"seq": seq, "hash": hash})),
         "key": report.key,
+        "held_against": report.known.map(|known| json!({"key": known.key, "from": origin(known)})),
+        "newest_missing": report.newest_missing,
         "signed_through": report.signed_through,
         "findings": findings,
         "more": report.more,

@@ -134,6 +134,62 @@ fn the_head_that_is_printed_shows_later_that_the_end_was_cut_off() {
 }
 
 #[test]
+fn a_log_that_was_written_anew_with_another_key_is_held_against_the_one_that_is_known() {
+    let (folder, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let key = |head: String| head.parse::<Head>().unwrap().key.to_string();
+    let own_key = key(write_log(own.path(), 5));
+    let other_key = key(write_log(folder.path(), 4));
+    let dir = folder.path().to_str().unwrap();
+    let verify = |more: &[&str]| curfew(&[&["audit", "verify", dir], more].concat());
+    let key_file = folder.path().join("audit.key");
+    let (code, text) = verify(&[]);
+    let says = text.contains(&format!(
+        "signed with the key {other_key}, that of audit.key"
+    ));
+    assert!(code == 0 && says, "{text}");
+    std::fs::copy(own.path().join("audit.key"), &key_file).unwrap();
+    let (code, text) = verify(&[]);
+    let says = text.contains("heads.jsonl:1: record 0: this head was signed by another key")
+        && text.contains(&format!("of the key {own_key}, that of audit.key"));
+    assert!(code == 3 && says, "{text}");
+    // Of a copy without it, nothing but the reader knows whose key it is.
+    std::fs::remove_file(&key_file).unwrap();
+    let (code, text) = verify(&[]);
+    let says = text.contains("or moved, if the key is the log's own\n")
+        && text.contains("can have written it anew as a whole");
+    assert!(code == 0 && says, "{text}");
+    assert_eq!(verify(&["--key", &own_key]).0, 3);
+    let (code, text) = verify(&["--key", &other_key, "--output", "json"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let against = serde_json::json!({"key": other_key, "from": "--key"});
+    assert_eq!((code, &report["held_against"]), (0, &against));
+    let (code, text) = verify(&["--key", "abc"]);
+    assert!(
+        code == 1 && text.contains("64 lower-case hexadecimal"),
+        "{text}"
+    );
+}
+
+#[test]
+fn records_that_nobody_signed_are_told_from_those_that_were() {
+    let folder = tempfile::tempdir().unwrap();
+    write_log(folder.path(), 5);
+    let dir = folder.path().to_str().unwrap();
+    std::fs::remove_file(folder.path().join("newest.json")).unwrap();
+    let (code, text) = curfew(&["audit", "verify", dir]);
+    assert!(
+        code == 0 && text.contains("newest.json is missing"),
+        "{text}"
+    );
+    let heads = folder.path().join("heads.jsonl");
+    let text = std::fs::read_to_string(&heads).unwrap();
+    std::fs::write(&heads, text.split_inclusive('\n').next().unwrap()).unwrap();
+    let (code, text) = curfew(&["audit", "verify", dir]);
+    let says = text.contains("no signature names any of the records");
+    assert!(code == 3 && says, "{text}");
+}
+
+#[test]
 fn one_changed_byte_is_found_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let head = write_log(folder.path(), 5);

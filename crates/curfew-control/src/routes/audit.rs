@@ -7,7 +7,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use curfew_audit::{AuditError, Finding, Head, Report, Truncation};
+use curfew_audit::{AuditError, Digest, Finding, Head, Report, Truncation};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -100,6 +100,10 @@ pub(super) struct Verified {
     findings: Vec<Wrong>,
     /// Findings that are not listed.
     more: u64,
+    /// The server's own key, which the heads are signed with; none where it signed no head that is there.
+    key: Option<String>,
+    /// Whether the file of the newest head is missing, which a log always has.
+    newest_missing: bool,
     /// The last record that a signed head names: those after it, whoever writes the files can have written.
     signed_through: Option<u64>,
     /// Up to this record nothing was cut off: the given head names it.
@@ -133,6 +137,8 @@ impl From<Report> for Verified {
             last: report.last.map(|(seq, _)| seq),
             findings: wrong.collect(),
             more: report.more,
+            key: report.key.map(|key| key.to_string()),
+            newest_missing: report.newest_missing,
             signed_through: report.signed_through,
             whole_through,
             unknown_after,
@@ -156,7 +162,9 @@ pub(super) async fn verify(
         return Err(Problem::new(Code::TooManyRequests, detail).retry_after(5));
     };
     app.holding(turn, move |app| {
-        read_whole(&app.audit_dir, against.head.as_ref())
+        // Not that of the file, which whoever writes the log's files may have replaced.
+        let key = app.parts.journal.head(app.wall()).key;
+        read_whole(&app.audit_dir, against.head.as_ref(), key)
     })
     .await?
     .map(|report| Json(Verified::from(report)))
@@ -164,14 +172,14 @@ pub(super) async fn verify(
 }
 
 /// Verifies a log that is being written: a last line that is not whole yet is read again.
-fn read_whole(dir: &Path, head: Option<&Head>) -> Result<Report, AuditError> {
-    let mut report = curfew_audit::verify(dir, head)?;
+fn read_whole(dir: &Path, head: Option<&Head>, key: Digest) -> Result<Report, AuditError> {
+    let mut report = curfew_audit::verify(dir, head, Some(key))?;
     for _ in 0..AGAIN {
         let torn = |finding: &Finding| finding.problem == curfew_audit::Problem::Torn;
         if !report.findings.iter().any(torn) {
             break;
         }
-        report = curfew_audit::verify(dir, head)?;
+        report = curfew_audit::verify(dir, head, Some(key))?;
     }
     Ok(report)
 }

@@ -21,7 +21,7 @@ pub struct Summary {
 /// # Errors
 /// [`AuditError`] when it cannot be read.
 pub fn of(tally: &Tally, dir: &Path) -> Result<Summary, AuditError> {
-    let report = curfew_audit::verify(dir, None)?;
+    let report = curfew_audit::verify(dir, None, None)?;
     let sums = record::sums(dir)?;
     Ok(Summary {
         text: text(tally, &sums, &report),
