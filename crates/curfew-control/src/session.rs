@@ -192,7 +192,7 @@ impl Filter {
         }
         let carries = |text: &String| {
             let carried = session.identities.iter().chain([&session.subject]);
-            carried.map(Identity::to_string).any(|name| name == *text)
+            carried.into_iter().any(|identity| identity.is_called(text))
         };
         self.subject.as_ref().is_none_or(carries)
             && is(&self.segment, &session.segments)

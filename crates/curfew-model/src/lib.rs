@@ -26,7 +26,7 @@ pub use limits::{Credential, Reconnect};
 pub use reason::{EndReason, UnknownReason};
 pub use revocation::{Block, Revocation, Scope};
 pub use segment::{Access, LiveOnLoss, LossRule, Mode, NewOnLoss, OnAdopt, Sensitivity};
-pub use subject::{Binding, BindingKey, Identity, Issuer, Kind, Proof, canonical_net};
+pub use subject::{Binding, BindingKey, Identity, Issuer, Kind, Proof, canonical_net, quoted};
 pub use text::{clean, clean_lines, steers};
 pub use time::{
     BootInstant, Clock, Now, ParseDurationError, WallInstant, format_duration, parse_duration,

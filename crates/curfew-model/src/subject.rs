@@ -122,16 +122,40 @@ impl Identity {
             display: None,
         }
     }
+
+    /// `ISSUER#ID`, the issuer left out when it is local.
+    fn name(&self) -> Cow<'_, str> {
+        if self.issuer == Issuer::local() {
+            Cow::Borrowed(&self.id)
+        } else {
+            Cow::Owned(format!("{}#{}", self.issuer.0, self.id))
+        }
+    }
+
+    /// Whether `text` names it: as it is shown, or with its name as it is.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        let bare = text.strip_prefix(self.kind.as_str());
+        let bare = bare.and_then(|rest| rest.strip_prefix(':'));
+        bare.is_some_and(|name| name == self.name() || name == quoted(&self.name()))
+    }
 }
 
 impl fmt::Display for Identity {
-    /// `kind:ISSUER#ID`, the issuer left out when it is local.
+    /// `kind:ISSUER#ID`, the issuer left out when it is local; after the kind as [`quoted`] has it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.issuer == Issuer::local() {
-            write!(f, "{}:{}", self.kind, self.id)
-        } else {
-            write!(f, "{}:{}#{}", self.kind, self.issuer.0, self.id)
-        }
+        write!(f, "{}:{}", self.kind, quoted(&self.name()))
+    }
+}
+
+/// A name that stands among other words: as it is, or in quotes and escaped where it would look like more than one.
+#[must_use]
+pub fn quoted(name: &str) -> Cow<'_, str> {
+    let parts = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ',' | '"' | '(' | ')');
+    if name.contains(parts) {
+        Cow::Owned(format!("{name:?}"))
+    } else {
+        Cow::Borrowed(name)
     }
 }
 
@@ -232,6 +256,26 @@ mod tests {
         ];
         all.sort();
         assert_eq!(all[0], identity(Proof::Bound, Kind::Workload));
+    }
+
+    #[test]
+    fn no_name_looks_like_two() {
+        for (id, shown) in [
+            ("pg/postgres", "role:pg/postgres"),
+            ("CORP\\o'brien+ü@x", "role:CORP\\o'brien+ü@x"),
+            ("pg/p user:ceo", r#"role:"pg/p user:ceo""#),
+            ("p (bound), user:ceo", r#"role:"p (bound), user:ceo""#),
+            ("p\u{a0}x", r#"role:"p\u{a0}x""#),
+            ("p\"\n\u{1b}", r#"role:"p\"\n\u{1b}""#),
+        ] {
+            let role = Identity {
+                id: id.to_owned(),
+                ..identity(Proof::Asserted, Kind::Role)
+            };
+            assert_eq!(role.to_string(), shown);
+            assert!(role.is_called(shown) && role.is_called(&format!("role:{id}")));
+            assert!(!role.is_called(id) && !role.is_called(&format!("user:{id}")));
+        }
     }
 
     #[test]

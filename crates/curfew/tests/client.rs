@@ -456,7 +456,7 @@ fn a_watch_that_the_server_ends_is_taken_up_again() {
     assert_eq!(
         ran.out,
         format!(
-            "2023-11-14 22:13  session.ended  {ID}  user:ali\\u{{1b}}ce  pci  idle_timeout\n2 events were missed: list the sessions again\nsome events were missed: list the sessions again\n"
+            "2023-11-14 22:13  session.ended  {ID}  user:\"ali\\u{{1b}}ce\"  pci  idle_timeout\n2 events were missed: list the sessions again\nsome events were missed: list the sessions again\n"
         )
     );
     let ended = "the watch ended (by the server): taking it up again";

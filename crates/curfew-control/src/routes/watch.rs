@@ -49,7 +49,7 @@ impl Wanted {
     fn matches(&self, event: &Watched) -> bool {
         let of_subject = |name: &String| {
             let subject = event.subject.as_ref();
-            subject.is_some_and(|subject| subject.to_string() == *name)
+            subject.is_some_and(|subject| subject.is_called(name))
         };
         self.segment
             .as_ref()

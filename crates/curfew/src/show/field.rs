@@ -1,5 +1,6 @@
 //! Fields of answers as words. An answer may lack any of them: a server may be older or newer than this.
 
+use curfew_model::quoted;
 use serde_json::Value;
 
 /// A field as text; empty where there is none.
@@ -44,14 +45,14 @@ pub fn list(value: &Value, field: &str) -> String {
     words.join(",")
 }
 
-/// An identity: `kind:ISSUER#ID`, the issuer left out when it is local or none.
+/// An identity: `kind:ISSUER#ID`, the issuer left out when it is local or none; what would look like two is in quotes.
 #[must_use]
 pub fn name(identity: &Value) -> String {
     let (kind, id) = (text(identity, "kind"), text(identity, "id"));
     match text(identity, "issuer").as_str() {
         _ if id.is_empty() => String::new(),
-        "" | "local" => format!("{kind}:{id}"),
-        issuer => format!("{kind}:{issuer}#{id}"),
+        "" | "local" => format!("{kind}:{}", quoted(&id)),
+        issuer => format!("{kind}:{}", quoted(&format!("{issuer}#{id}"))),
     }
 }
 
@@ -70,7 +71,7 @@ pub fn scope(order: &Value) -> String {
                     } else {
                         format!("{issuer}#")
                     };
-                    format!("{kind}:{of}{id}")
+                    format!("{kind}:{}", quoted(&format!("{of}{id}")))
                 }
                 Some((kind, named)) => format!("{kind}:{}", word(named)),
                 None => String::new(),
@@ -109,5 +110,9 @@ mod tests {
         assert_eq!(scope(&order(local)), "user:local#alice");
         let foreign = json!({"kind": "user", "issuer": "https://idp", "id": "a"});
         assert_eq!(name(&foreign), "user:https://idp#a");
+        let two = json!({"kind": "role", "issuer": "local", "id": "pg/p, user:ceo"});
+        assert_eq!(name(&two), r#"role:"pg/p, user:ceo""#);
+        let two = order(json!({"subject": two}));
+        assert_eq!(scope(&two), r#"role:"local#pg/p, user:ceo""#);
     }
 }
