@@ -122,16 +122,18 @@ fn print_lines(
     lines: impl Iterator<Item = Result<String, curfew_audit::AuditError>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut written = Ok(());
     for line in lines {
-        match writeln!(out, "{}", line?) {
-            // `| head` has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return Ok(ExitCode::SUCCESS);
-            }
-            other => other?,
+        written = writeln!(out, "{}", line?);
+        if written.is_err() {
+            break;
         }
     }
-    out.flush()?;
+    match written.and_then(|()| out.flush()) {
+        // `| head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        other => other?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

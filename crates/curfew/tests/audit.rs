@@ -252,6 +252,21 @@ fn a_head_that_nobody_signed_is_none() {
 }
 
 #[test]
+fn an_export_that_nobody_reads_to_its_end_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    write_log(folder.path(), 5);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let export = Command::new(env!("CARGO_BIN_EXE_curfew"))
+        .args(["audit", "export", folder.path().to_str().unwrap()])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&export.stderr);
+    assert_eq!((export.status.code(), &*said), (Some(0), ""));
+}
+
+#[test]
 fn a_missing_log_is_an_error_with_a_reason() {
     let (code, text) = curfew(&["audit", "verify", "/nonexistent/log"]);
     assert_eq!(code, 1, "{text}");
