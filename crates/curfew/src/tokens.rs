@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::{
     asking::Asking,
     client::{Call, encoded},
-    show::{Reading, Side, Table, clean, list, text},
+    show::{Output, Reading, Side, Table, clean, list, text},
 };
 
 /// Look at the tokens of callers of the API, make some, remove some
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  curfew tokens create dashboard --role viewer
+  (umask 077; curfew tokens create dashboard --role viewer > dashboard.token)
   curfew tokens create vpn --role binder --network 100.64.0.0/10
   curfew tokens remove dashboard
 
@@ -91,7 +91,11 @@ impl Tokens {
                     .asking
                     .client()?
                     .send(&Call::post("/v1/tokens").body(body))?;
-                output.show(&made, made_words)?;
+                // Alone, so that it can be sent to a file.
+                output.show(&made, |made| clean(&text(made, "token")) + "\n")?;
+                if output == Output::Table {
+                    eprintln!("curfew: {}", made_words(&made));
+                }
             }
             Command::Remove { name } => {
                 let call = Call::delete(format!("/v1/tokens/{}", encoded(&name)));
@@ -107,8 +111,7 @@ impl Tokens {
 
 fn made_words(made: &Value) -> String {
     format!(
-        "{}\ntoken {} of a {}: it is not shown again; keep it in a file of mode 0600 for --token-file\n",
-        clean(&text(made, "token")),
+        "token {} of a {}: it is not shown again; keep it in a file of mode 0600 for --token-file",
         clean(&text(made, "name")),
         clean(&text(made, "role")),
     )

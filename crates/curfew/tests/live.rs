@@ -348,7 +348,8 @@ fn a_made_token_opens_what_its_role_may_until_it_is_removed() {
     let create = ["tokens", "create", "dashboard", "--role", "viewer"];
     let made = site.curfew(&create);
     assert_eq!(made.code, 0, "{made:?}");
-    let token = made.out.lines().next().unwrap().to_owned();
+    let token = made.out.trim_end().to_owned();
+    assert!(made.err.contains("not shown again"), "{}", made.err);
     let as_viewer = |args: &[&str]| Ran::of(site.command("http", args).env("CURFEW_TOKEN", &token));
     assert_eq!(as_viewer(&["sessions", "list"]).code, 0);
     let revoke = as_viewer(&["revoke", "--user", "alice", "--reason", "x"]);
