@@ -271,13 +271,29 @@ impl Explanation {
                 now.wall_at(bound.at),
                 bound.reason,
             ),
-            (None, Some((_, bound))) => format!(
-                "The session ends in {} at {} with {} unless something ends it earlier: {} set this.",
-                format_duration(bound.at.since(now.boot)),
-                now.wall_at(bound.at),
-                bound.reason,
-                Words::of(&bound.by).by,
-            ),
+            (None, Some((_, bound))) => {
+                let end = |bound: &Bound, but: &str| {
+                    format!(
+                        "in {} at {} with {}{but}: {} set this.",
+                        format_duration(bound.at.since(now.boot)),
+                        now.wall_at(bound.at),
+                        bound.reason,
+                        Words::of(&bound.by).by,
+                    )
+                };
+                if bound.reason == EndReason::IdleTimeout {
+                    let first = end(bound, " unless it is used before then");
+                    let last = bounds.get(1).map_or_else(String::new, |(_, bound)| {
+                        format!(" At the latest it ends {}", end(bound, ""))
+                    });
+                    format!("The session ends {first}{last}")
+                } else {
+                    format!(
+                        "The session ends {}",
+                        end(bound, " unless something ends it earlier")
+                    )
+                }
+            }
         };
         let bounds = bounds
             .into_iter()

@@ -153,7 +153,9 @@ fn explain_says_what_set_each_bound() {
     assert_eq!(bounds[1]["place"], "policy/dba.yaml:9");
     let text = explained["text"].as_str().unwrap();
     assert!(
-        text.starts_with("The session ends in 5m at ") && text.contains("idle_timeout"),
+        text.starts_with("The session ends in 5m at ")
+            && text.contains(" with idle_timeout unless it is used before then: ")
+            && text.contains(" At the latest it ends in 15m at "),
         "{text}"
     );
     let unknown = world

@@ -369,17 +369,26 @@ fn in_words(answer: &Value, reading: &Reading) -> String {
     let said = answer.get("session").is_some_and(|session| {
         !text(session, "reason").is_empty() || text(session, "mode") == "audit"
     });
-    let first = items(answer, "bounds").first();
-    match first.and_then(|bound| Some((bound, Reading::instant(bound, "at")?))) {
-        Some((bound, at)) if !said => format!(
-            "It ends at {} ({}) with {} unless something ends it earlier: {} set this.",
-            reading.local_at(at),
-            reading.left(at),
-            clean(&text(bound, "reason")),
-            clean(&text(bound, "by")),
-        ),
-        _ => clean_lines(&text(answer, "text")),
-    }
+    let end = |bound: &Value, but: &str| {
+        let at = Reading::instant(bound, "at")?;
+        let [reason, by] = ["reason", "by"].map(|field| clean(&text(bound, field)));
+        let (local, left) = (reading.local_at(at), reading.left(at));
+        Some(format!(
+            "at {local} ({left}) with {reason}{but}: {by} set this."
+        ))
+    };
+    let mut bounds = items(answer, "bounds").iter().filter(|_| !said);
+    let words = bounds.next().and_then(|first| {
+        if text(first, "reason") != "idle_timeout" {
+            let end = end(first, " unless something ends it earlier")?;
+            return Some(format!("It ends {end}"));
+        }
+        let first = end(first, " unless it is used before then")?;
+        let last = bounds.next().and_then(|bound| end(bound, ""));
+        let last = last.map_or_else(String::new, |end| format!("\nAt the latest it ends {end}"));
+        Some(format!("It ends {first}{last}"))
+    });
+    words.unwrap_or_else(|| clean_lines(&text(answer, "text")))
 }
 
 fn cancelled(answer: &Value) -> String {
@@ -407,4 +416,29 @@ pub fn event_words(event: &Value, reading: &Reading) -> String {
         .map(|word| clean(word))
         .collect();
     words.join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_end_that_use_moves_is_told_from_one_that_stays() {
+        let bound = |reason: &str, by: &str| json!({"at": "2023-11-14T22:28:20Z", "reason": reason, "by": by});
+        let (idle, last) = (
+            bound("idle_timeout", "idle"),
+            bound("lifetime_expired", "dba"),
+        );
+        let words = |bounds: &[&Value]| in_words(&json!({ "bounds": bounds }), &Reading::here());
+        let both = words(&[&idle, &last]);
+        assert!(
+            both.contains(" (due) with idle_timeout unless it is used before then: idle set this.\nAt the latest it ends at ")
+                && both.ends_with(" (due) with lifetime_expired: dba set this."),
+            "{both}"
+        );
+        assert_eq!(words(&[&idle]).lines().count(), 1);
+        assert!(words(&[&last]).contains(" unless something ends it earlier: "));
+    }
 }
