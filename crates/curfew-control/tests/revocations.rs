@@ -381,11 +381,30 @@ fn an_order_that_names_what_does_not_exist_is_made_with_a_warning() {
             alice()["scope"].clone(),
             "no session has the user `alice`, and neither a binding nor a subject names it",
         ),
+        (
+            json!({"device": "laptop-17"}),
+            "no door knows devices yet: no session has one",
+        ),
     ] {
         assert_eq!(warned(&scope), json!([warning]));
     }
     let subject = json!({"kind": "user", "id": "alice", "groups": ["dba"]});
     assert_eq!(world.admin().put("/v1/subjects", &subject).status, 200);
+    let device = json!({"kind": "device", "id": "laptop-17"});
+    let set = world.admin().put("/v1/subjects", &device).json();
+    let unseen = json!(["no door knows devices yet: it changes nothing"]);
+    assert_eq!(set["warnings"], unseen);
+    let role = json!({"kind": "role", "id": "postgres"});
+    let order = json!({"scope": {"subject": role}, "reason": "drill"});
+    let admin = world.admin();
+    for nobody in [
+        admin.put("/v1/subjects", &role),
+        admin.post("/v1/revocations", &order),
+    ] {
+        assert!(is_problem(&nobody, 422, "invalid"), "{nobody:?}");
+        let detail = nobody.json()["detail"].to_string();
+        assert!(detail.contains("SERVICE/NAME"), "{detail}");
+    }
     for scope in [
         json!({"segment": "db"}),
         json!({"enforcer": "gw-1"}),

@@ -26,7 +26,7 @@ use crate::{
     after_help = "Examples:
   curfew revoke --user alice --reason \"left the company\" --wait 5s
   curfew revoke --segment payments-db --reason \"incident 4711\" --block until-lifted
-  curfew revoke --device laptop-17 --reason \"stolen\" --output json
+  curfew revoke --role orders/admin --reason \"password stolen\" --output json
   curfew revoke --all --yes --reason \"emergency\"
 
 Exit codes: 0 every enforcer did it; 4 some did not answer: they follow when they are heard; 1 it was not done."
@@ -41,7 +41,7 @@ pub struct Revoke {
     /// A login name inside a protocol
     #[arg(long, value_name = "SERVICE/NAME", group = "scope")]
     role: Option<String>,
-    /// A device
+    /// A device; no door knows any yet
     #[arg(long, value_name = "NAME", group = "scope")]
     device: Option<DeviceId>,
     /// One session

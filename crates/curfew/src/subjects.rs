@@ -112,6 +112,7 @@ impl Subjects {
         };
         let answer = self.asking.client()?.send(&call)?;
         self.asking.output.show(&answer, changed)?;
+        outcomes::warn(&answer);
         Ok(outcomes::exit_code(&answer))
     }
 }

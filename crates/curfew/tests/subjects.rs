@@ -14,6 +14,13 @@ use support::site::{Site, policy};
 fn a_group_of_a_bound_user_admits_it_until_it_is_forgotten() {
     let mut site = Site::start_with("", "- {address: 127.0.0.3, user: carol}\n");
     assert!(!site.connect("127.0.0.3").echoes(), "carol is in no group");
+    let device = site.curfew(&["subjects", "set", "device:laptop-17"]);
+    assert!(device.err.contains("warning: no door knows devices"));
+    assert_eq!(
+        site.curfew(&["subjects", "forget", "device:laptop-17"])
+            .code,
+        0
+    );
     let set = ["subjects", "set", "user:carol", "--group", "dba"];
     assert_eq!(site.curfew(&set).code, 0);
     let _alice = site.open("127.0.0.1");

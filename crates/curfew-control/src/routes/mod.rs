@@ -196,13 +196,24 @@ fn subject_filter(text: Option<String>) -> Answered<Option<String>> {
     Err(Problem::new(Code::BadRequest, detail))
 }
 
-/// Refuses what stands for nobody in particular: an address is no identity.
-fn named(kind: Kind) -> Answered<()> {
-    if kind == Kind::Address {
-        let detail = "kind: user, workload, device or role; who has no identity is ended by session or by segment";
-        return Err(Problem::new(Code::Invalid, detail));
-    }
-    Ok(())
+/// Refuses what stands for nobody: an address is no identity, and a role is one of a service.
+fn named(kind: Kind, id: &str) -> Answered<()> {
+    let is_whole = |(service, name): (&str, &str)| !service.is_empty() && !name.is_empty();
+    let detail = match kind {
+        Kind::Address => {
+            "kind: user, workload, device or role; who has no identity is ended by session or by segment".to_owned()
+        }
+        Kind::Role if !id.split_once('/').is_some_and(is_whole) => format!(
+            "id: a role is written SERVICE/NAME, as sessions show it: not {id:?}, but like orders/admin"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Problem::new(Code::Invalid, detail))
+}
+
+/// Says that no door that there is knows a device, neither by itself nor from a binding.
+fn devices_unseen(what: &str) -> String {
+    format!("no door knows devices yet: {what}")
 }
 
 /// The place in a list that a `next` of ours names.

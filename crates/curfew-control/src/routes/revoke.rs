@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Wait, bindings, named, revocations::Shown, words};
+use super::{Wait, bindings, devices_unseen, named, revocations::Shown, words};
 use crate::{
     Answer, Outcome,
     app::{App, Deed},
@@ -83,8 +83,8 @@ pub(super) async fn create(
     let wait = wait.read()?;
     let key = idempotency_key(&headers, &by)?;
     let reason = words("reason", &new.reason)?;
-    if let Scope::Subject { kind, .. } = &new.scope {
-        named(*kind)?;
+    if let Scope::Subject { kind, id, .. } = &new.scope {
+        named(*kind, id)?;
     }
     if !is_bounded(&new.scope) {
         let detail = format!(
@@ -407,6 +407,10 @@ pub(super) fn missing(app: &App, scope: &Scope) -> Option<String> {
             .session(*id)
             .is_none()
             .then(|| format!("no session `{id}` is open, nor ended not long ago")),
+        Scope::Device(_)
+        | Scope::Subject {
+            kind: Kind::Device, ..
+        } => Some(devices_unseen("no session has one")),
         Scope::Subject { kind, issuer, id } => {
             let is = |other: Kind, by: &Issuer, name: &str| {
                 other == *kind && name == id && issuer.as_ref().is_none_or(|issuer| by == issuer)
@@ -426,7 +430,7 @@ pub(super) fn missing(app: &App, scope: &Scope) -> Option<String> {
                 )
             })
         }
-        Scope::All | Scope::Device(_) => None,
+        Scope::All => None,
     }
 }
 

@@ -8,7 +8,7 @@ use curfew_state::{Change, Expected, Subject, SubjectKey};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Changed, Wait, bindings::is_name, named, page};
+use super::{Changed, Wait, bindings::is_name, devices_unseen, named, page};
 use crate::{
     Compile,
     app::{App, Deed},
@@ -61,7 +61,7 @@ pub(super) struct Known {
 
 impl Known {
     fn read(self, compile: &dyn Compile) -> Answered<Subject> {
-        named(self.kind)?;
+        named(self.kind, &self.id)?;
         let fits = |text: &String| is_name(text);
         let attributes = self.attributes.len() <= ENTRIES
             && self
@@ -158,7 +158,10 @@ pub(super) async fn set(
     let wait = wait.read()?;
     let subject = known.read(&*app.parts.compile)?;
     let cause = format!("{} is known", name(&subject.key));
-    change(app, by, Change::PutSubject(subject), cause, wait).await
+    let unseen = (subject.key.kind == Kind::Device).then(|| devices_unseen("it changes nothing"));
+    let Json(mut changed) = change(app, by, Change::PutSubject(subject), cause, wait).await?;
+    changed.warnings.extend(unseen);
+    Ok(Json(changed))
 }
 
 /// The subject to forget.
