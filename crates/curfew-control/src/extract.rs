@@ -1,7 +1,9 @@
 //! Bodies, queries and paths as values; what does not fit becomes a problem document.
 
+use std::error::Error;
+
 use axum::{
-    extract::{FromRequest, FromRequestParts, Request},
+    extract::{FromRequest, FromRequestParts, Request, path::ErrorKind, rejection::PathRejection},
     http::{HeaderMap, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -73,8 +75,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
         axum::extract::Query::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Query(value)| Self(value))
-            .map_err(|error| Problem::new(Code::BadRequest, error.body_text()))
+            .map_err(|error| {
+                // What is wrong is the innermost error, without what axum says of it.
+                let why = error.source().map_or_else(|| error.body_text(), plain);
+                Problem::new(Code::BadRequest, format!("in the query: {why}"))
+            })
     }
+}
+
+/// What is wrong with a text, in words for whoever wrote it.
+fn plain(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let (name, why) = text.rsplit_once(": ").unwrap_or(("", &text));
+    // As the standard library says it of numbers.
+    let is_number = ["invalid digit", "cannot parse integer", "number too "];
+    if is_number.iter().any(|start| why.starts_with(start)) {
+        return format!("{name}: a whole number is expected");
+    }
+    text
 }
 
 /// The variable part of the path.
@@ -87,6 +105,31 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
         axum::extract::Path::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Path(value)| Self(value))
-            .map_err(|error| Problem::new(Code::NotFound, error.body_text()))
+            .map_err(|error| {
+                let detail = match error {
+                    PathRejection::FailedToDeserializePathParams(error) => {
+                        unread(error.into_kind())
+                    }
+                    other => other.body_text(),
+                };
+                Problem::new(Code::NotFound, detail)
+            })
+    }
+}
+
+/// Why a part of the path names nothing.
+fn unread(kind: ErrorKind) -> String {
+    match kind {
+        ErrorKind::ParseError { value, .. } => {
+            format!("{value:?} in the path: a whole number is expected")
+        }
+        ErrorKind::DeserializeError { value, message, .. } if message.starts_with("UUID ") => {
+            let example = "018f0000-0000-7000-8000-000000000000";
+            format!("{value:?} in the path: an id like {example} is expected")
+        }
+        ErrorKind::DeserializeError { value, message, .. } => {
+            format!("{value:?} in the path: {message}")
+        }
+        other => other.to_string(),
     }
 }

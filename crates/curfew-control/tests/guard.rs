@@ -300,6 +300,22 @@ fn whatever_is_refused_is_a_problem_document() {
     assert!(is_problem(&bad_id, 404, "not_found"), "{bad_id:?}");
     let query = admin.get("/v1/sessions?sgement=x");
     assert!(is_problem(&query, 400, "bad_request"), "{query:?}");
+    for (path, said) in [
+        (
+            "/v1/sessions?limit=abc",
+            "in the query: limit: a whole number is expected",
+        ),
+        (
+            "/v1/sessions/abc",
+            "\"abc\" in the path: an id like 018f0000-0000-7000-8000-000000000000 is expected",
+        ),
+        (
+            "/v1/policies/history/abc",
+            "\"abc\" in the path: a whole number is expected",
+        ),
+    ] {
+        assert_eq!(admin.get(path).json()["detail"], said);
+    }
     let limit = admin.get("/v1/sessions?limit=0");
     assert!(is_problem(&limit, 400, "bad_request"), "{limit:?}");
     let plain =

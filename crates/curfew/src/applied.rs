@@ -8,7 +8,7 @@ use curfew_policy::Problem;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::FINDINGS,
+    cli::{FINDINGS, number},
     client::{Call, ClientError, Connect, Refusal, finding_text},
     outcomes,
     policy::as_json,
@@ -44,7 +44,7 @@ pub struct Apply {
     #[arg(long)]
     allow_empty: bool,
     /// Only if the state still has this revision
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = number(0..=u64::MAX))]
     expected_revision: Option<u64>,
     /// How long to wait for enforcers, at most 60s [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]

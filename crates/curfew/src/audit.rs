@@ -13,7 +13,7 @@ use curfew_audit::{Digest, Head, KeyFrom, Known, Report, Truncation};
 use serde_json::json;
 
 use crate::{
-    cli::FINDINGS,
+    cli::{FINDINGS, number},
     client::{Call, Connect},
     sessions,
     show::{Output, Reading, clean, escaped, out, text},
@@ -33,7 +33,7 @@ pub enum Audit {
         /// The log's directory
         dir: PathBuf,
         /// The first record's number
-        #[arg(long, value_name = "SEQ", default_value_t = 1)]
+        #[arg(long, value_name = "SEQ", default_value_t = 1, value_parser = number(1..=u64::MAX))]
         from: u64,
     },
 }
@@ -44,7 +44,7 @@ pub struct Tail {
     /// The log's directory
     dir: PathBuf,
     /// How many records
-    #[arg(short = 'n', long, default_value_t = 10)]
+    #[arg(short = 'n', long, default_value_t = 10, value_parser = number(0..=usize::MAX))]
     lines: usize,
     /// The form of the records: lines for people, JSON lines, or YAML documents [default: table on a terminal, else json]
     #[arg(long, value_enum)]

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     asking::Asking,
+    cli::number,
     client::Call,
     outcomes,
     revoke::{duration, instant},
@@ -53,7 +54,7 @@ struct Key {
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
     /// The user id that owns the client's socket on the enforcer's host
-    #[arg(long, value_name = "UID")]
+    #[arg(long, value_name = "UID", value_parser = number(0..=u32::MAX))]
     uid: Option<u32>,
     /// The client's cgroup on the enforcer's host
     #[arg(long, value_name = "PATH")]

@@ -1,6 +1,6 @@
 //! What the command line looks like, its exit codes, and how an error is printed. Work belongs to the subcommands.
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, fmt::Display, ops::RangeInclusive, process::ExitCode, str::FromStr};
 
 use clap::{Parser, Subcommand};
 
@@ -75,6 +75,17 @@ impl Cli {
             Command::Audit(command) => command.run(),
             Command::Completions(command) => command.run(),
         }
+    }
+}
+
+/// A whole number of the command line, of this range.
+pub fn number<T: Clone + FromStr + PartialOrd + Display>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let (least, most) = (range.start(), range.end());
+        number.ok_or_else(|| format!("write a whole number from {least} to {most}"))
     }
 }
 

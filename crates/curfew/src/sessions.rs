@@ -11,6 +11,7 @@ use watch::Watch;
 
 use crate::{
     asking::Asking,
+    cli::number,
     client::{Call, Client},
     outcomes,
     show::{Output, Reading, Side, Table, clean, clean_lines, items, list, name, pairs, text},
@@ -82,7 +83,7 @@ struct List {
     #[arg(long, value_name = "NAME")]
     policy: Option<PolicyName>,
     /// At most so many; it is said when there are more
-    #[arg(long, value_name = "COUNT", default_value_t = LISTED, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "COUNT", default_value_t = LISTED, value_parser = number(1..=1_000_000_u32))]
     limit: u32,
 }
 

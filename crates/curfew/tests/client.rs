@@ -317,8 +317,9 @@ fn whatever_is_wrong_with_the_server_is_said() {
         (whole(302, "text/html", ""), "302"),
         (
             "SSH-2.0-OpenSSH_9.2\r\n".to_owned(),
-            "answered what the API does not",
+            "answers, but not as Curfew's API does",
         ),
+        (String::new(), "it ended the connection without a word"),
     ] {
         server.raw(path, answer);
         let ran = server.curfew(&["enforcers", "list"]);

@@ -139,6 +139,23 @@ fn a_data_directory_that_others_may_write_is_refused() {
 }
 
 #[test]
+fn a_data_directory_that_is_a_file_is_said_to_be_none() {
+    let place = Place::new("");
+    fs::write(place.path("data"), "").unwrap();
+    let (code, text) = place.refused();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("data is not usable: not a directory"),
+        "{text}"
+    );
+    let (code, text) = place.check();
+    assert!(
+        code == Some(3) && text.contains("not a directory"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_data_directory_of_another_user_is_refused() {
     let place = Place::new("");
     let data = place.path("data");

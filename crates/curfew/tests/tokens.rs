@@ -9,6 +9,30 @@ use serde_json::json;
 use support::{Ran, Scripted, curfew, secret};
 
 #[test]
+fn a_configuration_that_names_no_server_is_said_to_be_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("curfew.yaml");
+    let config = config.to_str().unwrap();
+    let list = || Ran::of(&mut curfew(&["enforcers", "list", "-c", config]));
+    let told = |ran: &Ran| {
+        ran.err
+            .contains(&format!("told from the configuration {config}: "))
+    };
+    let none = list();
+    let says = told(&none) && none.err.contains("No such file");
+    assert!(none.code == 1 && says, "{}", none.err);
+    std::fs::write(config, "data_dirr: data\n").unwrap();
+    let wrong = list();
+    let says = told(&wrong) && wrong.err.contains("did you mean `data_dir`?");
+    assert!(wrong.code == 1 && says, "{}", wrong.err);
+    let number = Ran::of(&mut curfew(&["sessions", "list", "--limit", "abc"]));
+    let says = number
+        .err
+        .contains("write a whole number from 1 to 1000000");
+    assert!(number.code == 1 && says, "{}", number.err);
+}
+
+#[test]
 fn tokens_come_from_where_nobody_else_reads() {
     let server = Scripted::start();
     server.json("GET /v1/enforcers", 200, &json!({"enforcers": []}));

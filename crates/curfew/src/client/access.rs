@@ -96,9 +96,7 @@ impl Connect {
         let (server, certificate) = match self.server.as_ref().filter(|given| !given.is_empty()) {
             Some(given) => (Server::parse(given)?, None),
             None => {
-                let config = self
-                    .local()
-                    .map_err(|error| ClientError::NoServer(Box::new(error)))?;
+                let config = self.local().map_err(|error| self.no_server(error))?;
                 let tls = config.control.tls.as_ref();
                 let server = Server::configured(config.control.listen, tls.is_some())?;
                 (server, tls.map(|tls| tls.value.certificate.clone()))
@@ -123,6 +121,16 @@ impl Connect {
     /// Why there is none.
     pub fn local(&self) -> Result<Config, ConfigError> {
         config::load(&self.config)
+    }
+
+    fn no_server(&self, error: ConfigError) -> ClientError {
+        let source = Box::new(error);
+        // One that nobody named need not be there.
+        if self.config == Path::new(CONFIG) && matches!(*source, ConfigError::Read(_)) {
+            return ClientError::NoServer(source);
+        }
+        let path = self.config.clone();
+        ClientError::BadConfig { path, source }
     }
 
     fn token(&self, server: &Server) -> Result<(String, Origin), ClientError> {

@@ -20,6 +20,15 @@ pub enum ClientError {
         "no server is named: give --server http://127.0.0.1:7171 or set CURFEW_SERVER, or name the configuration of a server on this machine with -c"
     )]
     NoServer(#[source] Box<ConfigError>),
+    /// The configuration that was named, or is there, does not say it.
+    #[error("which server is meant cannot be told from the configuration {}", path.display())]
+    BadConfig {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<ConfigError>,
+    },
     /// A server that cannot be meant.
     #[error("{given:?} is not a server: {why}")]
     Server {
@@ -83,6 +92,14 @@ pub enum ClientError {
         /// What was seen.
         why: String,
     },
+    /// It takes a connection, and ends it.
+    #[error(
+        "{server} answers, but not as Curfew's API does: it ended the connection without a word; check that the address is that of `control.listen`, and that `curfew run` is not just stopping there"
+    )]
+    Wordless {
+        /// The server.
+        server: String,
+    },
     /// The server is not who it has to be.
     #[error(
         "{server} cannot be trusted: {why}; name its authority with --ca-file FILE and use the name that its certificate holds"
@@ -134,7 +151,7 @@ pub enum ClientError {
     Refused(Box<Refusal>),
     /// Something that is not Curfew, or another version of it.
     #[error(
-        "{server} answered what the API does not: {why}; check that the address is that of `control.listen`"
+        "{server} answers, but not as Curfew's API does: {why}; check that the address is that of `control.listen`"
     )]
     Strange {
         /// The server.
@@ -149,7 +166,7 @@ impl ClientError {
     #[must_use]
     pub fn passes(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Wordless { .. } => true,
             Self::Refused(refusal) => refusal.code == "too_many_requests",
             _ => false,
         }

@@ -381,6 +381,9 @@ impl Client {
             {
                 ClientError::Late { server }
             }
+            Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                ClientError::Wordless { server }
+            }
             _ => ClientError::Unreachable { server, why },
         }
     }

@@ -29,7 +29,10 @@ use std::{
 use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::{cli::FINDINGS, clock::SystemClock};
+use crate::{
+    cli::{FINDINGS, number},
+    clock::SystemClock,
+};
 use plain::Driver;
 use show::Show;
 
@@ -48,7 +51,7 @@ pub struct Demo {
     #[arg(long)]
     keep: bool,
     /// How long the story takes; lifetimes in its policy are parts of it [default: 60, with --keep 600]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(6..=86_400))]
+    #[arg(long, value_parser = number(6..=86_400_u64))]
     seconds: Option<u64>,
 }
 

@@ -34,6 +34,7 @@ pub fn make(dir: &Path) -> Result<(), NodeError> {
         path: dir.to_owned(),
         source,
     };
+    check(dir)?;
     let mut builder = fs::DirBuilder::new();
     let made = builder.recursive(true).mode(PRIVATE).create(dir);
     made.map_err(failed)?;
@@ -58,6 +59,10 @@ pub fn make(dir: &Path) -> Result<(), NodeError> {
 pub fn check(dir: &Path) -> Result<(), NodeError> {
     let path = dir.to_owned();
     match fs::metadata(dir) {
+        Ok(found) if !found.is_dir() => Err(NodeError::DataDir {
+            path,
+            source: io::ErrorKind::NotADirectory.into(),
+        }),
         Ok(found) if found.mode() & WRITE != 0 => Err(NodeError::OthersWrite {
             path,
             mode: found.mode() & 0o777,

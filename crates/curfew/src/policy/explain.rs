@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{attribute, compiled};
 use crate::{
-    cli::FINDINGS,
+    cli::{FINDINGS, number},
     clock::SystemClock,
     config::{self, Config},
     show::Output,
@@ -44,7 +44,7 @@ pub struct Explain {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0", value_parser = address)]
     client: SocketAddr,
     /// The user id that owns the client's socket on this host, which the configuration may bind
-    #[arg(long, value_name = "UID", requires = "config")]
+    #[arg(long, value_name = "UID", requires = "config", value_parser = number(0..=u32::MAX))]
     uid: Option<u32>,
     /// The gateway's service that it connects to
     #[arg(long, value_name = "NAME", required_unless_present = "target")]
