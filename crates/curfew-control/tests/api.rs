@@ -111,9 +111,8 @@ fn sessions_are_filtered_and_paged() {
         after = format!("&after={next}");
     }
     assert_eq!(seen, [4, 1]);
-    world.fleet.open_session(7, "carol user:bob", "web");
-    assert_eq!(ids("?subject=user:carol%20user:bob"), [7]);
-    assert_eq!(ids("?subject=user:%22carol%20user:bob%22"), [7]);
+    world.fleet.open_session(7, "c user:bob", "web");
+    assert_eq!(ids("?subject=user:%22c%20user:bob%22"), [7]);
 }
 
 #[test]

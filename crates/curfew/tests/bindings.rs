@@ -37,6 +37,22 @@ fn those_of_the_configuration_are_shown_and_go_with_it() {
     let row = table.lines().find(|line| line.contains("alice")).unwrap();
     assert!(row.ends_with("  config"), "{table}");
 
+    let contrary = [
+        "bindings",
+        "set",
+        "--address",
+        "127.0.0.2",
+        "--user",
+        "mallory",
+    ];
+    let warned = site.curfew(&contrary);
+    let says = warned
+        .err
+        .contains("warning: address 127.0.0.2 is bound to user:bob in curfew.yaml");
+    assert!(warned.code == 0 && says, "{}", warned.err);
+    let again = site.curfew(&set);
+    assert_eq!((again.code, again.err.as_str()), (0, ""));
+
     let mut alice = site.open("127.0.0.1");
     let remove = ["bindings", "remove", "--address", "127.0.0.1"];
     let kept = site.curfew(&remove);

@@ -288,13 +288,28 @@ pub(super) async fn bind(
     let binding = new.read(app.wall())?;
     let key = binding.key.clone();
     let cause = format!("{key} is bound to {}", binding.identity);
+    let contrary = contrary(&app, &binding);
     let unseen = match key {
         BindingKey::Cgroup(_) => app.look(cgroups_unseen).await?,
         _ => None,
     };
     let Json(mut changed) = change(app, by, key, Change::Bind(binding), cause, wait).await?;
-    changed.warnings.extend(unseen);
+    changed.warnings.extend(unseen.into_iter().chain(contrary));
     Ok(Json(changed))
+}
+
+/// Says that `curfew.yaml` binds the same to somebody else, so that it is nobody's.
+fn contrary(app: &App, binding: &Binding) -> Option<String> {
+    let configured = app.parts.fleet.configured();
+    let (new, kept) = (&binding.identity, &configured.get(&binding.key)?.identity);
+    let is_same = (&new.issuer, &new.id) == (&kept.issuer, &kept.id);
+    (new.kind == kept.kind && !is_same).then(|| {
+        format!(
+            "{} is bound to {kept} in curfew.yaml: with two of them its sessions are nobody's, and end as unattributed; \
+             remove one",
+            binding.key
+        )
+    })
 }
 
 /// Says that no door that is known sees cgroups. May block.
