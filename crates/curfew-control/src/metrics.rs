@@ -1,6 +1,6 @@
 //! What is counted, for Prometheus (OpenMetrics text). Labels are bounded, and never a subject.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ops::Deref, time::Duration};
 
 use curfew_audit::Health;
 use curfew_model::{EndReason, Revision, SegmentName, ServiceName};
@@ -62,6 +62,13 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
+    const ALL: [Self; 4] = [
+        Self::Accepted,
+        Self::Enforced,
+        Self::Durable,
+        Self::Acknowledged,
+    ];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -143,6 +150,11 @@ impl Metrics {
         };
         metrics.register();
         metrics.reloaded(true);
+        // What has all its labels from the start is there from the start.
+        drop(metrics.lateness(Door::Gateway));
+        for stage in Stage::ALL {
+            drop(metrics.reached(stage));
+        }
         metrics
     }
 
@@ -237,10 +249,12 @@ impl Metrics {
 
     /// A door had closed a session so long after its deadline.
     pub fn closed(&self, door: Door, late: Duration) {
-        let label = AtDoor {
-            door: door.as_str(),
-        };
-        self.late.get_or_create(&label).observe(late.as_secs_f64());
+        self.lateness(door).observe(late.as_secs_f64());
+    }
+
+    fn lateness(&self, door: Door) -> impl Deref<Target = Histogram> {
+        let door = door.as_str();
+        self.late.get_or_create(&AtDoor { door })
     }
 
     /// Policy and bindings were taken anew, or refused so that those before stay in force.
@@ -257,12 +271,12 @@ impl Metrics {
     }
 
     pub(crate) fn stage(&self, stage: Stage, took: Duration) {
-        let label = At {
-            stage: stage.as_str(),
-        };
-        self.stages
-            .get_or_create(&label)
-            .observe(took.as_secs_f64());
+        self.reached(stage).observe(took.as_secs_f64());
+    }
+
+    fn reached(&self, stage: Stage) -> impl Deref<Target = Histogram> {
+        let stage = stage.as_str();
+        self.stages.get_or_create(&At { stage })
     }
 
     pub(crate) fn recorded(&self, took: Duration) {
@@ -361,6 +375,12 @@ mod tests {
         let other = r#"curfew_sessions_ended_total{segment="other",door="gateway",reason="idle_timeout"} 50"#;
         assert!(text.contains(other), "{text}");
         assert!(text.contains("curfew_state_revision 7"));
+        for none in [
+            "close_lateness_seconds_count{door=\"gateway\"} 0",
+            "revocation_stage_seconds_count{stage=\"durable\"} 0",
+        ] {
+            assert!(text.contains(none), "{text}");
+        }
         assert!(text.contains("curfew_clock_behind_seconds 3\n"), "{text}");
     }
 }
