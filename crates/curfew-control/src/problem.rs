@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::schema;
+
 /// The media type of problem documents.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -81,7 +83,7 @@ pub(crate) struct Document {
     /// The stable code.
     code: &'static str,
     #[serde(flatten)]
-    #[schema(ignore)]
+    #[schema(value_type = schema::ProblemMore)]
     more: Map<String, Value>,
 }
 

@@ -6,6 +6,8 @@
 
 use utoipa::ToSchema;
 
+use crate::{Finding, Outcome};
+
 /// Who or what holds a session.
 #[derive(ToSchema)]
 pub(crate) struct Identity {
@@ -62,4 +64,24 @@ pub(crate) enum Block {
     Until(String),
     /// Refuses them until the block is lifted.
     UntilLifted,
+}
+
+/// What a problem document has where it applies.
+#[derive(ToSchema)]
+pub(crate) struct ProblemMore {
+    /// What is wrong with a policy set.
+    #[schema(nullable = false)]
+    findings: Option<Vec<Finding>>,
+    /// The line of the body that is wrong, from one.
+    #[schema(nullable = false)]
+    line: Option<u64>,
+    /// Its column.
+    #[schema(nullable = false)]
+    column: Option<u64>,
+    /// What each enforcer did all the same.
+    #[schema(nullable = false)]
+    enforcers: Option<Vec<Outcome>>,
+    /// The order that the idempotency key made.
+    #[schema(nullable = false)]
+    revocation: Option<String>,
 }

@@ -207,6 +207,46 @@ fn it_is_true_of_what_is_answered() {
 }
 
 #[test]
+fn it_knows_what_problems_have_and_every_uid() {
+    let world = World::start();
+    let document = world.stranger().get("/v1/openapi.json").json();
+    let mut described = BTreeSet::new();
+    let problem = &document["components"]["schemas"]["Problem"];
+    for part in problem["allOf"].as_array().unwrap() {
+        let part = part["$ref"]
+            .as_str()
+            .map_or(part, |to| resolved(&document, to));
+        described.extend(part["properties"].as_object().unwrap().keys().cloned());
+    }
+    let admin = world.admin();
+    let wrong = json!({"sources": [{"path": "p.yaml", "text": "broken"}]});
+    for (path, body) in [("/v1/policies", wrong), ("/v1/tokens", json!({"name": 1}))] {
+        let answer = admin.post(path, &body).json();
+        let schema = json!({"$ref": "#/components/schemas/Problem"});
+        assert_eq!(differs(&document, &schema, &answer), None, "{path}");
+        for member in answer.as_object().unwrap().keys() {
+            assert!(described.contains(member), "{member} of {path}");
+        }
+    }
+    for member in ["findings", "line", "column", "enforcers", "revocation"] {
+        assert!(described.contains(member), "{member}");
+    }
+    let mut uids = 0;
+    within(&document, &mut |value| {
+        let property = &value["properties"]["uid"];
+        let is_parameter = value["name"] == "uid";
+        let uid = if is_parameter {
+            &value["schema"]
+        } else {
+            property
+        };
+        uids += usize::from(!uid.is_null());
+        assert_ne!(uid["format"], "int32", "half of them are above it: {value}");
+    });
+    assert!(uids >= 3, "{uids}");
+}
+
+#[test]
 fn each_status_is_described() {
     let world = World::start();
     let document = world.stranger().get("/v1/openapi.json").json();

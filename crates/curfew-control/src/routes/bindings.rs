@@ -30,6 +30,7 @@ pub(super) struct Key {
     address: Option<String>,
     /// The user id that owns the client's socket.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, maximum = 4_294_967_295_u64)]
     uid: Option<u32>,
     /// The cgroup path of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,6 +92,7 @@ pub(super) struct NewBinding {
     address: Option<String>,
     /// The user id that owns the client's socket.
     #[serde(default)]
+    #[schema(value_type = Option<u64>, maximum = 4_294_967_295_u64)]
     uid: Option<u32>,
     /// The cgroup path of the client.
     #[serde(default)]
@@ -327,6 +329,7 @@ pub(super) struct Removal {
     /// A source address or range; or `uid`, or `cgroup`.
     address: Option<String>,
     /// The user id that owns the client's socket.
+    #[param(value_type = Option<u64>, maximum = 4_294_967_295_u64)]
     uid: Option<u32>,
     /// The cgroup path of the client.
     cgroup: Option<String>,
