@@ -15,7 +15,7 @@ use crate::{
     cli::FINDINGS,
     clock::SystemClock,
     show::Output,
-    sources::{self, Source, SourceError},
+    sources::{self, Source, SourceError, Sources},
 };
 
 /// The subcommands.
@@ -105,7 +105,13 @@ pub fn compiled_without(
 
 impl Validate {
     fn run(self) -> Result<ExitCode, Box<dyn Error>> {
-        let sources = sources::read(&self.path)?;
+        let sources = match sources::read(&self.path) {
+            Err(error) if error.is_finding() => Sources {
+                unread: vec![error],
+                ..Sources::default()
+            },
+            other => other?,
+        };
         let files = sources.read.len() + sources.unread.len();
         let (set, mut problems) = compiled_without(&sources.unread, &sources.read, Revision(0));
         let now = SystemClock.now().wall;

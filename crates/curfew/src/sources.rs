@@ -41,8 +41,17 @@ pub enum Unreadable {
     #[error("is no regular file: write the documents to one, or leave it out")]
     NotAFile,
     /// It is no text.
-    #[error("is not UTF-8 text")]
-    NotText,
+    #[error(
+        "is not UTF-8 text: line {line}, column {column}, has the byte {byte:#04x}; save it as UTF-8"
+    )]
+    NotText {
+        /// Where the text ends.
+        line: u64,
+        /// In characters.
+        column: u64,
+        /// What is there.
+        byte: u8,
+    },
     /// A file is too large.
     #[error("larger than 4 MiB: name another file, or split it")]
     TooLarge,
@@ -66,6 +75,23 @@ pub enum Unreadable {
 }
 
 impl Unreadable {
+    /// Of bytes of which the first so many are text.
+    fn text_ends(bytes: &[u8], valid: usize) -> Self {
+        let (text, rest) = bytes.split_at_checked(valid).unwrap_or((bytes, &[]));
+        let text = String::from_utf8_lossy(text);
+        let (before, last) = text
+            .rsplit_once('\n')
+            .map_or((0, &*text), |(before, last)| {
+                (before.split('\n').count(), last)
+            });
+        let from_one = |before: usize| u64::try_from(before + 1).unwrap_or(u64::MAX);
+        Self::NotText {
+            line: from_one(before),
+            column: from_one(last.chars().count()),
+            byte: rest.first().copied().unwrap_or_default(),
+        }
+    }
+
     fn at(self, path: &Path) -> SourceError {
         SourceError {
             path: path.to_owned(),
@@ -84,9 +110,21 @@ impl SourceError {
         matches!(self.why, Unreadable::Empty)
     }
 
+    /// Whether it is about something that is there and could be read if it were another.
+    pub fn is_finding(&self) -> bool {
+        match &self.why {
+            Unreadable::Io(error) => error.kind() != io::ErrorKind::NotFound,
+            Unreadable::NotAFile | Unreadable::NotText { .. } | Unreadable::TooLarge => true,
+            _ => false,
+        }
+    }
+
     /// As a finding about one of several sources.
     pub fn problem(&self) -> Problem {
-        let place = Place::whole(self.path.display().to_string());
+        let mut place = Place::whole(self.path.display().to_string());
+        if let Unreadable::NotText { line, column, .. } = self.why {
+            (place.line, place.column) = (line, column);
+        }
         Problem::error(&place, self.why.to_string())
     }
 }
@@ -297,7 +335,10 @@ pub fn read_file(path: &Path) -> Result<Source, SourceError> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(Unreadable::TooLarge.at(path));
     }
-    let text = String::from_utf8(bytes).map_err(|_| Unreadable::NotText.at(path))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        Unreadable::text_ends(error.as_bytes(), valid).at(path)
+    })?;
     Ok((path.display().to_string(), text))
 }
 
@@ -337,7 +378,11 @@ mod tests {
         let path = folder.path().join("x.yaml");
         fs::write(&path, [0xff]).unwrap();
         let error = read(&path).unwrap_err();
-        assert!(matches!(error.why, Unreadable::NotText), "{error}");
+        assert!(matches!(error.why, Unreadable::NotText { .. }), "{error}");
+        fs::write(&path, b"a: 1\n\xc3\xa9: \xe9\n").unwrap();
+        let text = read(&path).unwrap_err().problem().to_string();
+        let place = format!("{}:2:4: error: is not UTF-8 text", path.display());
+        assert!(text.starts_with(&place) && text.contains("0xe9"), "{text}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use support::{Ran, curfew, site::Site};
 
 #[test]
@@ -42,17 +44,31 @@ fn what_is_no_regular_file_is_named_and_not_waited_for() {
     let fifo = folder.path().join("p.yaml");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status();
     assert!(made.unwrap().success());
-    let validated = |path| Ran::of(curfew(&["policy", "validate"]).arg(path));
-    let ran = validated(&fifo);
-    assert_eq!(ran.code, 1, "{ran:?}");
-    let says = format!("{}: is no regular file", fifo.display());
-    assert!(ran.err.contains(&says), "{ran:?}");
-    let ran = validated(&folder.path().to_owned());
-    assert_eq!(ran.code, 3, "{ran:?}");
+    let validated = |path: &Path| Ran::of(curfew(&["policy", "validate"]).arg(path));
     let says = format!("{}: error: is no regular file", fifo.display());
-    assert!(ran.out.contains(&says), "{ran:?}");
+    for path in [fifo.clone(), folder.path().to_owned()] {
+        let ran = validated(&path);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        assert!(ran.out.contains(&says), "{ran:?}");
+    }
     let ran = Ran::of(curfew(&["run", "--check", "-c"]).arg(&fifo));
     assert!(ran.out.contains("is no regular file"), "{ran:?}");
+}
+
+#[test]
+fn a_file_that_is_no_text_is_a_finding_with_its_place_as_in_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.yaml");
+    let validated =
+        |path: &Path| Ran::of(curfew(&["policy", "validate", "--output", "json"]).arg(path));
+    assert_eq!(validated(&path).code, 1, "it is not there");
+    std::fs::write(&path, b"a: 1\nb: \xe9\n").unwrap();
+    for path in [path.clone(), folder.path().to_owned()] {
+        let ran = validated(&path);
+        let problem = &ran.json()["problems"][0];
+        let place = [&problem["line"], &problem["column"]].map(|at| at.as_u64().unwrap());
+        assert_eq!((ran.code, place), (3, [2, 4]), "{ran:?}");
+    }
 }
 
 #[test]
@@ -93,7 +109,10 @@ fn a_file_that_cannot_be_read_hides_nothing_of_the_others() {
         checked,
     ] {
         assert_eq!(ran.code, 3, "{ran:?}");
-        for finding in ["a.yaml: error: is not UTF-8 text", "b.yaml:4:8: error: "] {
+        for finding in [
+            "a.yaml:1:1: error: is not UTF-8 text",
+            "b.yaml:4:8: error: ",
+        ] {
             assert!(ran.out.contains(finding), "{ran:?}");
         }
     }
