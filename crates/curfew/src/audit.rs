@@ -297,10 +297,11 @@ fn extent(report: &Report) -> impl Iterator<Item = String> {
             .to_owned(),
     };
     let unsigned = unsigned_after(report).map(|through| {
-        format!(
-            "signed up to record {through}: those after it carry no signature, so whoever writes the log's files can have \
-             written them"
-        )
+        let signed = match through {
+            0 => "no record is signed".to_owned(),
+            _ => format!("signed up to record {through}: those after it carry no signature"),
+        };
+        format!("{signed}, so whoever writes the log's files can have written them")
     });
     let missing = report.newest_missing.then(|| {
         "newest.json is missing, which names the last record that was signed: which one it was cannot be told".to_owned()

@@ -28,7 +28,7 @@ use crate::sources::{self, SourceError};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
-    #[error("the configuration cannot be read; -c names its file")]
+    #[error("the configuration cannot be read (-c names its file)")]
     Read(#[from] SourceError),
     /// Something in it is an error; every problem, as it is shown.
     #[error("{0}")]
