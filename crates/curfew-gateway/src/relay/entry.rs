@@ -226,11 +226,17 @@ impl Entry {
                     now,
                 };
                 let step = framed.advance(&mut hand);
-                (step, framed.client_ended(), framed.upstream_ended())
+                let upstream_ended = step != Step::Failed && framed.upstream_ended();
+                (step, framed.client_ended(), upstream_ended)
             }
             Mode::Plain(plain) => {
                 let step = plain.advance(sockets, shared, (client, upstream), tools, now);
-                (step, plain.inbound.eof, plain.outbound.eof)
+                let whole = step != Step::Failed;
+                (
+                    step,
+                    whole && plain.inbound.eof,
+                    whole && plain.outbound.eof,
+                )
             }
         };
         if first_end.is_none() && client_ended {
@@ -239,7 +245,7 @@ impl Entry {
             *first_end = Some(Finish::ClosedByServer);
         }
         match step {
-            // What had arrived has been moved, as far as the other side takes it.
+            // What had arrived has been moved, as far as the other side took it in this turn.
             Step::Blocked if *failed => Step::Failed,
             step => step,
         }
@@ -269,7 +275,8 @@ impl Plain {
             &mut lane,
             |bytes| shared.count_in(bytes, now),
         );
-        lane.is_last = self.inbound.is_done();
+        // Behind a failure no end of stream is passed on: it may stand for a reset, which the failed write has taken.
+        lane.is_last = self.inbound.is_done() || there == Step::Failed;
         let back = self.outbound.pump(
             (&sockets.upstream, upstream),
             (&sockets.client, client),
@@ -397,6 +404,37 @@ mod tests {
         server.set_nonblocking(true).unwrap();
         server.read_exact(&mut received).unwrap();
         assert_eq!(&received, b"last words");
+    }
+
+    #[test]
+    fn a_reset_behind_last_words_is_no_end_of_stream() {
+        let (mut client, near) = connected();
+        let (mut server, far) = connected();
+        // The server has something to say, and closes over what it has not read.
+        server.write_all(b"too many").unwrap();
+        SockRef::from(&server)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(server);
+        client.write_all(b"more").unwrap();
+        let sockets = Sockets {
+            client: near,
+            upstream: far,
+        };
+        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
+        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
+        let over = EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        entry.note(EventFlags::IN | EventFlags::OUT, true);
+        entry.note(over | EventFlags::OUT, false);
+        let mut tools = Tools::new(Arc::new(BootClock));
+        assert_eq!(entry.advance(&mut tools, 0), Step::Failed);
+        assert_eq!(entry.finish(), Finish::NetworkError);
+        client.set_nonblocking(true).unwrap();
+        let mut words = [0; 8];
+        client.read_exact(&mut words).unwrap();
+        assert_eq!(&words, b"too many");
+        let then = client.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(then, Err(ErrorKind::WouldBlock));
     }
 
     /// Looks, when it learns of the end, at what the server sees.
