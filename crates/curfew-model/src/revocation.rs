@@ -92,11 +92,3 @@ pub struct Revocation {
     #[serde(default)]
     pub lifted_at: Option<WallInstant>,
 }
-
-impl Revocation {
-    /// Whether it was to keep new sessions out and was not lifted. A block that ends by itself may have ended.
-    #[must_use]
-    pub fn has_block(&self) -> bool {
-        self.lifted_at.is_none() && self.block != Block::None
-    }
-}

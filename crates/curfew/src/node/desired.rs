@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use curfew_enforcer::{Changes, Enforcer, Engine, EngineError, Input, Keeper, Report, Subject};
-use curfew_model::{EnforcerId, Revision, Revocation, RevocationId, Scope, Target};
+use curfew_model::{Block, EnforcerId, Revision, Revocation, RevocationId, Scope, Target};
 use curfew_policy::{Decide, Difference, PolicySet};
 use curfew_state::{Change, Commit, State, SubjectKey};
 use parking_lot::Mutex;
@@ -240,18 +240,21 @@ impl Desired {
             .revocations
             .values()
             .filter(|order| self.is_ours(order))
-            // What one without a block was to end has ended: who came since is not meant.
-            .filter(|order| order.has_block() || !applied.is_done(order.revision))
-            .map(|order| match applied.is_done(order.revision) {
-                true => Input::Revoke(order.clone()),
-                false => self.late(order.clone()),
+            .filter_map(|order| match order.block {
+                _ if !applied.is_done(order.revision) => Some(self.late(order.clone())),
+                _ if order.lifted_at.is_some() => Some(Input::Lift(order.id)),
+                Block::UntilLifted => Some(Input::Revoke(order.clone())),
+                // What it was to end has ended: who came since is not meant. While it blocks, the engine holds it.
+                Block::None | Block::Until(_) => None,
             })
             .collect::<Vec<_>>();
         // Before the bindings, so that nobody is decided about without what is known.
         let subjects = state.subjects.values().map(known);
         for input in subjects.chain(bindings).chain(orders) {
-            if let Err(error) = self.enforcer.handle(input) {
-                error!(%error, "a part of the state is not carried out");
+            match self.enforcer.handle(input) {
+                // Lifted, and needed no more.
+                Ok(_) | Err(EngineError::UnknownRevocation(_)) => {}
+                Err(error) => error!(%error, "a part of the state is not carried out"),
             }
         }
         applied.bindings = state.bindings.keys().cloned().collect();

@@ -253,6 +253,19 @@ fn an_order_that_was_carried_out_ends_nobody_when_catching_up_brings_it_again() 
 }
 
 #[test]
+fn a_lift_that_only_catching_up_brings_lets_in_again() {
+    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
+    let commit = lab.commit(1, Change::Revoke(order()));
+    lab.kept(&[&commit]);
+    lab.desired.apply(&commit);
+    assert!(lab.open(1).is_none());
+    let (id, at) = (order().id, WallInstant(2));
+    let lift = lab.commit(2, Change::Lift { id, at });
+    lab.desired.catch_up(&lab.kept(&[&lift]));
+    assert!(lab.open(1).is_some());
+}
+
+#[test]
 fn an_order_that_catching_up_brings_ends_what_opens_while_it_does() {
     let lab = Lab::new(&[
         admit("dba"),
