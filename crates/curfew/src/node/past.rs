@@ -8,7 +8,7 @@ use std::{
 };
 
 use curfew_audit::{AuditError, Log, LogEvent, Record, RecordKind};
-use curfew_model::{Detail, EventKind, Now, Revision, Revocation, SessionId, WallInstant};
+use curfew_model::{EventKind, Now, Revision, Revocation, SessionId, WallInstant};
 use curfew_state::{PolicyPointer, State};
 
 /// In the data directory: the number of the first record of the process that ran last, and the highest wall time on
@@ -27,8 +27,8 @@ pub struct Past {
     began_with: Option<Revision>,
     /// The revisions of the orders and policy sets that it put on record.
     told: BTreeSet<Revision>,
-    /// Those of the orders that were kept, by id.
-    orders: BTreeMap<String, Revision>,
+    /// The latest that the state certainly had, at a start or a stop.
+    kept: Option<Revision>,
 }
 
 impl Past {
@@ -43,7 +43,7 @@ impl Past {
             .unwrap_or((1, None));
         let mut open: BTreeMap<SessionId, Record> = BTreeMap::new();
         let (mut began_with, mut told) = (None, BTreeSet::new());
-        let mut orders = BTreeMap::new();
+        let mut kept = None;
         for line in curfew_audit::export(&data_dir.join(super::AUDIT), since)? {
             // What is no record is for `audit verify` to say.
             let Ok(record) = serde_json::from_str::<Record>(&line?) else {
@@ -55,13 +55,13 @@ impl Past {
             match record.entry.event {
                 RecordKind::Event(EventKind::EnforcerStarted) => {
                     began_with = began_with.or(record.entry.revision);
+                    kept = kept.max(record.entry.revision);
                 }
                 RecordKind::Event(EventKind::RevocationCreated | EventKind::PolicyApplied) => {
                     told.extend(record.entry.revision);
-                    orders.extend(order_of(&record).zip(record.entry.revision));
                 }
-                RecordKind::Event(EventKind::RevocationNotKept) => {
-                    order_of(&record).map(|order| orders.remove(&order));
+                RecordKind::Event(EventKind::EnforcerStopped) => {
+                    kept = kept.max(record.entry.revision);
                 }
                 _ => {}
             }
@@ -83,14 +83,13 @@ impl Past {
             highest_wall,
             began_with,
             told,
-            orders,
+            kept,
         })
     }
 
-    /// The revision that the state had at least, if it is an earlier one now.
+    /// The revision that the state had, if it is an earlier one now.
     pub fn ahead_of(&self, state: &State) -> Option<Revision> {
-        let kept = self.orders.values().copied().chain(self.began_with).max();
-        kept.filter(|kept| *kept > state.revision)
+        self.kept.filter(|kept| *kept > state.revision)
     }
 
     /// The orders and policy sets in force that the process before this one died with before they were on record.
@@ -132,13 +131,6 @@ impl Past {
     /// The file system's.
     pub fn begin(&self, data_dir: &Path) -> io::Result<()> {
         write_note(data_dir, (self.next, self.highest_wall))
-    }
-}
-
-fn order_of(record: &Record) -> Option<String> {
-    match record.entry.detail.get("revocation")? {
-        Detail::Text(id) => Some(id.clone()),
-        Detail::Number(_) => None,
     }
 }
 
