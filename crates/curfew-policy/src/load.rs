@@ -173,7 +173,10 @@ fn read_document(source: &Source<'_>, node: &Node, into: &mut Documents) {
             into.policies.extend(policy);
         }
         Some(Kind::Defaults) => {
-            read_metadata::<PolicyName>(&map, &mut Vec::new());
+            // Nothing refers to it by its name.
+            if map.get("metadata").is_some() {
+                read_metadata::<PolicyName>(&map, &mut Vec::new());
+            }
             if let Some(spec) = spec {
                 read_defaults(source, spec, into);
             }

@@ -246,10 +246,6 @@ fn each_kind_of_mistake_is_named_at_its_place() {
             "error: unknown field `lables` in `metadata`",
         ),
         (
-            "{apiVersion: curfew.dev/v1alpha1, kind: Defaults, spec: {sensitivities: {}}}".to_owned(),
-            "error: the field `metadata` is missing",
-        ),
-        (
             "[1, 2]".to_owned(),
             "1:1: error: a document is a list: it has to be a map",
         ),

@@ -120,7 +120,7 @@ fn a_segments_limits_replace_its_default_field_by_field_and_policies_only_tighte
 #[test]
 fn defaults_can_be_replaced() {
     let documents = db("sensitivity: high, access: open")
-        + "---\n{apiVersion: curfew.dev/v1alpha1, kind: Defaults, metadata: {name: d}, spec: {sensitivities: {high: {maxLifetime: 45m}}}}\n";
+        + "---\n{apiVersion: curfew.dev/v1alpha1, kind: Defaults, spec: {sensitivities: {high: {maxLifetime: 45m}}}}\n";
     assert_eq!(lifetime(&decide(&documents, &facts())).0, 45);
 }
 
