@@ -45,9 +45,11 @@ impl Held {
         }
     }
 
-    /// Keeps the age of proof that was told before: no step of the clock makes it younger.
+    /// Keeps the age of proof that was told before: no step of the clock makes it younger. What a clock that was slow took
+    /// for proof from the future has none.
     fn keep_age(&mut self, before: &Self) {
-        if (&self.identity, self.refreshed) == (&before.identity, before.refreshed) {
+        let same = (&self.identity, self.refreshed) == (&before.identity, before.refreshed);
+        if same && before.proved != Some(BootInstant(0)) {
             self.proved = before.proved;
         }
     }

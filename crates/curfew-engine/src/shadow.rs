@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use curfew_model::{BootInstant, Deadline, EndReason, EventKind, Lease, Mode};
+use curfew_model::{BootInstant, Deadline, EndReason, EventKind, Lease, Mode, Provenance};
 use curfew_policy::MatchedSegment;
 
 use crate::{
@@ -48,8 +48,24 @@ impl Engine {
         Some(&shadow.lease)
     }
 
+    /// Whether what set a bound acts on, where one of these segments only records from now on: it is not of that one, nor of
+    /// a sensitivity or a policy of none that acts.
+    fn acts_on(&self, by: &Provenance, segments: &[MatchedSegment]) -> bool {
+        let Provenance::Document { document, .. } = by else {
+            return true;
+        };
+        let of = |mode| segments.iter().filter(move |segment| segment.mode == mode);
+        match document.split_once('/') {
+            Some(("Segment", name)) => !of(Mode::Audit).any(|it| it.name.as_str() == name),
+            Some(("Defaults", word)) => of(Mode::Enforce).any(|it| it.sensitivity.as_str() == word),
+            Some((_, name)) => of(Mode::Enforce).any(|it| self.set.leads_to(name, &it.name)),
+            None => true,
+        }
+    }
+
     /// Holds a new decision about a session to what the one before it gave, as far as the look leaves that: lease to lease,
-    /// unless a segment that acted only records from now on, and shadow to shadow.
+    /// but for what a segment set that acted and only records from now on, and shadow to shadow. Of each bound the strictest
+    /// is known: what another set beside it is not.
     pub(crate) fn hold(
         &self,
         slot: u32,
@@ -62,7 +78,9 @@ impl Engine {
         let mut shadow = shadow.map(Shadow::new);
         match (&mut shadow, self.class(slot)) {
             (Some(shadow), Some(old)) if is_only_recorded_now(old, segments) => {
-                shadow.lease.tighten(held);
+                let (acts, records) = held.divided(|by| self.acts_on(by, segments));
+                lease.tighten(acts);
+                shadow.lease.tighten(records);
             }
             _ => lease.tighten(held),
         }

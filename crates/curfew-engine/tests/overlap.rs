@@ -386,3 +386,48 @@ fn of_two_waits_the_longer_one_is_named() {
         assert!(refused.cause.starts_with(&cause), "{}", refused.cause);
     }
 }
+
+#[test]
+fn what_the_enforced_one_set_before_acts_on_though_the_other_only_records() {
+    let set = |revision, db: &str, mode: &str| {
+        let db = format!("maxLifetime: {db}");
+        modes(revision, ("enforce", &db), (mode, "maxLifetime: 100s"))
+    };
+    let mut engine = engine_of(set(1, "60s", "enforce"));
+    // A looser policy leaves a live lease as it is, and so does it where the other segment only records from then on.
+    engine
+        .handle(applies(set(2, "1h", "enforce")), at(10))
+        .unwrap();
+    engine
+        .handle(applies(set(3, "1h", "audit")), at(20))
+        .unwrap();
+    assert_eq!(closes(&mut engine), []);
+    engine.poll(at(60));
+    assert_eq!(closes(&mut engine), [(id(1), EndReason::LifetimeExpired)]);
+}
+
+#[test]
+fn what_a_policy_set_acts_on_where_it_leads_to_one_that_is_enforced() {
+    let set = |revision, to: &str, lifetime: &str, mode: &str| {
+        let segment = |name: &str, mode: &str| {
+            let spec =
+                format!("sensitivity: low, mode: {mode}, access: open, members: [{{service: db}}]");
+            document("Segment", name, &spec)
+        };
+        let spec = format!(
+            "admit: false, from: {{anyone: true}}, to: {{segments: [{to}]}}, limits: {{maxLifetime: {lifetime}}}"
+        );
+        let text = segment("db", "enforce")
+            + &segment("trial", mode)
+            + &document("SessionPolicy", "p", &spec);
+        Arc::new(compiled(&text, revision))
+    };
+    for (to, ends) in [("db", true), ("trial", false)] {
+        let mut engine = engine_of(set(1, to, "60s", "enforce"));
+        engine
+            .handle(applies(set(2, to, "1h", "audit")), at(10))
+            .unwrap();
+        engine.poll(at(60));
+        assert_eq!(closes(&mut engine).len(), usize::from(ends), "{to}");
+    }
+}

@@ -131,6 +131,25 @@ impl Lease {
         self.warn_before = self.warn_before.max(other.warn_before);
     }
 
+    /// The bounds of which what set them is `kept`, with the warning, and the others.
+    #[must_use]
+    pub fn divided(mut self, kept: impl Fn(&Provenance) -> bool) -> (Self, Self) {
+        let mut others = Self::default();
+        let part = |mine: &mut Option<Bound>, other: &mut Option<Bound>| {
+            if mine.as_ref().is_some_and(|bound| !kept(&bound.by)) {
+                *other = mine.take();
+            }
+        };
+        part(&mut self.expires_at, &mut others.expires_at);
+        part(&mut self.reauth_by, &mut others.reauth_by);
+        part(&mut self.credential_until, &mut others.credential_until);
+        part(&mut self.binding_until, &mut others.binding_until);
+        if self.idle_timeout.as_ref().is_some_and(|(_, by)| !kept(by)) {
+            others.idle_timeout = self.idle_timeout.take();
+        }
+        (self, others)
+    }
+
     /// The earliest end, given the door's `last_activity`; none for a lease without limits.
     #[must_use]
     pub fn deadline(&self, last_activity: BootInstant) -> Option<Deadline> {

@@ -32,6 +32,17 @@ impl Decide for PolicySet {
         let standings = self.standings(&case, &segments);
         self.combine(&case, &segments, &standings)
     }
+
+    fn leads_to(&self, policy: &str, segment: &SegmentName) -> bool {
+        let by_name = |other: &SessionPolicy| other.name.as_str().cmp(policy);
+        let Ok(number) = self.policies.binary_search_by(by_name) else {
+            return true;
+        };
+        let segments = &self.segments;
+        let found = segments.binary_search_by(|other| other.name.cmp(segment));
+        let segment = found.ok().and_then(|index| segments.get(index));
+        segment.is_some_and(|segment| self.leading_to(segment).any(|other| other == number))
+    }
 }
 
 impl PolicySet {

@@ -17,6 +17,11 @@ pub trait Decide: Send + Sync {
     /// Decides about a session from its facts. Pure: the same facts, set and time give the same decision, at
     /// admission and at every later look (rule 16).
     fn decide(&self, facts: &Facts, now: Now) -> Decision;
+
+    /// Whether a session policy leads to a segment, as one may have that the set has no more.
+    fn leads_to(&self, _policy: &str, _segment: &SegmentName) -> bool {
+        true
+    }
 }
 
 /// What a decision says, and what it was made of.
