@@ -35,6 +35,9 @@ use crate::{
     watchers::Hub,
 };
 
+/// What accepting says where no descriptor or memory is left: EMFILE, ENFILE, ENOBUFS, ENOMEM.
+const EXHAUSTED: [i32; 4] = [24, 23, 105, 12];
+
 /// Threads that never block.
 const WORKERS: usize = 2;
 /// Threads that may: as many requests read the store or wait for enforcers at once.
@@ -233,8 +236,11 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, work: mpsc
                     tokio::spawn(connection(stream, place, connections, work.clone()));
                 }
             }
-            Err(_) => {
-                connections.places.give_up();
+            Err(error) => {
+                let code = error.raw_os_error();
+                if code.is_some_and(|code| EXHAUSTED.contains(&code)) {
+                    connections.places.give_up();
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
