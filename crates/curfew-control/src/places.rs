@@ -83,8 +83,9 @@ impl Places {
     }
 
     /// A place for one more connection. When its network has its share, the oldest one of that which has shown no token gives
-    /// up its own. When all are taken, or there may be no more of them anyhow, the oldest such one of all does, else the oldest of a token that has more than a quarter of them, so that nobody
-    /// keeps all others out; none if there is no such connection.
+    /// up its own. When all are taken, or with `no_more` of them to be had, the oldest such one of all does, else the oldest
+    /// of a token that has more than a quarter of them, so that nobody keeps all others out; none if there is no such
+    /// connection.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr, no_more: bool) -> Option<Place> {
         let peer = network(peer);
         let mut taken = self.taken.lock();

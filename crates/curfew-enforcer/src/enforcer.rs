@@ -39,9 +39,10 @@ pub struct Enforcer {
     /// When the deadline thread wakes, on CLOCK_BOOTTIME in nanoseconds; written under the engine's lock.
     armed: AtomicU64,
     stopping: AtomicBool,
-    /// Whether somebody was bound by uid, and whether the door has said by then whose the sockets of its sessions are.
+    /// Whether somebody was bound by uid.
     by_uid: AtomicBool,
-    has_owners: Mutex<bool>,
+    /// Held while the door is asked for that whose the sockets of its sessions are.
+    asking: Mutex<()>,
 }
 
 impl std::fmt::Debug for Enforcer {
@@ -88,7 +89,7 @@ impl Enforcer {
             armed: AtomicU64::new(UNARMED),
             stopping: AtomicBool::new(false),
             by_uid: AtomicBool::new(false),
-            has_owners: Mutex::new(false),
+            asking: Mutex::default(),
         });
         let run = Arc::clone(&enforcer);
         let (tell, told) = mpsc::sync_channel(1);
@@ -158,10 +159,10 @@ impl Enforcer {
 
     /// Before the first binding by uid: whose the sockets are that were not asked for.
     fn learn_owners(&self) {
-        let mut has_owners = self.has_owners.lock();
-        if !std::mem::replace(&mut *has_owners, true) {
-            // First, so that whoever is not on the door's table yet asks.
-            self.by_uid.store(true, Ordering::SeqCst);
+        // Whoever comes second waits for the answer.
+        let _asking = self.asking.lock();
+        // First, so that whoever is not on the door's table yet asks.
+        if !self.by_uid.swap(true, Ordering::SeqCst) {
             let owners = self.door.upgrade().map(|door| door.owners());
             self.step(|engine| {
                 let owners = Input::Owners(owners.unwrap_or_default());

@@ -334,6 +334,25 @@ mod tests {
         (one, other.into())
     }
 
+    /// A flow between two sockets that copies bytes.
+    fn plain(client: OwnedFd, upstream: OwnedFd) -> Entry {
+        let sockets = Arc::new(Sockets { client, upstream });
+        let shared = Arc::new(Shared::new(1, BootInstant(0), Wire::Inside));
+        Entry::new(sockets, shared, None)
+    }
+
+    /// Closes a socket by a reset, whatever it has sent before.
+    fn reset(socket: TcpStream) {
+        let at_once = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        at_once.unwrap();
+    }
+
+    /// What epoll says of a socket that was reset behind bytes.
+    const RESET: EventFlags = EventFlags::IN
+        .union(EventFlags::RDHUP)
+        .union(EventFlags::HUP)
+        .union(EventFlags::ERR);
+
     #[test]
     fn what_follows_an_urgent_byte_is_not_left_behind() {
         let (client, near) = connected();
@@ -345,12 +364,7 @@ mod tests {
         while ioctl_fionread(&near).unwrap() < 201 {
             std::thread::yield_now();
         }
-        let sockets = Sockets {
-            client: near,
-            upstream: far,
-        };
-        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
-        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
+        let mut entry = plain(near, far);
         entry.note(EventFlags::IN | EventFlags::PRI | EventFlags::OUT, true);
         let mut tools = Tools::new(Arc::new(BootClock));
         assert_eq!(entry.advance(&mut tools, 0), Step::Blocked);
@@ -364,12 +378,7 @@ mod tests {
     #[test]
     fn the_upstream_of_a_flow_that_lasts_is_given_all_options() {
         let ((_client, near), (_server, far)) = (connected(), connected());
-        let sockets = Sockets {
-            client: near,
-            upstream: far,
-        };
-        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
-        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
+        let mut entry = plain(near, far);
         let tuning = Tuning::default();
         entry.look(&mut Patience::new(tuning));
         let upstream = SockRef::from(&entry.sockets.upstream);
@@ -386,18 +395,9 @@ mod tests {
         let (mut client, near) = connected();
         let (mut server, far) = connected();
         client.write_all(b"last words").unwrap();
-        SockRef::from(&client)
-            .set_linger(Some(Duration::ZERO))
-            .unwrap();
-        drop(client);
-        let sockets = Sockets {
-            client: near,
-            upstream: far,
-        };
-        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
-        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
-        let over = EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-        entry.note(over, true);
+        reset(client);
+        let mut entry = plain(near, far);
+        entry.note(RESET, true);
         let mut tools = Tools::new(Arc::new(BootClock));
         assert_eq!(entry.advance(&mut tools, 0), Step::Failed);
         let mut received = [0; 10];
@@ -412,20 +412,11 @@ mod tests {
         let (mut server, far) = connected();
         // The server has something to say, and closes over what it has not read.
         server.write_all(b"too many").unwrap();
-        SockRef::from(&server)
-            .set_linger(Some(Duration::ZERO))
-            .unwrap();
-        drop(server);
+        reset(server);
         client.write_all(b"more").unwrap();
-        let sockets = Sockets {
-            client: near,
-            upstream: far,
-        };
-        let shared = Shared::new(1, BootInstant(0), Wire::Inside);
-        let mut entry = Entry::new(Arc::new(sockets), Arc::new(shared), None);
-        let over = EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        let mut entry = plain(near, far);
         entry.note(EventFlags::IN | EventFlags::OUT, true);
-        entry.note(over | EventFlags::OUT, false);
+        entry.note(RESET | EventFlags::OUT, false);
         let mut tools = Tools::new(Arc::new(BootClock));
         assert_eq!(entry.advance(&mut tools, 0), Step::Failed);
         assert_eq!(entry.finish(), Finish::NetworkError);
