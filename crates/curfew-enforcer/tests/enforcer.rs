@@ -1,9 +1,11 @@
 //! The enforcer from the outside: a real timer and engine, a door that notes what it is told.
 #![cfg(test)]
 
+mod support;
+
 use std::{
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -11,50 +13,18 @@ use std::{
 };
 
 use curfew_enforcer::{
-    Activity, Caps, Close, Closed, Deadlines, Door, Enforcer, Gone, Order, Outcome, Record,
-    Scheduling, Sink,
+    Activity, Close, Closed, Deadlines, Door, Enforcer, Gone, Order, Outcome, Record, Scheduling,
+    Sink,
 };
-use curfew_engine::{Bounds, Engine, Input, Open, Owner, Peer};
+use curfew_engine::{Bounds, Engine, Input, Open, Peer};
 use curfew_model::{Clock, EndReason, EventKind, Now, SessionId};
 use curfew_testkit::{BootClock, Lifetime, alice};
 use parking_lot::Mutex;
 
+use support::Doing;
+
 /// What waiting for a thread may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-#[derive(Default)]
-struct NotingDoor(Mutex<Vec<Order>>);
-
-impl Door for NotingDoor {
-    fn caps(&self) -> Caps {
-        Caps {
-            decides_inline: true,
-            survives_agent: false,
-            warns: false,
-            says_goodbye: false,
-            sees: &[],
-        }
-    }
-
-    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(usize, Outcome)) {
-        for (index, order) in orders.iter().enumerate() {
-            self.0.lock().push(*order);
-            answer(index, done(order));
-        }
-    }
-
-    fn activity(&self, _sessions: &[SessionId]) -> Vec<Activity> {
-        Vec::new()
-    }
-
-    fn snapshot(&self) -> Vec<SessionId> {
-        Vec::new()
-    }
-
-    fn owners(&self) -> Vec<(SessionId, Owner)> {
-        Vec::new()
-    }
-}
 
 fn done(order: &Order) -> Outcome {
     match *order {
@@ -82,31 +52,37 @@ impl Sink for Telling {
 }
 
 struct Lab {
-    door: Arc<NotingDoor>,
+    /// What the door was told.
+    orders: Arc<Mutex<Vec<Order>>>,
+    _door: Arc<dyn Door>,
     deadlines: Deadlines,
     told: mpsc::Receiver<Record>,
 }
 
 impl Lab {
     fn new(lifetime: Duration) -> Self {
-        let door = Arc::new(NotingDoor::default());
-        let as_door: Arc<dyn Door> = door.clone();
+        let orders = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&orders);
+        let door: Arc<dyn Door> = Arc::new(Doing(move |order: &Order| {
+            noted.lock().push(*order);
+            done(order)
+        }));
         let (sender, told) = mpsc::channel();
         let engine = Engine::new(
             Arc::new(Lifetime(lifetime)),
             Bounds::default(),
             BootClock.now(),
         );
-        let door_ref: Weak<dyn Door> = Arc::downgrade(&as_door);
         let deadlines = Enforcer::start(
             engine,
-            door_ref,
+            Arc::downgrade(&door),
             Arc::new(BootClock),
             Arc::new(Telling(Mutex::new(sender))),
         )
         .unwrap();
         Self {
-            door,
+            orders,
+            _door: door,
             deadlines,
             told,
         }
@@ -158,7 +134,7 @@ fn a_session_closes_at_its_deadline_and_not_before() {
     let close = close.unwrap();
     assert!(close.late.is_some());
     assert_eq!(close.closed.moved.unwrap().bytes_in, 7);
-    let orders = lab.door.0.lock().clone();
+    let orders = lab.orders.lock().clone();
     assert!(orders.contains(&Order::Close {
         session: id,
         reason: EndReason::LifetimeExpired
@@ -187,7 +163,7 @@ fn a_cancelled_session_is_closed_when_the_call_returns() {
         session: id,
         reason: EndReason::SessionCancelled,
     };
-    assert!(lab.door.0.lock().contains(&order));
+    assert!(lab.orders.lock().contains(&order));
     let again = lab.deadlines.enforcer().handle(Input::Cancel {
         id,
         cause: "an operator".to_owned(),
@@ -205,13 +181,13 @@ fn stopping_waits_for_the_thread_even_with_sessions_open() {
     drop(lab);
 }
 
-/// A clock that a door can push ahead, and the door that does so with each close.
+/// A clock that is pushed ahead by each close.
 #[derive(Default)]
-struct SlowDoor(AtomicU64);
+struct SlowClock(AtomicU64);
 
 const SLOW: Duration = Duration::from_secs(3600);
 
-impl Clock for SlowDoor {
+impl Clock for SlowClock {
     fn now(&self) -> Now {
         let mut now = BootClock.now();
         let closes = u32::try_from(self.0.load(Ordering::Acquire)).unwrap();
@@ -220,44 +196,23 @@ impl Clock for SlowDoor {
     }
 }
 
-impl Door for SlowDoor {
-    fn caps(&self) -> Caps {
-        NotingDoor::default().caps()
-    }
-
-    fn apply(&self, orders: &[Order], answer: &mut dyn FnMut(usize, Outcome)) {
-        for (index, order) in orders.iter().enumerate() {
-            if matches!(order, Order::Close { .. }) {
-                self.0.fetch_add(1, Ordering::AcqRel);
-            }
-            answer(index, done(order));
-        }
-    }
-
-    fn activity(&self, _sessions: &[SessionId]) -> Vec<Activity> {
-        Vec::new()
-    }
-
-    fn snapshot(&self) -> Vec<SessionId> {
-        Vec::new()
-    }
-
-    fn owners(&self) -> Vec<(SessionId, Owner)> {
-        Vec::new()
-    }
-}
-
 #[test]
 fn a_close_is_as_late_as_its_own_end_and_not_as_the_last_of_its_batch() {
-    let door = Arc::new(SlowDoor::default());
-    let as_door: Arc<dyn Door> = door.clone();
+    let clock = Arc::new(SlowClock::default());
+    let pushed = Arc::clone(&clock);
+    let door: Arc<dyn Door> = Arc::new(Doing(move |order: &Order| {
+        if matches!(order, Order::Close { .. }) {
+            pushed.0.fetch_add(1, Ordering::AcqRel);
+        }
+        done(order)
+    }));
     let (sender, told) = mpsc::channel();
     let lifetime = Lifetime(Duration::from_millis(500));
-    let engine = Engine::new(Arc::new(lifetime), Bounds::default(), door.now());
+    let engine = Engine::new(Arc::new(lifetime), Bounds::default(), clock.now());
     let deadlines = Enforcer::start(
         engine,
-        Arc::downgrade(&as_door),
-        door.clone(),
+        Arc::downgrade(&door),
+        clock,
         Arc::new(Telling(Mutex::new(sender))),
     )
     .unwrap();

@@ -1,6 +1,8 @@
 //! A deadline thread that panics takes its process with it: this test runs itself once more for that.
 #![cfg(test)]
 
+mod support;
+
 use std::{
     os::unix::process::ExitStatusExt,
     process::{Command, Stdio},
@@ -8,10 +10,12 @@ use std::{
     time::Duration,
 };
 
-use curfew_enforcer::{Activity, Caps, Door, Enforcer, Order, Outcome, Owner, Record, Sink};
+use curfew_enforcer::{Door, Enforcer, Order, Record, Sink};
 use curfew_engine::{Bounds, Engine, Open, Peer};
 use curfew_model::{Clock, SessionId};
 use curfew_testkit::{BootClock, Lifetime, alice};
+
+use support::Doing;
 
 /// What the child has in its environment.
 const CHILD: &str = "CURFEW_TEST_PANICS";
@@ -19,37 +23,6 @@ const CHILD: &str = "CURFEW_TEST_PANICS";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// SIGABRT.
 const ABORTED: i32 = 6;
-
-/// Panics when it is told to do something, which the deadline thread tells it.
-struct Panics;
-
-impl Door for Panics {
-    fn caps(&self) -> Caps {
-        Caps {
-            decides_inline: true,
-            survives_agent: false,
-            warns: false,
-            says_goodbye: false,
-            sees: &[],
-        }
-    }
-
-    fn apply(&self, orders: &[Order], _: &mut dyn FnMut(usize, Outcome)) {
-        panic!("as it is meant to, at {orders:?}");
-    }
-
-    fn activity(&self, _: &[SessionId]) -> Vec<Activity> {
-        Vec::new()
-    }
-
-    fn snapshot(&self) -> Vec<SessionId> {
-        Vec::new()
-    }
-
-    fn owners(&self) -> Vec<(SessionId, Owner)> {
-        Vec::new()
-    }
-}
 
 struct Silent;
 
@@ -61,7 +34,8 @@ impl Sink for Silent {
 fn panic_at_a_deadline() {
     let lifetime = Lifetime(Duration::from_millis(200));
     let engine = Engine::new(Arc::new(lifetime), Bounds::default(), BootClock.now());
-    let door: Arc<dyn Door> = Arc::new(Panics);
+    // Which the deadline thread tells it.
+    let door: Arc<dyn Door> = Arc::new(Doing(|order: &Order| panic!("meant to, at {order:?}")));
     let clock: Arc<dyn Clock> = Arc::new(BootClock);
     let deadlines =
         Enforcer::start(engine, Arc::downgrade(&door), clock, Arc::new(Silent)).unwrap();
