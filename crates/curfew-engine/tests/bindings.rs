@@ -426,3 +426,20 @@ fn another_identity_beside_the_subject_proves_nothing_of_it() {
     engine.poll(at(61));
     assert_eq!(closes(&mut engine), [(id(1), EndReason::ReauthOverdue)]);
 }
+
+#[test]
+fn proof_that_a_slow_clock_took_for_the_future_heals() {
+    let mut engine = engine(Rules {
+        reauth: Some(60 * SECOND),
+        ..Rules::default()
+    });
+    let mut enter = |n, now: Now| {
+        let told = binding("alice", "10.0.0.5/32", Some(at(99)), None);
+        bind(&mut engine, Keeper::State, told, now);
+        let opened = engine.open(open(n, "", "db", now), now);
+        opened.map(drop).map_err(|refused| refused.reason)
+    };
+    let slow = stepped(at(100), -200_000);
+    assert_eq!(enter(1, slow), Err(EndReason::ReauthOverdue));
+    assert_eq!(enter(2, at(101)), Ok(()));
+}

@@ -237,19 +237,16 @@ fn an_order_that_only_catching_up_brings_ends_what_opened_in_between() {
 
 #[test]
 fn an_order_that_was_carried_out_ends_nobody_when_catching_up_brings_it_again() {
-    let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
-    let commit = lab.commit(
-        1,
-        Change::Revoke(Revocation {
-            block: Block::None,
-            ..order()
-        }),
-    );
-    let state = lab.kept(&[&commit]);
-    lab.desired.apply(&commit);
-    let id = lab.open(1).unwrap();
-    lab.desired.catch_up(&state);
-    assert!(lab.is_open(id));
+    for block in [Block::None, Block::Until(WallInstant(1))] {
+        let lab = Lab::new(&[admit("dba"), bind("127.0.0.0/30", "alice", &["dba"])]);
+        let order = Revocation { block, ..order() };
+        let commit = lab.commit(1, Change::Revoke(order));
+        let state = lab.kept(&[&commit]);
+        lab.desired.apply(&commit);
+        let id = lab.open(1).unwrap();
+        lab.desired.catch_up(&state);
+        assert!(lab.is_open(id), "{block:?}");
+    }
 }
 
 #[test]
